@@ -1,0 +1,53 @@
+// Storage types of tensors, and the type that each is computed in.
+#pragma once
+
+#include <bit>
+#include <cstdint>
+
+namespace lenet_ext {
+
+enum class DType : int { kFloat32, kFloat64, kBFloat16, kFloat16 };
+inline constexpr int kDTypeCount = 4;
+
+// Upper half of a float32.
+struct BFloat16 {
+  uint16_t bits;
+};
+
+// IEEE 754 binary16.
+struct Float16 {
+  uint16_t bits;
+};
+
+template <class T>
+struct ComputeTypeOf {
+  using Type = float;
+};
+template <>
+struct ComputeTypeOf<double> {
+  using Type = double;
+};
+template <class T>
+using ComputeType = typename ComputeTypeOf<T>::Type;
+
+inline float to_compute(float value) { return value; }
+inline double to_compute(double value) { return value; }
+inline float to_compute(BFloat16 value) { return std::bit_cast<float>(uint32_t{value.bits} << 16); }
+inline float to_compute(Float16 value) {
+  return static_cast<float>(std::bit_cast<_Float16>(value.bits));
+}
+
+// Rounds to nearest, ties to even; a NaN stays a (quiet) NaN.
+inline void from_compute(float value, float& out) { out = value; }
+inline void from_compute(double value, double& out) { out = value; }
+inline void from_compute(float value, BFloat16& out) {
+  const uint32_t bits = std::bit_cast<uint32_t>(value);
+  const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;
+  out.bits = is_nan ? static_cast<uint16_t>((bits >> 16) | 0x40u)
+                    : static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
+}
+inline void from_compute(float value, Float16& out) {
+  out.bits = std::bit_cast<uint16_t>(static_cast<_Float16>(value));
+}
+
+}  // namespace lenet_ext

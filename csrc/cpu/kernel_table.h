@@ -1,0 +1,28 @@
+// Fills the table of kernels.h from the templates. Included by the files isa_<set>.cpp only.
+#pragma once
+
+#include "cpu/kernels.h"
+#include "cpu/relu.h"
+
+namespace lenet_ext::cpu {
+
+template <template <class> class Simd, class Stored>
+constexpr TypedKernels make_typed_kernels() {
+  using S = Simd<ComputeType<Stored>>;
+  return {
+      .relu = [](int64_t count, const void* input,
+                 void* output) { relu<S>(count, (const Stored*)input, (Stored*)output); },
+      .relu_grad =
+          [](int64_t count, const void* grad_output, const void* output, void* grad_input) {
+            relu_grad<S>(count, (const Stored*)grad_output, (const Stored*)output, (Stored*)grad_input);
+          },
+  };
+}
+
+template <template <class> class Simd>
+constexpr Kernels make_kernels() {
+  return {{make_typed_kernels<Simd, float>(), make_typed_kernels<Simd, double>(),
+           make_typed_kernels<Simd, BFloat16>(), make_typed_kernels<Simd, Float16>()}};
+}
+
+}  // namespace lenet_ext::cpu

@@ -1,0 +1,199 @@
+// AVX-512 (F, BW, DQ, VL) wrappers. Every file of this folder offers the same names, described in scalar.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include "cpu/dtype.h"
+
+namespace lenet_ext::simd {
+
+template <class T>
+struct Avx512;
+
+template <>
+struct Avx512<float> {
+  using Scalar = float;
+  using Vector = __m512;
+  using Mask = __mmask16;
+  static constexpr int width = 16;
+  static constexpr int registers = 32;
+
+  static Vector zero() { return _mm512_setzero_ps(); }
+  static Vector broadcast(float value) { return _mm512_set1_ps(value); }
+
+  static Vector load(const float* p) { return _mm512_loadu_ps(p); }
+  static Vector load(const BFloat16* p) { return widen_bfloat16(_mm256_loadu_si256((const __m256i*)p)); }
+  static Vector load(const Float16* p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i*)p)); }
+  static Vector load_partial(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
+  static Vector load_partial(const BFloat16* p, int n) {
+    return widen_bfloat16(_mm256_maskz_loadu_epi16(first(n), p));
+  }
+  static Vector load_partial(const Float16* p, int n) {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(n), p));
+  }
+
+  static void store(float* p, Vector v) { _mm512_storeu_ps(p, v); }
+  static void store(BFloat16* p, Vector v) { _mm256_storeu_si256((__m256i*)p, narrow_bfloat16(v)); }
+  static void store(Float16* p, Vector v) { _mm256_storeu_si256((__m256i*)p, narrow_float16(v)); }
+  static void store_partial(float* p, Vector v, int n) { _mm512_mask_storeu_ps(p, first(n), v); }
+  static void store_partial(BFloat16* p, Vector v, int n) {
+    _mm256_mask_storeu_epi16(p, first(n), narrow_bfloat16(v));
+  }
+  static void store_partial(Float16* p, Vector v, int n) {
+    _mm256_mask_storeu_epi16(p, first(n), narrow_float16(v));
+  }
+
+  static Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
+  static Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+  static float reduce_add(Vector v) { return _mm512_reduce_add_ps(v); }
+
+  static Vector max_or_nan(Vector v, Vector bound) { return _mm512_max_ps(bound, v); }
+  static Mask positive(Vector v) { return _mm512_cmp_ps_mask(v, zero(), _CMP_GT_OQ); }
+  static Mask not_positive(Vector v) { return _mm512_cmp_ps_mask(v, zero(), _CMP_LE_OQ); }
+  static Mask greater_or_nan(Vector a, Vector b) {
+    return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) | _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
+  }
+  static Mask equal(Vector a, Vector b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+  static Vector select(Mask mask, Vector yes, Vector no) { return _mm512_mask_blend_ps(mask, no, yes); }
+
+  static Vector even(Vector a, Vector b) {
+    const __m512i index = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
+    return _mm512_permutex2var_ps(a, index, b);
+  }
+  static Vector odd(Vector a, Vector b) {
+    const __m512i index = _mm512_set_epi32(31, 29, 27, 25, 23, 21, 19, 17, 15, 13, 11, 9, 7, 5, 3, 1);
+    return _mm512_permutex2var_ps(a, index, b);
+  }
+  static Vector interleave_low(Vector a, Vector b) {
+    const __m512i index = _mm512_set_epi32(23, 7, 22, 6, 21, 5, 20, 4, 19, 3, 18, 2, 17, 1, 16, 0);
+    return _mm512_permutex2var_ps(a, index, b);
+  }
+  static Vector interleave_high(Vector a, Vector b) {
+    const __m512i index = _mm512_set_epi32(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8);
+    return _mm512_permutex2var_ps(a, index, b);
+  }
+
+  static void store_bytes(uint8_t* p, Vector v, int n) {
+    _mm512_mask_cvtepi32_storeu_epi8(p, first(n), _mm512_cvttps_epi32(v));
+  }
+  static Vector load_bytes(const uint8_t* p, int n) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(n), p)));
+  }
+
+  static void transpose(Vector (&rows)[16]) {
+    Vector t[16];
+    for (int i = 0; i < 16; i += 2) {
+      t[i] = _mm512_unpacklo_ps(rows[i], rows[i + 1]);
+      t[i + 1] = _mm512_unpackhi_ps(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < 16; i += 4) {
+      for (int j = 0; j < 2; ++j) {
+        const __m512d a = _mm512_castps_pd(t[i + j]), b = _mm512_castps_pd(t[i + j + 2]);
+        rows[i + 2 * j] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+        rows[i + 2 * j + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+      }
+    }
+    // rows[4 g + c] now holds column c (mod 4) of the rows 4 g to 4 g + 3 in its four 128-bit lanes.
+    for (int c = 0; c < 4; ++c) {
+      const Vector low01 = _mm512_shuffle_f32x4(rows[c], rows[4 + c], 0x88);
+      const Vector low23 = _mm512_shuffle_f32x4(rows[8 + c], rows[12 + c], 0x88);
+      const Vector high01 = _mm512_shuffle_f32x4(rows[c], rows[4 + c], 0xdd);
+      const Vector high23 = _mm512_shuffle_f32x4(rows[8 + c], rows[12 + c], 0xdd);
+      t[c] = _mm512_shuffle_f32x4(low01, low23, 0x88);
+      t[8 + c] = _mm512_shuffle_f32x4(low01, low23, 0xdd);
+      t[4 + c] = _mm512_shuffle_f32x4(high01, high23, 0x88);
+      t[12 + c] = _mm512_shuffle_f32x4(high01, high23, 0xdd);
+    }
+    for (int i = 0; i < 16; ++i) rows[i] = t[i];
+  }
+
+ private:
+  static __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
+  static Vector widen_bfloat16(__m256i bits) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+  }
+  static __m256i narrow_bfloat16(Vector v) {
+    const __m512i bits = _mm512_castps_si512(v);
+    const __m512i last_bit = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    const __m512i rounded = _mm512_add_epi32(bits, _mm512_add_epi32(last_bit, _mm512_set1_epi32(0x7fff)));
+    const __m512i quiet = _mm512_or_si512(bits, _mm512_set1_epi32(0x400000));
+    const __mmask16 is_nan = _mm512_cmp_ps_mask(v, v, _CMP_UNORD_Q);
+    return _mm512_cvtepi32_epi16(_mm512_srli_epi32(_mm512_mask_blend_epi32(is_nan, rounded, quiet), 16));
+  }
+  static __m256i narrow_float16(Vector v) {
+    return _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+};
+
+template <>
+struct Avx512<double> {
+  using Scalar = double;
+  using Vector = __m512d;
+  using Mask = __mmask8;
+  static constexpr int width = 8;
+  static constexpr int registers = 32;
+
+  static Vector zero() { return _mm512_setzero_pd(); }
+  static Vector broadcast(double value) { return _mm512_set1_pd(value); }
+  static Vector load(const double* p) { return _mm512_loadu_pd(p); }
+  static Vector load_partial(const double* p, int n) { return _mm512_maskz_loadu_pd(first(n), p); }
+  static void store(double* p, Vector v) { _mm512_storeu_pd(p, v); }
+  static void store_partial(double* p, Vector v, int n) { _mm512_mask_storeu_pd(p, first(n), v); }
+
+  static Vector add(Vector a, Vector b) { return _mm512_add_pd(a, b); }
+  static Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_pd(a, b, c); }
+  static double reduce_add(Vector v) { return _mm512_reduce_add_pd(v); }
+
+  static Vector max_or_nan(Vector v, Vector bound) { return _mm512_max_pd(bound, v); }
+  static Mask positive(Vector v) { return _mm512_cmp_pd_mask(v, zero(), _CMP_GT_OQ); }
+  static Mask not_positive(Vector v) { return _mm512_cmp_pd_mask(v, zero(), _CMP_LE_OQ); }
+  static Mask greater_or_nan(Vector a, Vector b) {
+    return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ) | _mm512_cmp_pd_mask(a, a, _CMP_UNORD_Q);
+  }
+  static Mask equal(Vector a, Vector b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
+  static Vector select(Mask mask, Vector yes, Vector no) { return _mm512_mask_blend_pd(mask, no, yes); }
+
+  static Vector even(Vector a, Vector b) {
+    return _mm512_permutex2var_pd(a, _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0), b);
+  }
+  static Vector odd(Vector a, Vector b) {
+    return _mm512_permutex2var_pd(a, _mm512_set_epi64(15, 13, 11, 9, 7, 5, 3, 1), b);
+  }
+  static Vector interleave_low(Vector a, Vector b) {
+    return _mm512_permutex2var_pd(a, _mm512_set_epi64(11, 3, 10, 2, 9, 1, 8, 0), b);
+  }
+  static Vector interleave_high(Vector a, Vector b) {
+    return _mm512_permutex2var_pd(a, _mm512_set_epi64(15, 7, 14, 6, 13, 5, 12, 4), b);
+  }
+
+  static void store_bytes(uint8_t* p, Vector v, int n) {
+    _mm512_mask_cvtepi64_storeu_epi8(p, first(n), _mm512_cvttpd_epi64(v));
+  }
+  static Vector load_bytes(const uint8_t* p, int n) {
+    return _mm512_cvtepi64_pd(_mm512_cvtepu8_epi64(_mm_maskz_loadu_epi8(first(n), p)));
+  }
+
+  static void transpose(Vector (&rows)[8]) {
+    Vector t[8];
+    for (int i = 0; i < 8; i += 2) {
+      t[i] = _mm512_unpacklo_pd(rows[i], rows[i + 1]);
+      t[i + 1] = _mm512_unpackhi_pd(rows[i], rows[i + 1]);
+    }
+    // t[2 g + c] holds column c (mod 2) of the rows 2 g and 2 g + 1 in its four 128-bit lanes.
+    for (int c = 0; c < 2; ++c) {
+      const Vector low01 = _mm512_shuffle_f64x2(t[c], t[2 + c], 0x88);
+      const Vector low23 = _mm512_shuffle_f64x2(t[4 + c], t[6 + c], 0x88);
+      const Vector high01 = _mm512_shuffle_f64x2(t[c], t[2 + c], 0xdd);
+      const Vector high23 = _mm512_shuffle_f64x2(t[4 + c], t[6 + c], 0xdd);
+      rows[c] = _mm512_shuffle_f64x2(low01, low23, 0x88);
+      rows[4 + c] = _mm512_shuffle_f64x2(low01, low23, 0xdd);
+      rows[2 + c] = _mm512_shuffle_f64x2(high01, high23, 0x88);
+      rows[6 + c] = _mm512_shuffle_f64x2(high01, high23, 0xdd);
+    }
+  }
+
+ private:
+  static __mmask8 first(int n) { return static_cast<__mmask8>((1u << n) - 1u); }
+};
+
+}  // namespace lenet_ext::simd

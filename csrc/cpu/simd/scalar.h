@@ -1,0 +1,67 @@
+// Plain C++: a vector of one element. Also the description of the names that every file of this folder offers.
+#pragma once
+
+#include <cmath>
+
+#include "cpu/dtype.h"
+
+namespace lenet_ext::simd {
+
+template <class T>
+struct Scalar1 {
+  using Scalar = T;     // the compute type: float or double
+  using Vector = T;     // `width` of them
+  using Mask = bool;    // one flag per element
+  static constexpr int width = 1;
+  static constexpr int registers = 16;  // vector registers, the budget of the tiles in tile.h
+
+  static Vector zero() { return T(0); }
+  static Vector broadcast(T value) { return value; }
+
+  // Stored is Scalar or, for float, a 16-bit type that is widened. No alignment is asked for.
+  // The partial ones touch the first n elements only (0 <= n <= width; the others are read as zero).
+  template <class Stored>
+  static Vector load(const Stored* p) {
+    return to_compute(*p);
+  }
+  template <class Stored>
+  static Vector load_partial(const Stored* p, int n) {
+    return n > 0 ? to_compute(*p) : T(0);
+  }
+  template <class Stored>
+  static void store(Stored* p, Vector v) {
+    from_compute(v, *p);
+  }
+  template <class Stored>
+  static void store_partial(Stored* p, Vector v, int n) {
+    if (n > 0) from_compute(v, *p);
+  }
+
+  static Vector add(Vector a, Vector b) { return a + b; }
+  static Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
+  static T reduce_add(Vector v) { return v; }  // the sum of the elements
+
+  static Vector max_or_nan(Vector v, Vector bound) { return v < bound ? bound : v; }  // NaN in v stays
+  static Mask positive(Vector v) { return v > T(0); }
+  static Mask not_positive(Vector v) { return v <= T(0); }  // false for a NaN
+  static Mask greater_or_nan(Vector a, Vector b) { return a > b || std::isnan(a); }
+  static Mask equal(Vector a, Vector b) { return a == b; }
+  static Vector select(Mask mask, Vector yes, Vector no) { return mask ? yes : no; }
+
+  // Of the 2 * width elements a, b: those at even places; those at odd places.
+  static Vector even(Vector a, Vector) { return a; }
+  static Vector odd(Vector, Vector b) { return b; }
+  // a[0], b[0], a[1], b[1] ...: the first width elements; the others.
+  static Vector interleave_low(Vector a, Vector) { return a; }
+  static Vector interleave_high(Vector, Vector b) { return b; }
+
+  // The first n elements, whole numbers from 0 to 255, as bytes.
+  static void store_bytes(uint8_t* p, Vector v, int n) {
+    if (n > 0) *p = static_cast<uint8_t>(v);
+  }
+  static Vector load_bytes(const uint8_t* p, int n) { return n > 0 ? T(*p) : T(0); }
+
+  static void transpose(Vector (&)[1]) {}  // of a width x width matrix
+};
+
+}  // namespace lenet_ext::simd

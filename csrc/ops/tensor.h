@@ -1,0 +1,80 @@
+// From torch's stable tensors to the plain values that the kernels take, and back.
+#pragma once
+
+#include <torch/csrc/stable/ops.h>
+#include <torch/csrc/stable/tensor.h>
+
+#include "cpu/dtype.h"
+#include "shapes.h"
+
+namespace lenet_ext {
+
+using torch::stable::Tensor;
+using torch::headeronly::ScalarType;
+
+inline std::vector<int64_t> sizes_of(const Tensor& tensor) {
+  const auto sizes = tensor.sizes();
+  return {sizes.begin(), sizes.end()};
+}
+
+inline DType dtype_of(const char* op, const char* name, const Tensor& tensor) {
+  switch (tensor.scalar_type()) {
+    case ScalarType::Float:
+      return DType::kFloat32;
+    case ScalarType::Double:
+      return DType::kFloat64;
+    case ScalarType::BFloat16:
+      return DType::kBFloat16;
+    case ScalarType::Half:
+      return DType::kFloat16;
+    default:
+      fail(op, ": ", name, " must be float32, float64, bfloat16 or float16, got ",
+           torch::headeronly::toString(tensor.scalar_type()));
+  }
+}
+
+inline void check_same_dtype(const char* op, const char* first_name, const Tensor& first, const char* name,
+                             const Tensor& tensor) {
+  if (tensor.scalar_type() != first.scalar_type()) {
+    fail(op, ": ", first_name, " is ", torch::headeronly::toString(first.scalar_type()), ", but ", name, " is ",
+         torch::headeronly::toString(tensor.scalar_type()));
+  }
+}
+
+inline void check_sizes(const char* op, const char* name, const Tensor& tensor, const std::vector<int64_t>& wanted) {
+  if (sizes_of(tensor) != wanted) {
+    fail(op, ": ", name, " must have the sizes ", to_string(wanted), ", got ", to_string(sizes_of(tensor)));
+  }
+}
+
+// The format that ATen's suggest_memory_format names for a 4-D tensor.
+inline Format format_of(const Tensor& tensor) {
+  const auto sizes = tensor.sizes(), strides = tensor.strides();
+  if (sizes.size() != 4 || strides[1] == 0) return Format::kContiguous;
+  int64_t least = 0;
+  for (int axis : {1, 3, 2, 0}) {
+    if (sizes[axis] == 0 || strides[axis] < least) return Format::kContiguous;
+    if (axis == 0 && least == strides[1]) return Format::kContiguous;
+    least = strides[axis] * (sizes[axis] > 1 ? sizes[axis] : 1);
+  }
+  return Format::kChannelsLast;
+}
+
+inline torch::headeronly::MemoryFormat memory_format(Format format) {
+  return format == Format::kChannelsLast ? torch::headeronly::MemoryFormat::ChannelsLast
+                                         : torch::headeronly::MemoryFormat::Contiguous;
+}
+
+// The tensor itself if it is dense in this format, else a copy that is.
+inline Tensor dense(const Tensor& tensor, Format format = Format::kContiguous) {
+  if (format == Format::kContiguous && tensor.is_contiguous()) return tensor;
+  return torch::stable::contiguous(tensor, memory_format(format));
+}
+
+// Uninitialised, of the dtype and on the device of `like`.
+inline Tensor empty(const std::vector<int64_t>& sizes, const Tensor& like, Format format = Format::kContiguous) {
+  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
+                              memory_format(format));
+}
+
+}  // namespace lenet_ext

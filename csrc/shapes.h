@@ -1,0 +1,126 @@
+// Sizes of the operators and the checks of their arguments, shared by all backends. Nothing here knows torch.
+#pragma once
+
+#include <cstdint>
+#include <limits>
+#include <sstream>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace lenet_ext {
+
+enum class Format { kContiguous, kChannelsLast };
+
+template <class... Parts>
+[[noreturn]] void fail(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  throw std::runtime_error(text.str());
+}
+
+inline std::string to_string(const std::vector<int64_t>& values) {
+  std::string text = "[";
+  for (size_t i = 0; i < values.size(); ++i) text += (i ? ", " : "") + std::to_string(values[i]);
+  return text + "]";
+}
+
+// a * b for sizes (>= 0); an error instead of an overflow.
+inline int64_t multiply_sizes(const char* op, int64_t a, int64_t b) {
+  int64_t product;
+  if (__builtin_mul_overflow(a, b, &product)) fail(op, ": a size of ", a, " * ", b, " elements is too large");
+  return product;
+}
+
+// Elements of a tensor of these sizes; an error where its bytes could not be addressed.
+inline int64_t element_count(const char* op, const std::vector<int64_t>& sizes) {
+  constexpr int64_t kLargestElement = 8;
+  int64_t count = kLargestElement;
+  for (int64_t size : sizes) {
+    if (size < 0) fail(op, ": negative size in ", to_string(sizes));
+    // A zero later in the list does not excuse an overflow before it: the other sizes are used by themselves.
+    count = multiply_sizes(op, count, size > 0 ? size : 1);
+  }
+  count /= kLargestElement;
+  for (int64_t size : sizes) count = size == 0 ? 0 : count;
+  return count;
+}
+
+// One value per spatial dimension, each in [least, kLargestParameter].
+inline constexpr int64_t kLargestParameter = int64_t{1} << 30;
+inline void check_parameter(const char* op, const char* name, const std::vector<int64_t>& values, size_t length,
+                            int64_t least) {
+  if (values.size() != length) fail(op, ": ", name, " must have ", length, " values, got ", to_string(values));
+  for (int64_t value : values) {
+    if (value < least) fail(op, ": ", name, " must be at least ", least, ", got ", to_string(values));
+    if (value > kLargestParameter) fail(op, ": ", name, " is too large: ", to_string(values));
+  }
+}
+
+// The four-dimensional (N, C, H, W) arguments.
+inline void check_4d(const char* op, const char* name, const std::vector<int64_t>& sizes) {
+  if (sizes.size() != 4) fail(op, ": ", name, " must have 4 dimensions (N, C, H, W), got ", to_string(sizes));
+}
+
+struct Conv2dShape {
+  int64_t batch, in_channels, height, width;
+  int64_t out_channels, kernel_height, kernel_width;
+  int64_t out_height, out_width;
+  int64_t stride_h, stride_w;
+  int64_t pad_top, pad_bottom, pad_left, pad_right;
+  int64_t dilation_h, dilation_w;
+  int64_t groups;
+
+  int64_t group_in() const { return in_channels / groups; }
+  int64_t group_out() const { return out_channels / groups; }
+};
+
+struct Conv2dParameters {
+  std::vector<int64_t> stride, padding, dilation;
+  int64_t groups;
+};
+
+// input_sizes (N, C_in, H, W), weight_sizes (C_out, C_in / groups, KH, KW); padding (top, bottom, left, right).
+inline Conv2dShape conv2d_shape(const char* op, const std::vector<int64_t>& input_sizes,
+                                const std::vector<int64_t>& weight_sizes, const Conv2dParameters& p) {
+  check_4d(op, "input", input_sizes);
+  check_4d(op, "weight", weight_sizes);
+  check_parameter(op, "stride", p.stride, 2, 1);
+  check_parameter(op, "padding", p.padding, 4, 0);
+  check_parameter(op, "dilation", p.dilation, 2, 1);
+  element_count(op, input_sizes);
+  element_count(op, weight_sizes);
+  Conv2dShape s{};
+  s.batch = input_sizes[0], s.in_channels = input_sizes[1];
+  s.height = input_sizes[2], s.width = input_sizes[3];
+  s.out_channels = weight_sizes[0], s.kernel_height = weight_sizes[2], s.kernel_width = weight_sizes[3];
+  s.stride_h = p.stride[0], s.stride_w = p.stride[1];
+  s.pad_top = p.padding[0], s.pad_bottom = p.padding[1], s.pad_left = p.padding[2], s.pad_right = p.padding[3];
+  s.dilation_h = p.dilation[0], s.dilation_w = p.dilation[1];
+  s.groups = p.groups;
+  if (s.groups < 1) fail(op, ": groups must be at least 1, got ", s.groups);
+  if (s.out_channels % s.groups != 0) {
+    fail(op, ": weight has ", s.out_channels, " output channels, which groups=", s.groups, " does not divide");
+  }
+  if (multiply_sizes(op, weight_sizes[1], s.groups) != s.in_channels) {
+    fail(op, ": weight has ", weight_sizes[1], " input channels per group, but input has ", s.in_channels,
+         " channels and groups=", s.groups);
+  }
+  if (s.kernel_height < 1 || s.kernel_width < 1) {
+    fail(op, ": kernel size must be at least 1, got ", s.kernel_height, " x ", s.kernel_width);
+  }
+  const auto output_size = [&](const char* axis, int64_t size, int64_t pad, int64_t kernel, int64_t stride,
+                               int64_t dilation) {
+    const int64_t extent = multiply_sizes(op, dilation, kernel - 1);
+    if (size > std::numeric_limits<int64_t>::max() - pad || size + pad <= extent) {
+      fail(op, ": padded input ", axis, " ", size, " + ", pad, " is smaller than the kernel's ", extent, " + 1");
+    }
+    return (size + pad - extent - 1) / stride + 1;
+  };
+  s.out_height = output_size("height", s.height, s.pad_top + s.pad_bottom, s.kernel_height, s.stride_h, s.dilation_h);
+  s.out_width = output_size("width", s.width, s.pad_left + s.pad_right, s.kernel_width, s.stride_w, s.dilation_w);
+  element_count(op, {s.batch, s.out_channels, s.out_height, s.out_width});
+  return s;
+}
+
+}  // namespace lenet_ext

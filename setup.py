@@ -1,0 +1,210 @@
+"""Builds `lenet_ext._C`: one object per source through ninja, the kernels once per CPU instruction set.
+
+Environment: CXX (compiler), LENET_EXT_CUDA=0|1 (default: 1 where nvcc is found), TORCH_CUDA_ARCH_LIST,
+CUDA_HOME, MAX_JOBS.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).parent.resolve()
+OLDEST_TORCH = (2, 10)
+OLDEST_NVCC = (12, 4)
+# Operators are bound through torch's stable ABI as of this version: the module runs under any newer torch.
+TORCH_TARGET = "0x020a000000000000"
+
+# GCC 12 takes the _mm512_undefined of its own intrinsics for a mistake of ours.
+ISA_WARNINGS = "-Wno-uninitialized -Wno-maybe-uninitialized"
+# Only the file isa_<name>.cpp is compiled with these flags. The order is the link order: where two objects hold
+# the same inline function of the standard library, the linker keeps the first, which every CPU can run.
+ISA_FLAGS: dict[str, dict[str, str]] = {
+    "x86_64": {
+        "scalar": "",
+        "avx2": "-mavx2 -mfma -mf16c",
+        "avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c",
+    },
+    "aarch64": {"scalar": "", "neon": ""},
+}
+
+
+class BuildError(SystemExit):
+    """Ends the build with one line that says what to do."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(f"lenet_ext: {message}")
+
+
+def version_tuple(text: str) -> tuple[int, int]:
+    found = re.search(r"(\d+)\.(\d+)", text)
+    if not found:
+        raise BuildError(f"cannot read a version from {text!r}")
+    return int(found[1]), int(found[2])
+
+
+def isa_flags() -> dict[str, str]:
+    machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(
+        platform.machine().lower(), platform.machine().lower()
+    )
+    return ISA_FLAGS.get(machine, {"scalar": ""})
+
+
+def find_compiler() -> str:
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++", "clang++")), None)
+    if compiler is None or shutil.which(shlex.split(compiler)[0]) is None:
+        raise BuildError(
+            f"no C++ compiler found{f' at CXX={compiler}' if compiler else ''}: "
+            "install g++ 11 or newer (Debian: apt install g++), or set CXX"
+        )
+    return compiler
+
+
+def find_torch() -> Path:
+    """The folder of the installed torch, whose headers are compiled against."""
+    try:
+        import torch
+    except ImportError:
+        raise BuildError(
+            "torch is not installed in the build environment: pip install 'torch>=2.10' and build with "
+            "--no-build-isolation"
+        ) from None
+    if version_tuple(torch.__version__) < OLDEST_TORCH:
+        raise BuildError(
+            f"torch {torch.__version__} is too old, 2.10 or newer is needed: pip install 'torch>=2.10'"
+        )
+    return Path(torch.__path__[0])
+
+
+def find_nvcc(sources: list[Path]) -> str | None:
+    """nvcc, or None where CUDA is not to be compiled in."""
+    choice = os.environ.get("LENET_EXT_CUDA")
+    if choice not in (None, "", "0", "1"):
+        raise BuildError(f"LENET_EXT_CUDA must be 0 or 1, got {choice!r}")
+    if choice == "0" or not sources:
+        return None
+    home = os.environ.get("CUDA_HOME", "/usr/local/cuda")
+    nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
+    problem = "nvcc was not found: install the CUDA toolkit or set CUDA_HOME"
+    if nvcc is not None:
+        release = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
+        version = version_tuple(release[release.find("release") :])
+        if version >= OLDEST_NVCC:
+            return nvcc
+        problem = (
+            f"{nvcc} is CUDA {version[0]}.{version[1]}, {OLDEST_NVCC[0]}.{OLDEST_NVCC[1]} or newer is needed"
+        )
+    if choice == "1":
+        raise BuildError(f"LENET_EXT_CUDA=1, but {problem}")
+    print(f"lenet_ext: building without CUDA: {problem}")
+    return None
+
+
+def cuda_architectures() -> list[str]:
+    """For example ["8.0", "9.0+PTX"]."""
+    return re.split(r"[;,\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "8.0 9.0+PTX").strip())
+
+
+def gencode_flags(architectures: list[str]) -> list[str]:
+    flags = []
+    for architecture in architectures:
+        number = architecture.removesuffix("+PTX").replace(".", "")
+        flags.append(f"-gencode=arch=compute_{number},code=sm_{number}")
+        if architecture.endswith("+PTX"):
+            flags.append(f"-gencode=arch=compute_{number},code=compute_{number}")
+    return flags
+
+
+class NinjaBuild(build_ext):
+    """Writes build.ninja with per-file flags and runs it."""
+
+    def build_extension(self, ext: Extension) -> None:
+        import ninja
+        import pybind11
+        from ninja import ninja_syntax
+
+        compiler, torch_folder = find_compiler(), find_torch()
+        folder = Path(self.build_temp).resolve()
+        folder.mkdir(parents=True, exist_ok=True)
+        output = Path(self.get_ext_fullpath(ext.name)).resolve()
+        output.parent.mkdir(parents=True, exist_ok=True)
+
+        isas = isa_flags()
+        cuda_sources = sorted((ROOT / "csrc/cuda").glob("*.cu"))
+        nvcc = find_nvcc(cuda_sources)
+        architectures = cuda_architectures() if nvcc else []
+        version = re.findall(r'"(.+)"', (ROOT / "lenet_ext/_version.py").read_text())[0]
+        includes = [torch_folder / "include", pybind11.get_include(), sysconfig.get_path("include")]
+        defines = {
+            "TORCH_TARGET_VERSION": TORCH_TARGET,
+            "LENET_EXT_VERSION": f'\\"{version}\\"',
+            "LENET_EXT_CUDA_ARCHS": f'\\"{",".join(architectures)}\\"',
+        }
+        common = " ".join(
+            [
+                f"-I{ROOT}/csrc",
+                *(f"-isystem {path}" for path in includes),
+                *(f"-D{k}={v}" for k, v in defines.items()),
+            ]
+        )
+
+        with open(folder / "build.ninja", "w") as file:
+            writer = ninja_syntax.Writer(file, width=10_000)
+            flags = f"-std=c++20 -O3 -fPIC -fvisibility=hidden -fno-math-errno -fno-trapping-math -Wall -Wextra {common}"
+            writer.rule(
+                "cxx",
+                f"{compiler} $isa {flags} -MMD -MF $out.d -c $in -o $out",
+                "CXX $name",
+                "$out.d",
+                deps="gcc",
+            )
+            if nvcc:
+                gencode = " ".join(gencode_flags(architectures))
+                writer.rule(
+                    "nvcc",
+                    f"{nvcc} -ccbin {compiler} -std=c++20 -O3 -Xcompiler -fPIC,-fvisibility=hidden {gencode} {common} "
+                    "-MMD -MF $out.d -c $in -o $out",
+                    "NVCC $name",
+                    "$out.d",
+                    deps="gcc",
+                )
+            libraries = f"-L{torch_folder}/lib -ltorch_cpu -ltorch"
+            if nvcc:
+                libraries += (
+                    f" -L{Path(nvcc).resolve().parent.parent}/lib64 -lcudart_static -lrt -ldl -lpthread"
+                )
+            writer.rule("link", f"{compiler} -shared -o $out $in {libraries}", "LINK $out")
+
+            objects = []
+            general = sorted(
+                [ROOT / "csrc/module.cpp", *(ROOT / "csrc/ops").glob("*.cpp"), ROOT / "csrc/cpu/isa.cpp"]
+            )
+            per_isa = [
+                (ROOT / f"csrc/cpu/isa_{isa}.cpp", f"{flags} {ISA_WARNINGS}") for isa, flags in isas.items()
+            ]
+            for source, isa in [(path, "") for path in general] + per_isa:
+                objects.append(str(folder / f"{source.parent.name}_{source.name}.o"))
+                writer.build(objects[-1], "cxx", str(source), variables={"isa": isa, "name": source.name})
+            for source in cuda_sources if nvcc else []:
+                objects.append(str(folder / f"cuda_{source.name}.o"))
+                writer.build(objects[-1], "nvcc", str(source), variables={"name": source.name})
+            writer.build(str(output), "link", objects)
+            writer.default(str(output))
+
+        jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
+        program = shutil.which("ninja", path=ninja.BIN_DIR) or "ninja"
+        if subprocess.run([program, "-C", str(folder), *jobs], stdout=sys.stderr).returncode != 0:
+            raise BuildError("the compiler failed: its messages are above")
+
+
+setup(ext_modules=[Extension("lenet_ext._C", sources=[])], cmdclass={"build_ext": NinjaBuild})

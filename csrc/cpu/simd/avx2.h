@@ -1,0 +1,207 @@
+// AVX2 (with FMA and F16C) wrappers. Every file of this folder offers the same names, described in scalar.h.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstring>
+
+#include "cpu/dtype.h"
+
+namespace lenet_ext::simd {
+
+template <class T>
+struct Avx2;
+
+template <>
+struct Avx2<float> {
+  using Scalar = float;
+  using Vector = __m256;
+  using Mask = __m256;  // all bits of an element, or none
+  static constexpr int width = 8;
+  static constexpr int registers = 16;
+
+  static Vector zero() { return _mm256_setzero_ps(); }
+  static Vector broadcast(float value) { return _mm256_set1_ps(value); }
+
+  static Vector load(const float* p) { return _mm256_loadu_ps(p); }
+  static Vector load(const BFloat16* p) { return widen(_mm_loadu_si128((const __m128i*)p), BFloat16{}); }
+  static Vector load(const Float16* p) { return widen(_mm_loadu_si128((const __m128i*)p), Float16{}); }
+  static Vector load_partial(const float* p, int n) { return _mm256_maskload_ps(p, first(n)); }
+  template <class Half>
+  static Vector load_partial(const Half* p, int n) {
+    Half buffer[width] = {};
+    std::memcpy(buffer, p, sizeof(Half) * n);
+    return load(buffer);
+  }
+
+  static void store(float* p, Vector v) { _mm256_storeu_ps(p, v); }
+  static void store(BFloat16* p, Vector v) { _mm_storeu_si128((__m128i*)p, narrow_bfloat16(v)); }
+  static void store(Float16* p, Vector v) {
+    _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+  }
+  static void store_partial(float* p, Vector v, int n) { _mm256_maskstore_ps(p, first(n), v); }
+  template <class Half>
+  static void store_partial(Half* p, Vector v, int n) {
+    Half buffer[width];
+    store(buffer, v);
+    std::memcpy(p, buffer, sizeof(Half) * n);
+  }
+
+  static Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
+  static Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+  static float reduce_add(Vector v) {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
+
+  static Vector max_or_nan(Vector v, Vector bound) { return _mm256_max_ps(bound, v); }
+  static Mask positive(Vector v) { return _mm256_cmp_ps(v, zero(), _CMP_GT_OQ); }
+  static Mask not_positive(Vector v) { return _mm256_cmp_ps(v, zero(), _CMP_LE_OQ); }
+  static Mask greater_or_nan(Vector a, Vector b) {
+    return _mm256_or_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ), _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+  }
+  static Mask equal(Vector a, Vector b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
+  static Vector select(Mask mask, Vector yes, Vector no) { return _mm256_blendv_ps(no, yes, mask); }
+
+  static Vector even(Vector a, Vector b) { return order_pairs(_mm256_shuffle_ps(a, b, 0x88)); }
+  static Vector odd(Vector a, Vector b) { return order_pairs(_mm256_shuffle_ps(a, b, 0xdd)); }
+  static Vector interleave_low(Vector a, Vector b) {
+    return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20);
+  }
+  static Vector interleave_high(Vector a, Vector b) {
+    return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31);
+  }
+
+  static void store_bytes(uint8_t* p, Vector v, int n) {
+    const __m256i whole = _mm256_cvttps_epi32(v);
+    const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
+    const __m128i bytes = _mm_packus_epi16(words, words);
+    if (n == width) {
+      _mm_storel_epi64((__m128i*)p, bytes);
+    } else {
+      std::memcpy(p, &bytes, n);
+    }
+  }
+  static Vector load_bytes(const uint8_t* p, int n) {
+    uint64_t bytes = 0;
+    std::memcpy(&bytes, p, n);
+    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(bytes))));
+  }
+
+  static void transpose(Vector (&rows)[8]) {
+    Vector t[8];
+    for (int i = 0; i < 8; i += 2) {
+      t[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+      t[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+      for (int j = 0; j < 2; ++j) {
+        rows[i + 2 * j] = _mm256_shuffle_ps(t[i + j], t[i + j + 2], 0x44);
+        rows[i + 2 * j + 1] = _mm256_shuffle_ps(t[i + j], t[i + j + 2], 0xee);
+      }
+    }
+    // rows[4 g + c] now holds column c (mod 4) of the rows 4 g to 4 g + 3 in its two 128-bit lanes.
+    for (int c = 0; c < 4; ++c) {
+      t[c] = _mm256_permute2f128_ps(rows[c], rows[4 + c], 0x20);
+      t[4 + c] = _mm256_permute2f128_ps(rows[c], rows[4 + c], 0x31);
+    }
+    for (int i = 0; i < 8; ++i) rows[i] = t[i];
+  }
+
+ private:
+  static __m256i first(int n) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+  // The middle two of the four 64-bit pairs change places.
+  static Vector order_pairs(Vector v) {
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(v), 0xd8));
+  }
+  static Vector widen(__m128i bits, BFloat16) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(bits), 16));
+  }
+  static Vector widen(__m128i bits, Float16) { return _mm256_cvtph_ps(bits); }
+  static __m128i narrow_bfloat16(Vector v) {
+    const __m256i bits = _mm256_castps_si256(v);
+    const __m256i last_bit = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(last_bit, _mm256_set1_epi32(0x7fff)));
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const Mask is_nan = _mm256_cmp_ps(v, v, _CMP_UNORD_Q);
+    const __m256i chosen = _mm256_blendv_epi8(rounded, quiet, _mm256_castps_si256(is_nan));
+    const __m256i high = _mm256_srli_epi32(chosen, 16);
+    return _mm_packus_epi32(_mm256_castsi256_si128(high), _mm256_extracti128_si256(high, 1));
+  }
+};
+
+template <>
+struct Avx2<double> {
+  using Scalar = double;
+  using Vector = __m256d;
+  using Mask = __m256d;
+  static constexpr int width = 4;
+  static constexpr int registers = 16;
+
+  static Vector zero() { return _mm256_setzero_pd(); }
+  static Vector broadcast(double value) { return _mm256_set1_pd(value); }
+  static Vector load(const double* p) { return _mm256_loadu_pd(p); }
+  static Vector load_partial(const double* p, int n) { return _mm256_maskload_pd(p, first(n)); }
+  static void store(double* p, Vector v) { _mm256_storeu_pd(p, v); }
+  static void store_partial(double* p, Vector v, int n) { _mm256_maskstore_pd(p, first(n), v); }
+
+  static Vector add(Vector a, Vector b) { return _mm256_add_pd(a, b); }
+  static Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_pd(a, b, c); }
+  static double reduce_add(Vector v) {
+    const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
+    return _mm_cvtsd_f64(_mm_add_sd(two, _mm_unpackhi_pd(two, two)));
+  }
+
+  static Vector max_or_nan(Vector v, Vector bound) { return _mm256_max_pd(bound, v); }
+  static Mask positive(Vector v) { return _mm256_cmp_pd(v, zero(), _CMP_GT_OQ); }
+  static Mask not_positive(Vector v) { return _mm256_cmp_pd(v, zero(), _CMP_LE_OQ); }
+  static Mask greater_or_nan(Vector a, Vector b) {
+    return _mm256_or_pd(_mm256_cmp_pd(a, b, _CMP_GT_OQ), _mm256_cmp_pd(a, a, _CMP_UNORD_Q));
+  }
+  static Mask equal(Vector a, Vector b) { return _mm256_cmp_pd(a, b, _CMP_EQ_OQ); }
+  static Vector select(Mask mask, Vector yes, Vector no) { return _mm256_blendv_pd(no, yes, mask); }
+
+  static Vector even(Vector a, Vector b) { return _mm256_permute4x64_pd(_mm256_unpacklo_pd(a, b), 0xd8); }
+  static Vector odd(Vector a, Vector b) { return _mm256_permute4x64_pd(_mm256_unpackhi_pd(a, b), 0xd8); }
+  static Vector interleave_low(Vector a, Vector b) {
+    return _mm256_permute2f128_pd(_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b), 0x20);
+  }
+  static Vector interleave_high(Vector a, Vector b) {
+    return _mm256_permute2f128_pd(_mm256_unpacklo_pd(a, b), _mm256_unpackhi_pd(a, b), 0x31);
+  }
+
+  static void store_bytes(uint8_t* p, Vector v, int n) {
+    const __m128i whole = _mm256_cvttpd_epi32(v);
+    const __m128i words = _mm_packus_epi32(whole, whole);
+    const int bytes = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
+    std::memcpy(p, &bytes, n);
+  }
+  static Vector load_bytes(const uint8_t* p, int n) {
+    int bytes = 0;
+    std::memcpy(&bytes, p, n);
+    return _mm256_cvtepi32_pd(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(bytes)));
+  }
+
+  static void transpose(Vector (&rows)[4]) {
+    Vector t[4];
+    for (int i = 0; i < 4; i += 2) {
+      t[i] = _mm256_unpacklo_pd(rows[i], rows[i + 1]);
+      t[i + 1] = _mm256_unpackhi_pd(rows[i], rows[i + 1]);
+    }
+    // t[2 g + c] holds column c (mod 2) of the rows 2 g and 2 g + 1 in its two 128-bit lanes.
+    for (int c = 0; c < 2; ++c) {
+      rows[c] = _mm256_permute2f128_pd(t[c], t[2 + c], 0x20);
+      rows[2 + c] = _mm256_permute2f128_pd(t[c], t[2 + c], 0x31);
+    }
+  }
+
+ private:
+  static __m256i first(int n) {
+    return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
+  }
+};
+
+}  // namespace lenet_ext::simd

@@ -1,0 +1,22 @@
+"""What the fake kernels share: shapes, dtypes and memory formats without data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch._prims_common import suggest_memory_format
+
+
+def empty(first: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:
+    """An output of `shape`, in the memory format of an operator's first tensor argument."""
+    memory_format = (
+        suggest_memory_format(first) if len(shape) == 4 == first.dim() else torch.contiguous_format
+    )
+    return torch.empty(shape, dtype=dtype or first.dtype, device=first.device, memory_format=memory_format)
+
+
+def bias_gradient(grad_output: Tensor, channels: int, wanted: bool) -> Tensor:
+    """The bias gradient (channels,), or an empty tensor when it is not `wanted`."""
+    return grad_output.new_empty(channels if wanted else 0)

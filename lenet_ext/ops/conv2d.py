@@ -1,0 +1,297 @@
+"""conv2d: fake kernels, autograd Functions, public function.
+
+The convolution and its two gradients are bilinear, and each one's gradients are the other two:
+
+    output      = conv2d(input, weight) + bias
+    grad_input  = conv2d_input_grad(grad_output, weight)
+    grad_weight = conv2d_weight_grad(grad_output, input)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd import Function
+
+from lenet_ext.ops import _fake
+from lenet_ext.ops._arguments import Padding, Pair, autocast, integer, not_tensors, pair
+from lenet_ext.ops._autograd import add, differentiable, save
+from lenet_ext.ops._batching import fold, unfold
+
+_conv2d_op = torch.ops.lenet_ext.conv2d.default
+_input_grad_op = torch.ops.lenet_ext.conv2d_input_grad.default
+_weight_grad_op = torch.ops.lenet_ext.conv2d_weight_grad.default
+
+Dim: TypeAlias = int | None
+# "geometry" below: stride, padding, dilation, groups, the last arguments of each of the three operators.
+
+
+@torch.library.register_fake("lenet_ext::conv2d")
+def _fake_conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    stride: Pair,
+    padding: Padding,
+    dilation: Pair,
+    groups: int,
+) -> Tensor:
+    height, width = (
+        (
+            input.shape[2 + i]
+            + padding[2 * i]
+            + padding[2 * i + 1]
+            - dilation[i] * (weight.shape[2 + i] - 1)
+            - 1
+        )
+        // stride[i]
+        + 1
+        for i in range(2)
+    )
+    return _fake.empty(input, (input.shape[0], weight.shape[0], height, width))
+
+
+@torch.library.register_fake("lenet_ext::conv2d_input_grad")
+def _fake_input_grad(grad_output: Tensor, weight: Tensor, input_size: Pair, *geometry: Any) -> Tensor:
+    groups = geometry[-1]
+    return _fake.empty(grad_output, (grad_output.shape[0], weight.shape[1] * groups, *input_size))
+
+
+@torch.library.register_fake("lenet_ext::conv2d_weight_grad")
+def _fake_weight_grad(
+    grad_output: Tensor, input: Tensor, kernel_size: Pair, *geometry: Any
+) -> tuple[Tensor, Tensor]:
+    *_, groups, bias = geometry
+    out_channels = grad_output.shape[1]
+    grad_weight = _fake.empty(grad_output, (out_channels, input.shape[1] // groups, *kernel_size))
+    return grad_weight, _fake.bias_gradient(grad_output, out_channels, bias)
+
+
+class Conv2d(Function):
+    """The convolution: bilinear in input and weight, linear in bias."""
+
+    @staticmethod
+    def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+        return _conv2d_op(input, weight, bias, *geometry)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        save(ctx, inputs[0], inputs[1])
+        ctx.geometry = inputs[3:]
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad_output is None:
+            return (None,) * 7
+        input, weight = ctx.saved_tensors
+        needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
+        grad_input = grad_weight = grad_bias = None
+        if needs_input:
+            grad_input = _input_grad(grad_output, weight, input.shape[2:], *ctx.geometry)
+        if needs_weight:
+            grad_weight, grad_bias = _weight_grad(
+                grad_output, input, weight.shape[2:], *ctx.geometry, needs_bias
+            )
+        elif needs_bias:
+            grad_bias = grad_output.sum((0, 2, 3))
+        return grad_input, grad_weight, grad_bias if needs_bias else None, None, None, None, None
+
+    @staticmethod
+    def jvp(
+        ctx: Any,
+        input_tangent: Tensor | None,
+        weight_tangent: Tensor | None,
+        bias_tangent: Tensor | None,
+        *_: None,
+    ) -> Tensor | None:
+        input, weight = ctx.saved_tensors
+        if bias_tangent is not None and weight_tangent is None:
+            weight_tangent = torch.zeros_like(weight)
+        return add(
+            None if input_tangent is None else _conv2d(input_tangent, weight, None, *ctx.geometry),
+            None if weight_tangent is None else _conv2d(input, weight_tangent, bias_tangent, *ctx.geometry),
+        )
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[Dim, ...],
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        *geometry: Any,
+    ) -> tuple[Tensor, int]:
+        input_dim, weight_dim, bias_dim = in_dims[:3]
+        size = info.batch_size
+        if weight_dim is None and bias_dim is None:
+            return unfold(_conv2d(fold(input, input_dim, size, 0), weight, bias, *geometry), size, 0), 0
+        *shape, groups = geometry
+        weight, bias = fold(weight, weight_dim, size, 0), fold(bias, bias_dim, size, 0)
+        if input_dim is None and groups == 1:
+            return unfold(_conv2d(input, weight, bias, *shape, 1), size, 1), 1
+        output = _conv2d(fold(input, input_dim, size, 1), weight, bias, *shape, groups * size)
+        return unfold(output, size, 1), 1
+
+
+class Conv2dInputGrad(Function):
+    """The convolution's gradient with respect to its input: bilinear in grad_output and weight."""
+
+    @staticmethod
+    def forward(grad_output: Tensor, weight: Tensor, input_size: Pair, *geometry: Any) -> Tensor:
+        return _input_grad_op(grad_output, weight, input_size, *geometry)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        save(ctx, inputs[0], inputs[1])
+        ctx.input_size, ctx.geometry = inputs[2], inputs[3:]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+        if grad is None:
+            return (None,) * 7
+        grad_output, weight = ctx.saved_tensors
+        through_grad_output = through_weight = None
+        if ctx.needs_input_grad[0]:
+            through_grad_output = _conv2d(grad, weight, None, *ctx.geometry)
+        if ctx.needs_input_grad[1]:
+            through_weight, _ = _weight_grad(grad_output, grad, weight.shape[2:], *ctx.geometry, False)
+        return through_grad_output, through_weight, None, None, None, None, None
+
+    @staticmethod
+    def jvp(
+        ctx: Any, grad_output_tangent: Tensor | None, weight_tangent: Tensor | None, *_: None
+    ) -> Tensor | None:
+        grad_output, weight = ctx.saved_tensors
+        arguments = (ctx.input_size, *ctx.geometry)
+        return add(
+            None if grad_output_tangent is None else _input_grad(grad_output_tangent, weight, *arguments),
+            None if weight_tangent is None else _input_grad(grad_output, weight_tangent, *arguments),
+        )
+
+    @staticmethod
+    def vmap(
+        info: Any,
+        in_dims: tuple[Dim, ...],
+        grad_output: Tensor,
+        weight: Tensor,
+        input_size: Pair,
+        *geometry: Any,
+    ) -> tuple[Tensor, int]:
+        size = info.batch_size
+        if in_dims[1] is None:
+            grad_input = _input_grad(fold(grad_output, in_dims[0], size, 0), weight, input_size, *geometry)
+            return unfold(grad_input, size, 0), 0
+        *shape, groups = geometry
+        grad_output, weight = fold(grad_output, in_dims[0], size, 1), fold(weight, in_dims[1], size, 0)
+        return unfold(_input_grad(grad_output, weight, input_size, *shape, groups * size), size, 1), 1
+
+
+class Conv2dWeightGrad(Function):
+    """The gradients with respect to weight (bilinear in both tensors) and bias (linear in grad_output)."""
+
+    @staticmethod
+    def forward(
+        grad_output: Tensor, input: Tensor, kernel_size: Pair, *geometry: Any
+    ) -> tuple[Tensor, Tensor]:
+        return _weight_grad_op(grad_output, input, kernel_size, *geometry)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
+        save(ctx, inputs[0], inputs[1])
+        ctx.kernel_size, ctx.geometry, ctx.bias = inputs[2], inputs[3:-1], inputs[-1]
+        if not ctx.bias:
+            ctx.mark_non_differentiable(output[1])
+
+    @staticmethod
+    def backward(ctx: Any, grad_weight: Tensor | None, grad_bias: Tensor | None) -> tuple[Tensor | None, ...]:
+        grad_output, input = ctx.saved_tensors
+        through_grad_output = through_input = None
+        if ctx.needs_input_grad[0]:
+            if grad_weight is not None:
+                through_grad_output = _conv2d(input, grad_weight, grad_bias, *ctx.geometry)
+            elif grad_bias is not None:
+                through_grad_output = grad_bias[:, None, None].expand_as(grad_output)
+        if ctx.needs_input_grad[1] and grad_weight is not None:
+            through_input = _input_grad(grad_output, grad_weight, input.shape[2:], *ctx.geometry)
+        return through_grad_output, through_input, None, None, None, None, None, None
+
+    @staticmethod
+    def jvp(
+        ctx: Any, grad_output_tangent: Tensor | None, input_tangent: Tensor | None, *_: None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        grad_output, input = ctx.saved_tensors
+        arguments = (ctx.kernel_size, *ctx.geometry)
+        if grad_output_tangent is None:
+            grad_output_tangent = torch.zeros_like(grad_output)
+        weight_tangent, bias_tangent = _weight_grad(grad_output_tangent, input, *arguments, ctx.bias)
+        if input_tangent is not None:
+            weight_tangent = weight_tangent + _weight_grad(grad_output, input_tangent, *arguments, False)[0]
+        return weight_tangent, bias_tangent if ctx.bias else None
+
+    @staticmethod
+    def vmap(
+        info: Any, in_dims: tuple[Dim, ...], grad_output: Tensor, input: Tensor, kernel_size: Pair, *rest: Any
+    ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        *shape, groups, bias = rest
+        size = info.batch_size
+        grad_output, input = fold(grad_output, in_dims[0], size, 1), fold(input, in_dims[1], size, 1)
+        grad_weight, grad_bias = _weight_grad(grad_output, input, kernel_size, *shape, groups * size, bias)
+        return (unfold(grad_weight, size, 0), unfold(grad_bias, size, 0)), (0, 0)
+
+
+_conv2d = differentiable(Conv2d, tensors=3)
+_input_grad = differentiable(Conv2dInputGrad, tensors=2)
+_weight_grad = differentiable(Conv2dWeightGrad, tensors=2)
+
+
+def conv2d(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] | str = 0,
+    dilation: int | Sequence[int] = 1,
+    groups: int = 1,
+) -> Tensor:
+    """2-D convolution (cross-correlation), as torch.nn.functional.conv2d.
+
+    input: (N, in_channels, H, W) or (in_channels, H, W); weight: (out_channels, in_channels / groups,
+    kernel_height, kernel_width); bias: (out_channels,); all float32, float64, bfloat16 or float16. stride,
+    padding and dilation are in pixels: an int or (height, width); padding may also be "valid" (none) or
+    "same" (as much as keeps H and W, with the odd pixel at the bottom and the right).
+
+    Returns (N, out_channels, out_height, out_width), or the same without N, in the memory format of `input`.
+    Raises TypeError where an argument has the wrong type; RuntimeError where shapes, dtypes or values do not
+    fit.
+    """
+    tensors = isinstance(input, Tensor) and isinstance(weight, Tensor)
+    if not (tensors and (bias is None or isinstance(bias, Tensor))):
+        raise not_tensors("conv2d", input=input, weight=weight, bias=bias)
+    input, weight, bias = autocast(input, weight, bias)
+    stride, dilation = pair("conv2d", "stride", stride), pair("conv2d", "dilation", dilation)
+    if isinstance(padding, str):
+        edges = _named_padding(padding, weight, stride, dilation)
+    else:
+        vertical, horizontal = pair("conv2d", "padding", padding)
+        edges = (vertical, vertical, horizontal, horizontal)
+    groups = integer("conv2d", "groups", groups)
+    if input.dim() == 3:
+        return _conv2d(input.unsqueeze(0), weight, bias, stride, edges, dilation, groups).squeeze(0)
+    return _conv2d(input, weight, bias, stride, edges, dilation, groups)
+
+
+def _named_padding(padding: str, weight: Tensor, stride: Pair, dilation: Pair) -> Padding:
+    """(top, bottom, left, right) for "valid" or "same"."""
+    if padding == "valid":
+        return 0, 0, 0, 0
+    if padding != "same":
+        raise RuntimeError(f'conv2d: padding must be an int, two ints, "same" or "valid", got {padding!r}')
+    if stride != (1, 1):
+        raise RuntimeError(f'conv2d: padding="same" needs stride 1, got stride={stride}')
+    if weight.dim() != 4:
+        raise RuntimeError(f"conv2d: weight must have 4 dimensions, got shape {tuple(weight.shape)}")
+    vertical, horizontal = (step * (size - 1) for step, size in zip(dilation, weight.shape[2:], strict=True))
+    return vertical // 2, vertical - vertical // 2, horizontal // 2, horizontal - horizontal // 2

@@ -1,0 +1,5 @@
+"""`python -m lenet_ext` is the program `lenet-ext`."""
+
+from lenet_ext.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""The commands of `lenet-ext`, one module each. Needs the extra [cli]."""

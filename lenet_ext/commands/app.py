@@ -1,0 +1,38 @@
+"""The typer application: collects the commands and turns wrong usage into an `InputError`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import typer
+
+from lenet_ext.commands import bench, check, info, predict, train
+from lenet_ext.training.errors import InputError
+
+PROGRAM = "lenet-ext"
+
+# Typer's exception for wrong usage is click's, whose home differs between typer's versions.
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]
+
+app = typer.Typer(
+    name=PROGRAM,
+    help="Train, use and measure a LeNet made of hand-written kernels.",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (train.train, predict.predict, check.check, bench.bench, info.info):
+    app.command()(command)
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run the program with these arguments; returns its exit code."""
+    try:
+        result = app(list(arguments) or ["--help"], prog_name=PROGRAM, standalone_mode=False)
+    except _UsageError as error:
+        raise InputError(f"{_text_of(error)} (see {PROGRAM} --help)") from error
+    return result if isinstance(result, int) else 0
+
+
+def _text_of(error: Exception) -> str:
+    return str(error.format_message()) if hasattr(error, "format_message") else str(error)

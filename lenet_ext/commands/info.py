@@ -1,0 +1,60 @@
+"""`lenet-ext info`"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def info(
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table")] = False,
+) -> None:
+    """Print how lenet_ext was built and what it runs on."""
+    facts = collect_info()
+    if as_json:
+        print(json.dumps(facts, indent=2))
+        return
+    table = Table(show_header=False, box=None, pad_edge=False)
+    for group, entries in facts.items():
+        for name, value in entries.items():
+            shown = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            table.add_row(f"{group}.{name}", shown)
+    Console().print(table, markup=False, highlight=False)
+
+
+def collect_info() -> dict[str, dict[str, Any]]:
+    """Facts about lenet_ext, torch, Python and the machine; every value can be written as JSON."""
+    import lenet_ext
+
+    cuda = torch.cuda.is_available()
+    return {
+        "lenet_ext": dict(lenet_ext.build_info()),
+        "torch": {
+            "version": torch.__version__,
+            "threads": torch.get_num_threads(),
+            "cuda": torch.version.cuda,
+            "devices": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+            if cuda
+            else [],
+        },
+        "python": {"version": platform.python_version(), "implementation": platform.python_implementation()},
+        "machine": {"system": platform.platform(), "cpu": _cpu_name(), "logical_cpus": os.cpu_count()},
+    }
+
+
+def _cpu_name() -> str:
+    """The processor's name; `platform` knows only its architecture on Linux."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()

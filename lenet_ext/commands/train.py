@@ -1,0 +1,63 @@
+"""`lenet-ext train`"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from lenet_ext.training.errors import require
+
+DATA_HELP = "digits (inside scikit-learn), mnist, fashion-mnist, cifar10 or folder"
+
+
+def _option(text: str, default: str, **extra: Any) -> Any:
+    """An option whose default depends on the data or on the run to resume, so None stands for "not given"."""
+    return typer.Option(help=text, show_default=default, **extra)
+
+
+def train(
+    data: Annotated[str | None, _option(DATA_HELP, "digits", metavar="NAME")] = None,
+    root: Annotated[
+        Path | None, _option("The folder the data lies in, as torchvision lays it out", "data")
+    ] = None,
+    epochs: Annotated[
+        int | None, _option("How often to go through the training images", "by data set")
+    ] = None,
+    batch_size: Annotated[int | None, _option("Images in a step", "64, digits 32")] = None,
+    lr: Annotated[float | None, _option("Peak learning rate", "0.02")] = None,
+    momentum: Annotated[float | None, _option("Momentum of SGD", "0.9")] = None,
+    engine: Annotated[
+        str | None, _option("layers (ours) or torch (native)", "layers", metavar="NAME")
+    ] = None,
+    device: Annotated[str | None, _option("auto, cpu or cuda", "auto", metavar="NAME")] = None,
+    seed: Annotated[int | None, _option("Decides the first weights and the order of images", "0")] = None,
+    out: Annotated[Path | None, _option("The folder to write into", "runs/DATA")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out")] = False,
+    compare: Annotated[
+        bool | None, _option("Train native torch's twin beside it", "compare, unless --engine torch")
+    ] = None,
+) -> None:
+    """Train a LeNet, write its checkpoint, metrics and pictures, and compare it with native torch."""
+    require("numpy", "PIL", "safetensors", "matplotlib", *(["sklearn"] if data in (None, "digits") else []))
+    from lenet_ext.commands.report import TrainingReport
+    from lenet_ext.training.session import train_in_folder
+
+    options = {
+        "data": data,
+        "root": None if root is None else str(root),
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "momentum": momentum,
+        "engine": engine,
+        "device": device,
+        "seed": seed,
+        "compare": compare,
+    }
+    folder = out or Path("runs") / (data or "digits")
+    with TrainingReport(Console()) as report:
+        run = train_in_folder(folder, options, resume, report)
+    report.summarize(run, folder)

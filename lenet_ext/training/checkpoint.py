@@ -1,0 +1,154 @@
+"""Checkpoints: one safetensors file with everything that an exact resumption needs, and no pickle.
+
+Tensors are named `<engine>/weight/<parameter>` and `<engine>/momentum/<parameter>`. The header's metadata has
+one entry, a JSON object (`Metadata`) with a SHA-256 over itself and all tensors, which is verified at load.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from lenet_ext.training.errors import InputError, os_error_text
+from lenet_ext.training.files import write_atomically
+from lenet_ext.training.loop import EpochRecord, Learner, Run
+from lenet_ext.training.network import network_of
+
+HEADER_ENTRY = "lenet_ext"
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """What a checkpoint says about its run, besides the tensors."""
+
+    format: int
+    config: dict[str, Any]
+    network: dict[str, int]  # the arguments of LeNet
+    class_names: list[str]
+    mean: list[float]
+    std: list[float]
+    data_sha256: str
+    epoch: int
+    step: int
+    history: list[EpochRecord]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory, and the file that it came from (for messages)."""
+
+    path: Path
+    metadata: Metadata
+    tensors: dict[str, Tensor]
+
+
+def save_checkpoint(path: Path, run: Run, data_sha256: str) -> None:
+    """Write the run's state to `path`, atomically."""
+    metadata = Metadata(
+        format=FORMAT,
+        config=asdict(run.config),
+        network=network_of(run.dataset),
+        class_names=run.dataset.class_names,
+        mean=run.normalize.mean,
+        std=run.normalize.std,
+        data_sha256=data_sha256,
+        epoch=run.epoch,
+        step=run.epoch * run.steps_per_epoch,
+        history=run.history,
+    )
+    tensors = {name: tensor for learner in run.learners for name, tensor in _learner_tensors(learner).items()}
+    entry = {**asdict(metadata), "sha256": _checksum(asdict(metadata), tensors)}
+    write_atomically(path, save_tensors(tensors, {HEADER_ENTRY: json.dumps(entry)}))
+
+
+def load_checkpoint(path: Path) -> Checkpoint:
+    """Read and verify `path`; an `InputError` if it is missing, damaged, or no checkpoint of this program."""
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {os_error_text(error)}") from error
+    try:
+        tensors = load_tensors(content)
+    except (SafetensorError, ValueError, KeyError) as error:
+        raise InputError(f"{path}: truncated or corrupt, or not a safetensors file: {error}") from error
+    entry = _header_entry(path, content)
+    checksum = entry.pop("sha256", None)
+    if entry.get("format") != FORMAT:
+        raise InputError(f"{path}: format {entry.get('format')}, this version reads format {FORMAT}")
+    if checksum != _checksum(entry, tensors):
+        raise InputError(f"{path}: corrupt: the content does not match its SHA-256 checksum")
+    return Checkpoint(path, Metadata(**entry), tensors)
+
+
+def restore_learners(checkpoint: Checkpoint, learners: Sequence[Learner]) -> None:
+    """Give every learner its weights and momenta back."""
+    for learner in learners:
+        restore_weights(checkpoint, learner.model, learner.name)
+        for name, parameter in learner.model.named_parameters():
+            momentum = checkpoint.tensors.get(f"{learner.name}/momentum/{name}")
+            if momentum is not None:
+                learner.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
+
+
+def restore_weights(checkpoint: Checkpoint, model: nn.Module, engine: str) -> None:
+    """Copy the engine's weights into `model`; an `InputError` if names or shapes are another network's."""
+    prefix = f"{engine}/weight/"
+    stored = {
+        name.removeprefix(prefix): tensor
+        for name, tensor in checkpoint.tensors.items()
+        if name.startswith(prefix)
+    }
+    wanted = dict(model.named_parameters())
+    for name in sorted(stored.keys() | wanted.keys()):
+        has, needs = (_shape_text(tensors.get(name)) for tensors in (stored, wanted))
+        if has != needs:
+            raise InputError(
+                f"{checkpoint.path}: a checkpoint of another network: {name} is {has}, here it is {needs}"
+            )
+    model.load_state_dict(stored)
+
+
+def _learner_tensors(learner: Learner) -> dict[str, Tensor]:
+    tensors = {}
+    for name, parameter in learner.model.named_parameters():
+        tensors[f"{learner.name}/weight/{name}"] = parameter.detach().contiguous()
+        momentum = learner.optimizer.state[parameter].get("momentum_buffer")
+        if momentum is not None:  # there is none before the first step, nor with --momentum 0
+            tensors[f"{learner.name}/momentum/{name}"] = momentum.contiguous()
+    return tensors
+
+
+def _header_entry(path: Path, content: bytes) -> dict[str, Any]:
+    """The JSON object in a well-formed safetensors file: a 64-bit length, the JSON header, the values."""
+    header_length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + header_length])
+    try:
+        entry = json.loads(header["__metadata__"][HEADER_ENTRY])
+    except (KeyError, ValueError) as error:
+        raise InputError(f"{path}: a safetensors file, but not a checkpoint of lenet-ext") from error
+    if not isinstance(entry, dict):
+        raise InputError(f"{path}: a safetensors file, but not a checkpoint of lenet-ext")
+    return entry
+
+
+def _checksum(metadata: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> str:
+    digest = hashlib.sha256(json.dumps(metadata, sort_keys=True).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().data.cast("B"))
+    return digest.hexdigest()
+
+
+def _shape_text(tensor: Tensor | None) -> str:
+    return "absent" if tensor is None else f"{tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

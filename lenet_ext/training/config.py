@@ -1,0 +1,107 @@
+"""The settings of one training run: defaults, checks, and whether a run may be resumed with them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from lenet_ext.training.data import DATASETS
+from lenet_ext.training.errors import InputError
+
+ENGINES = ("layers", "torch")
+DEVICES = ("auto", "cpu", "cuda")
+# Where a data set wants other values than those of `TrainingConfig`.
+DEFAULTS: dict[str, dict[str, int]] = {
+    "digits": {"epochs": 20, "batch_size": 32},
+    "mnist": {"epochs": 5},
+    "fashion-mnist": {"epochs": 10},
+}
+
+# A resumed run's data is compared by content, so its folder may have moved.
+FREE_TO_CHANGE = {"root"}
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything that decides the outcome of a run, besides the data itself."""
+
+    data: str = "digits"
+    root: str = "data"
+    epochs: int = 12
+    batch_size: int = 64
+    lr: float = 0.02
+    momentum: float = 0.9
+    engine: str = "layers"
+    device: str = "cpu"
+    seed: int = 0
+    compare: bool = True
+
+    def __post_init__(self) -> None:
+        _check_choice("data", self.data, DATASETS)
+        _check_choice("engine", self.engine, ENGINES)
+        _check_choice("device", self.device, ("cpu", "cuda"))
+        _check(self.epochs >= 1, "epochs", self.epochs, "1 or more")
+        _check(self.batch_size >= 1, "batch-size", self.batch_size, "1 or more")
+        _check(self.lr > 0 and math.isfinite(self.lr), "lr", self.lr, "a positive number")
+        _check(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and less than 1")
+        _check(0 <= self.seed < 2**63, "seed", self.seed, "0 to 2**63 - 1")
+        if self.compare and self.engine == "torch":
+            raise InputError(
+                "--compare: --engine torch is what the others are compared with; use --no-compare"
+            )
+
+
+def new_config(options: Mapping[str, Any]) -> TrainingConfig:
+    """The settings of a new run; an option that is None takes its default, which can depend on the data."""
+    given = _given(options)
+    given = {**DEFAULTS.get(given.get("data", TrainingConfig.data), {}), **given}
+    given.setdefault("compare", given.get("engine") != "torch")
+    given["device"] = resolve_device(given.get("device", "auto"))
+    return TrainingConfig(**given)
+
+
+def resumed_config(options: Mapping[str, Any], stored: Mapping[str, Any]) -> TrainingConfig:
+    """The settings of a run that goes on: those in its checkpoint.
+
+    An option may be repeated, but not changed: the result would be neither the old run nor a new one (the
+    learning rate's schedule, for one, spans all epochs). Raises `InputError` naming the option otherwise.
+    """
+    given = _given(options)
+    if "device" in given:
+        given["device"] = resolve_device(given["device"])
+    for name, value in given.items():
+        if value != stored[name] and name not in FREE_TO_CHANGE:
+            option = name.replace("_", "-")
+            raise InputError(
+                f"--{option} {value}: the run to resume was started with {stored[name]}; "
+                f"leave --{option} out, or start a new run with another --out"
+            )
+    resolve_device(stored["device"])
+    return TrainingConfig(**{**stored, **{name: given[name] for name in FREE_TO_CHANGE & given.keys()}})
+
+
+def resolve_device(device: str) -> str:
+    """ "cpu" or "cuda" for "auto", "cpu" or "cuda"; an `InputError` for "cuda" where torch has none."""
+    _check_choice("device", device, DEVICES)
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise InputError("--device cuda: torch finds no CUDA device here; use --device cpu")
+    return device
+
+
+def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    _check(value in choices, name, value, "one of " + ", ".join(choices))
+
+
+def _check(holds: bool, name: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise InputError(f"--{name} {value}: wanted {wanted}")

@@ -1,0 +1,76 @@
+"""Loading a data set by its name, and turning its images into batches for the network."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lenet_ext.training.dataset import Dataset
+
+DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10", "folder")
+
+
+def load_dataset(name: str, root: Path) -> Dataset:
+    """Read the data set `name` (one of `DATASETS`) from under `root`; "digits" needs no folder.
+
+    The readers are imported only when used, so each needs only its own packages.
+    """
+    if name == "digits":
+        from lenet_ext.training.digits import read_digits
+
+        return read_digits()
+    if name == "cifar10":
+        from lenet_ext.training.cifar10 import read_cifar10
+
+        return read_cifar10(root)
+    if name == "folder":
+        from lenet_ext.training.folder import read_folder
+
+        return read_folder(root)
+    from lenet_ext.training.idx import read_idx_dataset
+
+    return read_idx_dataset(name, root)
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Mean and standard deviation of each channel, in the units of the uint8 images (0 to 255)."""
+
+    mean: list[float]
+    std: list[float]
+
+    @classmethod
+    def of(cls, images: Tensor) -> Normalization:
+        """The statistics of `images` (N, C, H, W) uint8, in exact integers: the same on every machine."""
+        values = torch.arange(256)
+        mean, std = [], []
+        for channel in images.unbind(1):
+            histogram = torch.bincount(channel.flatten(), minlength=256)
+            count = channel.numel()
+            total = int((histogram * values).sum())
+            total_of_squares = int((histogram * values**2).sum())
+            variance = (count * total_of_squares - total**2) / count**2
+            mean.append(total / count)
+            std.append(variance**0.5 or 1.0)  # a constant channel stays constant
+        return cls(mean, std)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 to float32 with zero mean and unit deviation, the whole batch at once."""
+        mean, std = (
+            torch.tensor(values, device=images.device).view(-1, 1, 1) for values in (self.mean, self.std)
+        )
+        return images.to(torch.float32).sub_(mean).div_(std)
+
+
+def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
+    """The indices 0 ... `count` - 1 in an order that only `seed` and `epoch` decide, cut into batches.
+
+    Nothing carries over from epoch to epoch, so a resumed run needs no random state.
+    """
+    key = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little"))
+    return torch.randperm(count, generator=generator).split(batch_size)

@@ -1,0 +1,36 @@
+"""The one exception that the program turns into one line on stderr, and the check for optional packages."""
+
+from __future__ import annotations
+
+import importlib
+
+EXTRA_OF_MODULE = {
+    "typer": "cli",
+    "rich": "cli",
+    "safetensors": "cli",
+    "numpy": "data",
+    "PIL": "data",
+    "sklearn": "data",
+    "matplotlib": "plot",
+}
+
+
+class InputError(Exception):
+    """Something the user gave is wrong. The text names the file or option and what was wanted."""
+
+
+def require(*modules: str) -> None:
+    """Import these optional modules; an `InputError` says which extra to install for a missing one."""
+    for module in modules:
+        try:
+            importlib.import_module(module)
+        except ImportError as error:
+            extra = EXTRA_OF_MODULE[module]
+            raise InputError(
+                f"this command needs the package {module} ({error}): pip install 'lenet_ext[{extra}]'"
+            ) from error
+
+
+def os_error_text(error: OSError) -> str:
+    """What the operating system said, without the error number and the path."""
+    return error.strerror or str(error)

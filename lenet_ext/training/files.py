@@ -1,0 +1,62 @@
+"""Writing files so that a crash at any moment leaves the old file or the new one, never a part."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lenet_ext.training.errors import InputError, os_error_text
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` to a temporary file beside `path`, flush it to the disk and rename it over `path`.
+
+    The temporary name is fixed, so what a killed run leaves behind is written over by the next one (`locked`
+    keeps two runs apart). Raises `InputError` if the file cannot be written; `path` is then as it was.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _flush_folder(path.parent)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise InputError(f"{path}: cannot be written: {os_error_text(error)}") from error
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make the rename itself survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for this process alone; the lock vanishes with the process, however it ends."""
+    try:
+        import fcntl
+    except (
+        ImportError
+    ):  # no such locks on this platform: two runs into one folder are then the user's to avoid
+        yield
+        return
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be opened: {os_error_text(error)}") from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise InputError(f"{folder}: another run is writing into this folder") from error
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,173 @@
+"""The training loop: what happens to a network in one step, in one epoch, and in a whole run.
+
+Everything that varies is a pure function of the seed and of the step's number (the order of the images, the
+learning rate), so a run that is cut off between two epochs and goes on from saved weights and momenta is the
+same run.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from lenet_ext.training.config import TrainingConfig
+from lenet_ext.training.data import Normalization, shuffled_batches
+from lenet_ext.training.dataset import Dataset, Split
+from lenet_ext.training.errors import InputError
+
+WARM_UP_SHARE = 0.05  # of all steps; the first gradients of a fresh network are too steep for the full rate
+REPORT_EVERY = 20  # steps; reading the loss makes the CPU wait for a GPU
+EVALUATION_BATCH = 500
+
+EpochRecord = dict[str, Any]  # one line of metrics.jsonl
+
+
+class Learner:
+    """A network on its way: the model, its optimizer, and the step that improves it."""
+
+    def __init__(self, name: str, model: nn.Module, config: TrainingConfig) -> None:
+        self.name = name
+        self.model = model.to(config.device)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=config.lr, momentum=config.momentum)
+
+    def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> Tensor:
+        """One step of gradient descent on a batch of normalised images; returns the loss before it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad()
+        loss = cross_entropy(self.model(images), labels)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, normalize: Normalization) -> Tensor:
+        """The most likely class (N,) of each uint8 image."""
+        batches = images.split(EVALUATION_BATCH)
+        return torch.cat([self.model(normalize(batch)).argmax(dim=1) for batch in batches])
+
+
+class Observer(Protocol):
+    """Who wants to follow a run, e.g. a progress display."""
+
+    def run_started(self, run: Run) -> None: ...
+
+    def batch_done(
+        self, learner: str, epoch: int, step: int, loss: float, images_per_second: float
+    ) -> None: ...
+
+    def epoch_done(self, record: EpochRecord) -> None: ...
+
+
+@dataclass
+class Run:
+    """A run between two epochs: the learners, and one record for each epoch that is done."""
+
+    config: TrainingConfig
+    dataset: Dataset
+    normalize: Normalization
+    learners: Sequence[Learner]  # the one that is trained, and with --compare native torch's twin
+    history: list[EpochRecord]
+
+    @property
+    def epoch(self) -> int:
+        """How many epochs are done."""
+        return len(self.history)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return math.ceil(len(self.dataset.train) / self.config.batch_size)
+
+
+def learning_rate(step: int, total_steps: int, peak: float) -> float:
+    """A linear warm-up to `peak`, then half a cosine down to zero (Loshchilov and Hutter, "SGDR", 2017)."""
+    warm_up_steps = WARM_UP_SHARE * total_steps
+    if step < warm_up_steps:
+        return peak * (step + 1) / (warm_up_steps + 1)
+    progress = (step - warm_up_steps) / (total_steps - warm_up_steps)
+    return peak * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def fit(run: Run, save: Callable[[Run], None], observer: Observer) -> None:
+    """Train until `run.config.epochs` epochs are done, and call `save` after each.
+
+    The learners take turns epoch by epoch, each beginning every second one, so that a machine that slows down
+    slows both. Raises `InputError` when a loss is no longer finite; what was saved before stays.
+    """
+    train, test = (_to_device(split, run.config.device) for split in (run.dataset.train, run.dataset.test))
+    while run.epoch < run.config.epochs:
+        turns = run.learners if run.epoch % 2 == 0 else list(reversed(run.learners))
+        results = {learner.name: _one_epoch(run, learner, train, test, observer) for learner in turns}
+        trained, *twins = run.learners
+        record = {"epoch": run.epoch + 1, **results[trained.name]}
+        record.update({twin.name: results[twin.name] for twin in twins})
+        run.history.append(record)
+        save(run)
+        observer.epoch_done(record)
+
+
+def _one_epoch(run: Run, learner: Learner, train: Split, test: Split, observer: Observer) -> EpochRecord:
+    loss, seconds = train_one_epoch(run, learner, train, observer)
+    _check_weights(learner, run.epoch + 1)
+    correct = learner.predict(test.images, run.normalize) == test.labels
+    return {
+        "train_loss": loss,
+        "test_accuracy": int(correct.sum()) / len(test),
+        "images_per_second": len(train) / seconds,
+        "seconds": seconds,
+    }
+
+
+def train_one_epoch(run: Run, learner: Learner, train: Split, observer: Observer) -> tuple[float, float]:
+    """Show `learner` every training image once; returns the mean loss and the seconds it took."""
+    config = run.config
+    epoch = run.epoch + 1
+    total_steps = run.steps_per_epoch * config.epochs
+    step = run.steps_per_epoch * run.epoch
+    total_loss = torch.zeros((), dtype=torch.float64, device=config.device)
+    seen = 0
+    start = time.perf_counter()
+    for indices in shuffled_batches(len(train), config.batch_size, config.seed, epoch):
+        indices = indices.to(config.device)
+        images = run.normalize(train.images.index_select(0, indices))
+        labels = train.labels.index_select(0, indices)
+        loss = learner.step(images, labels, learning_rate(step, total_steps, config.lr))
+        total_loss += loss * len(labels)
+        seen += len(labels)
+        step += 1
+        if step % REPORT_EVERY == 0 or seen == len(train):
+            mean_loss = _finite(total_loss.item() / seen, learner, epoch, step)
+            observer.batch_done(learner.name, epoch, step, mean_loss, seen / (time.perf_counter() - start))
+    return mean_loss, time.perf_counter() - start
+
+
+def _finite(loss: float, learner: Learner, epoch: int, step: int) -> float:
+    """The loss, if training can go on: after one that is NaN or infinite every weight is NaN."""
+    if not math.isfinite(loss):
+        raise _diverged(f"the loss became {loss} by step {step}", learner, epoch)
+    return loss
+
+
+def _check_weights(learner: Learner, epoch: int) -> None:
+    """The epoch's last update comes after its last loss, so a loss can't vouch for it."""
+    for name, parameter in learner.model.named_parameters():
+        if not parameter.isfinite().all():
+            raise _diverged(f"{name} is no longer finite", learner, epoch)
+
+
+def _diverged(what: str, learner: Learner, epoch: int) -> InputError:
+    return InputError(
+        f"{what}, in epoch {epoch} (engine {learner.name}); the checkpoint of epoch {epoch - 1} is kept; "
+        "use a smaller --lr, with another --out"
+    )
+
+
+def _to_device(split: Split, device: str) -> Split:
+    return Split(split.images.to(device), split.labels.to(device))

@@ -1,0 +1,135 @@
+"""The pictures of a run, as PNG bytes."""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+from torch import Tensor
+
+from lenet_ext.training.loop import EpochRecord
+
+LABEL = {"layers": "lenet_ext", "torch": "native torch"}
+STYLE: dict[str, dict[str, Any]] = {
+    # The two curves often lie on each other: the wide pale one stays visible under the thin one.
+    "layers": {
+        "color": "#1f5fa8",
+        "linewidth": 1.8,
+        "marker": "o",
+        "markersize": 4,
+        "zorder": 3,
+        "clip_on": False,
+    },
+    "torch": {
+        "color": "#f2a154",
+        "linewidth": 5,
+        "alpha": 0.75,
+        "solid_capstyle": "round",
+        "zorder": 2,
+        "clip_on": False,
+    },
+}
+INK, GRID = "#333333", "#dddddd"
+DPI = 150
+MAX_CLASSES_WITH_TEXT = 25
+
+
+def curves(history: Sequence[EpochRecord], engines: Sequence[str]) -> bytes:
+    """Training loss and test accuracy over the epochs; `engines[0]` is the trained one, others its twins."""
+    figure = Figure(figsize=(10, 4), layout="constrained")
+    loss_axes, accuracy_axes = figure.subplots(1, 2)
+    epochs = [record["epoch"] for record in history]
+    for engine in engines:
+        records = history if engine == engines[0] else [record[engine] for record in history]
+        for axes, key in ((loss_axes, "train_loss"), (accuracy_axes, "test_accuracy")):
+            axes.plot(epochs, [record[key] for record in records], label=LABEL[engine], **STYLE[engine])
+    for axes, title in ((loss_axes, "Training loss (cross-entropy)"), (accuracy_axes, "Test accuracy")):
+        axes.set_title(title, loc="left", color=INK, fontsize=12)
+        axes.set_xlabel("epoch", color=INK)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        axes.grid(color=GRID, linewidth=0.8)
+        _remove_frame(axes)
+    loss_axes.set_ylim(bottom=0)
+    accuracy_axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
+    if len(engines) > 1:
+        accuracy_axes.legend(frameon=False, loc="lower right")
+    return _png(figure)
+
+
+def filters(weight: Tensor) -> bytes:
+    """The kernels of a first layer, `weight` (out_channels, in_channels, height, width), as small images.
+
+    Kernels over three channels are shown in colour, each stretched to its own range; others, averaged over
+    their channels, from blue (negative) to red (positive) on one common scale.
+    """
+    columns = min(len(weight), 8)
+    rows = math.ceil(len(weight) / columns)
+    figure = Figure(figsize=(1.5 * columns + 0.3, 1.75 * rows + 0.45), layout="constrained")
+    figure.suptitle("First layer's kernels", x=0.02, ha="left", color=INK, fontsize=12)
+    grid = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    limit = float(weight.mean(dim=1).abs().max()) or 1.0
+    for number, (axes, kernel) in enumerate(zip(grid, weight, strict=False), start=1):
+        axes.set_title(str(number), fontsize=9, color=INK)
+        if len(kernel) == 3:
+            low, high = kernel.min(), kernel.max()
+            axes.imshow(((kernel - low) / (high - low).clamp(min=1e-12)).permute(1, 2, 0).numpy())
+        else:
+            axes.imshow(kernel.mean(dim=0).numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
+    return _png(figure)
+
+
+def confusion(counts: Tensor, class_names: Sequence[str]) -> bytes:
+    """The confusion matrix `counts[true, predicted]` (classes, classes) int64, shaded by its rows' shares."""
+    classes = len(class_names)
+    shares = counts / counts.sum(dim=1, keepdim=True).clamp(min=1)
+    side = min(max(4.5, 0.62 * classes + 1.8), 20)
+    figure = Figure(figsize=(side + 0.6, side), layout="constrained")
+    axes = figure.subplots()
+    picture = axes.imshow(shares.numpy(), cmap="Blues", vmin=0, vmax=1)
+    accuracy = int(counts.diagonal().sum()) / max(int(counts.sum()), 1)
+    axes.set_title(
+        f"Test images: {accuracy:.1%} of {int(counts.sum()):,} right", loc="left", color=INK, fontsize=12
+    )
+    axes.set_xlabel("predicted", color=INK)
+    axes.set_ylabel("true", color=INK)
+    if classes <= MAX_CLASSES_WITH_TEXT:
+        rotation = 45 if max(map(len, class_names)) > 3 else 0
+        axes.set_xticks(range(classes), class_names, rotation=rotation, ha="right" if rotation else "center")
+        axes.set_yticks(range(classes), class_names)
+        _write_counts(axes, counts, shares)
+    axes.tick_params(length=0)
+    _remove_frame(axes)
+    bar = figure.colorbar(picture, ax=axes, fraction=0.045, format=PercentFormatter(xmax=1))
+    bar.outline.set_visible(False)
+    bar.set_label("share of the true class", color=INK)
+    return _png(figure)
+
+
+def _write_counts(axes: Axes, counts: Tensor, shares: Tensor) -> None:
+    for row, column in torch.nonzero(counts).tolist():
+        colour = "white" if shares[row, column] > 0.5 else INK
+        axes.text(
+            column, row, f"{int(counts[row, column])}", ha="center", va="center", color=colour, fontsize=9
+        )
+
+
+def _remove_frame(axes: Axes) -> None:
+    axes.tick_params(colors=INK)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def _png(figure: Figure) -> bytes:
+    FigureCanvasAgg(figure)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")
+    return buffer.getvalue()

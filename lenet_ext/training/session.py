@@ -1,0 +1,151 @@
+"""One call of `lenet-ext train`: refuse, start or resume; train; leave the files behind."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lenet_ext.training import plots
+from lenet_ext.training.checkpoint import (
+    Checkpoint,
+    load_checkpoint,
+    restore_learners,
+    save_checkpoint,
+)
+from lenet_ext.training.config import TrainingConfig, new_config, resumed_config
+from lenet_ext.training.data import Normalization, load_dataset
+from lenet_ext.training.dataset import Dataset
+from lenet_ext.training.errors import InputError, os_error_text
+from lenet_ext.training.files import locked, write_atomically
+from lenet_ext.training.loop import Learner, Observer, Run, fit
+from lenet_ext.training.network import build_network, network_of
+
+CHECKPOINT = "checkpoint.safetensors"
+METRICS = "metrics.jsonl"
+CONFIG = "config.json"
+PICTURES = ("curves.png", "filters.png", "confusion.png")
+
+
+def train_in_folder(out: Path, options: Mapping[str, Any], resume: bool, observer: Observer) -> Run:
+    """Train as `options` say (fields of `TrainingConfig`; None means the default) and write into `out`.
+
+    With `resume`, the run in `out` goes on from its checkpoint and ends with bitwise the weights of an
+    uninterrupted run. Raises `InputError` for anything wrong with options, data or files; what
+    is in `out` is then intact.
+    """
+    checkpoint_path = out / CHECKPOINT
+    _refuse_to_overwrite(out, resume)
+    checkpoint = load_checkpoint(checkpoint_path) if resume and checkpoint_path.exists() else None
+    config = resumed_config(options, checkpoint.metadata.config) if checkpoint else new_config(options)
+    dataset = load_dataset(config.data, Path(config.root))
+    data_sha256 = dataset.fingerprint()
+    run = _new_run(config, dataset)
+    if checkpoint:
+        _restore(run, checkpoint, data_sha256)
+
+    with ExitStack() as stack:
+        _make_folder(out)
+        stack.enter_context(locked(out))
+        _refuse_to_overwrite(out, resume)  # again: another run may have come and gone while the data was read
+
+        def save(run: Run) -> None:
+            # The checkpoint comes first: the other files are made from what it holds.
+            save_checkpoint(checkpoint_path, run, data_sha256)
+            write_atomically(out / METRICS, _metrics_text(run).encode())
+
+        save(run)
+        write_atomically(out / CONFIG, _config_text(run).encode())
+        observer.run_started(run)
+        fit(run, save, observer)
+        _write_pictures(out, run)
+    return run
+
+
+def _new_run(config: TrainingConfig, dataset: Dataset) -> Run:
+    """Fresh learners that start from the same weights, which only the seed decides."""
+    network = network_of(dataset)
+    engines = [config.engine, "torch"] if config.compare else [config.engine]
+    learners = []
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        weights = build_network(network, "torch").state_dict()
+    for engine in engines:
+        model = build_network(network, engine)
+        model.load_state_dict(weights)
+        learners.append(Learner(engine, model, config))
+    return Run(config, dataset, Normalization.of(dataset.train.images), learners, history=[])
+
+
+def _restore(run: Run, checkpoint: Checkpoint, data_sha256: str) -> None:
+    if checkpoint.metadata.data_sha256 != data_sha256:
+        raise InputError(
+            f"{checkpoint.path}: the run to resume was trained on other data than {run.config.data} in "
+            f"{run.config.root} holds now"
+        )
+    restore_learners(checkpoint, run.learners)
+    run.history.extend(checkpoint.metadata.history)
+
+
+def _refuse_to_overwrite(out: Path, resume: bool) -> None:
+    if (out / CHECKPOINT).exists():
+        if not resume:
+            raise InputError(f"{out / CHECKPOINT}: exists already; use --resume to go on, or another --out")
+        return
+    for name in (
+        CONFIG,
+        METRICS,
+        *PICTURES,
+    ):  # someone else's: a run's first file is its checkpoint
+        if (out / name).exists():
+            raise InputError(f"{out / name}: exists already, without a checkpoint; use another --out")
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be made a folder: {os_error_text(error)}") from error
+    if not os.access(out, os.W_OK):
+        raise InputError(f"{out}: cannot be written into")
+
+
+def _metrics_text(run: Run) -> str:
+    return "".join(json.dumps(record) + "\n" for record in run.history)
+
+
+def _config_text(run: Run) -> str:
+    content = {
+        **asdict(run.config),
+        "network": network_of(run.dataset),
+        "class_names": run.dataset.class_names,
+        "mean": run.normalize.mean,
+        "std": run.normalize.std,
+        "torch": torch.__version__,
+    }
+    return json.dumps(content, indent=2) + "\n"
+
+
+def _write_pictures(out: Path, run: Run) -> None:
+    trained = run.learners[0]
+    write_atomically(
+        out / "curves.png", plots.curves(run.history, [learner.name for learner in run.learners])
+    )
+    first_weight = next(iter(trained.model.parameters())).detach().cpu()
+    write_atomically(out / "filters.png", plots.filters(first_weight))
+    write_atomically(out / "confusion.png", plots.confusion(confusion_matrix(run), run.dataset.class_names))
+
+
+def confusion_matrix(run: Run) -> Tensor:
+    """(classes, classes) int64: how many test images of class (row) were taken for class (column)."""
+    classes = len(run.dataset.class_names)
+    test = run.dataset.test
+    predictions = run.learners[0].predict(test.images.to(run.config.device), run.normalize).cpu()
+    return torch.bincount(test.labels * classes + predictions, minlength=classes**2).view(classes, classes)

@@ -123,4 +123,71 @@ inline Conv2dShape conv2d_shape(const char* op, const std::vector<int64_t>& inpu
   return s;
 }
 
+struct MaxPool2dParameters {
+  std::vector<int64_t> kernel_size, stride, padding, dilation;
+};
+
+struct MaxPool2dShape {
+  int64_t batch, channels, height, width;
+  int64_t out_height, out_width;
+  int64_t kernel_height, kernel_width;
+  int64_t stride_h, stride_w;
+  int64_t pad_h, pad_w;
+  int64_t dilation_h, dilation_w;
+
+  int64_t planes() const { return batch * channels; }
+  // Positions within a window are stored as uint8_t, else as int32_t.
+  bool byte_taps() const { return kernel_height * kernel_width <= 256; }
+};
+
+// As in ATen: with ceil_mode a window may hang over the end, but not begin in the padding there.
+inline int64_t max_pool_output_size(int64_t size, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation,
+                                    bool ceil_mode) {
+  const int64_t room = size + 2 * pad - dilation * (kernel - 1) - 1 + (ceil_mode ? stride - 1 : 0);
+  if (room < 0) return 0;
+  const int64_t windows = room / stride + 1;
+  return ceil_mode && (windows - 1) * stride >= size + pad ? windows - 1 : windows;
+}
+
+// input_sizes (N, C, H, W); padding on both sides.
+inline MaxPool2dShape max_pool2d_shape(const char* op, const std::vector<int64_t>& input_sizes,
+                                       const MaxPool2dParameters& p, bool ceil_mode) {
+  constexpr int64_t kLargestWindow = int64_t{1} << 24;  // its positions are exact in float32
+  check_4d(op, "input", input_sizes);
+  check_parameter(op, "kernel_size", p.kernel_size, 2, 1);
+  check_parameter(op, "stride", p.stride, 2, 1);
+  check_parameter(op, "padding", p.padding, 2, 0);
+  check_parameter(op, "dilation", p.dilation, 2, 1);
+  element_count(op, input_sizes);
+  for (int axis = 1; axis < 4; ++axis) {
+    if (input_sizes[axis] == 0) fail(op, ": only the batch may be empty, got input ", to_string(input_sizes));
+  }
+  if (p.kernel_size[0] * p.kernel_size[1] > kLargestWindow) {
+    fail(op, ": kernel_size ", to_string(p.kernel_size), " has more than ", kLargestWindow, " positions");
+  }
+  int64_t out[2];
+  for (int axis = 0; axis < 2; ++axis) {
+    const int64_t kernel = p.kernel_size[axis], pad = p.padding[axis], dilation = p.dilation[axis];
+    if (pad > kernel / 2) {
+      fail(op, ": padding must be at most half of kernel_size, got padding=", to_string(p.padding),
+           ", kernel_size=", to_string(p.kernel_size), ", dilation=", to_string(p.dilation));
+    }
+    const int64_t size = input_sizes[2 + axis];
+    out[axis] = max_pool_output_size(size, kernel, p.stride[axis], pad, dilation, ceil_mode);
+    if (out[axis] < 1) {
+      fail(op, ": padded input ", axis == 0 ? "height" : "width", " ", size + 2 * pad,
+           " is smaller than the dilated kernel's ", dilation * (kernel - 1) + 1);
+    }
+  }
+  element_count(op, {input_sizes[0], input_sizes[1], out[0], out[1]});
+  MaxPool2dShape s{};
+  s.batch = input_sizes[0], s.channels = input_sizes[1], s.height = input_sizes[2], s.width = input_sizes[3];
+  s.out_height = out[0], s.out_width = out[1];
+  s.kernel_height = p.kernel_size[0], s.kernel_width = p.kernel_size[1];
+  s.stride_h = p.stride[0], s.stride_w = p.stride[1];
+  s.pad_h = p.padding[0], s.pad_w = p.padding[1];
+  s.dilation_h = p.dilation[0], s.dilation_w = p.dilation[1];
+  return s;
+}
+
 }  // namespace lenet_ext

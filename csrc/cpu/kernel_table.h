@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/kernels.h"
+#include "cpu/max_pool2d_grad.h"
 #include "cpu/relu.h"
 
 namespace lenet_ext::cpu {
@@ -10,6 +11,15 @@ template <template <class> class Simd, class Stored>
 constexpr TypedKernels make_typed_kernels() {
   using S = Simd<ComputeType<Stored>>;
   return {
+      .max_pool2d =
+          [](const MaxPool2dShape& shape, Format format, const void* input, void* output, void* taps) {
+            max_pool2d<S>(shape, format, (const Stored*)input, (Stored*)output, taps);
+          },
+      .max_pool2d_input_grad =
+          [](const MaxPool2dShape& shape, Format format, const void* grad_output, const void* taps,
+             void* grad_input) {
+            max_pool2d_input_grad<S>(shape, format, (const Stored*)grad_output, taps, (Stored*)grad_input);
+          },
       .relu = [](int64_t count, const void* input,
                  void* output) { relu<S>(count, (const Stored*)input, (Stored*)output); },
       .relu_grad =

@@ -8,6 +8,10 @@
 namespace lenet_ext::cpu {
 
 struct TypedKernels {
+  // taps: uint8_t or int32_t (MaxPool2dShape::byte_taps); null if they are not wanted.
+  void (*max_pool2d)(const MaxPool2dShape& shape, Format format, const void* input, void* output, void* taps);
+  void (*max_pool2d_input_grad)(const MaxPool2dShape& shape, Format format, const void* grad_output,
+                                const void* taps, void* grad_input);
   void (*relu)(int64_t count, const void* input, void* output);
   void (*relu_grad)(int64_t count, const void* grad_output, const void* output, void* grad_input);
 };

@@ -1,0 +1,73 @@
+// The geometry of pooling windows, and the storage of taps (positions kh * kernel_width + kw within a
+// window).
+#pragma once
+
+#include <algorithm>
+#include <cstdint>
+#include <type_traits>
+
+#include "cpu/dtype.h"
+#include "shapes.h"
+
+namespace lenet_ext::cpu {
+
+struct Span {
+  int64_t begin, end;
+};
+
+// The taps of a window that begins at `start` (negative in the padding) that lie in [0, size).
+inline Span taps_inside(int64_t start, int64_t kernel, int64_t dilation, int64_t size) {
+  const int64_t begin = start < 0 ? (dilation - 1 - start) / dilation : 0;
+  const int64_t end = start < size ? std::min(kernel, (size - 1 - start) / dilation + 1) : 0;
+  return {begin, std::max(begin, end)};
+}
+
+// The output positions along one axis whose windows have all taps in [0, size).
+inline Span interior_windows(int64_t size, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation,
+                             int64_t out_size) {
+  const int64_t last_start = size - 1 - (kernel - 1) * dilation;
+  const int64_t end = last_start + pad < 0 ? 0 : std::min(out_size, (last_start + pad) / stride + 1);
+  return {std::min((pad + stride - 1) / stride, end), end};
+}
+
+// About the cycles of one output row (of one channel or vector of channels) with `lanes` windows side by
+// side.
+inline int64_t window_cost(const MaxPool2dShape& s, int lanes) {
+  const int64_t taps = std::min(s.kernel_height, s.height) * std::min(s.kernel_width, s.width);
+  return 20 + (s.out_width + lanes - 1) / lanes * (5 + 2 * taps);
+}
+
+// body(uint8_t*) or body(int32_t*): the storage of taps for this window size, read-only or not as `taps` is.
+template <class Void, class Body>
+void with_tap_type(const MaxPool2dShape& s, Void* taps, const Body& body) {
+  if (s.byte_taps()) {
+    body(static_cast<std::conditional_t<std::is_const_v<Void>, const uint8_t*, uint8_t*>>(taps));
+  } else {
+    body(static_cast<std::conditional_t<std::is_const_v<Void>, const int32_t*, int32_t*>>(taps));
+  }
+}
+
+// The first n taps of a vector. A window has at most 2^24 positions (shapes.h), which float32 holds exactly.
+template <class S>
+void store_taps(uint8_t* p, typename S::Vector taps, int n) {
+  S::store_bytes(p, taps, n);
+}
+template <class S>
+void store_taps(int32_t* p, typename S::Vector taps, int n) {
+  typename S::Scalar buffer[S::width];
+  S::store(buffer, taps);
+  for (int i = 0; i < n; ++i) p[i] = static_cast<int32_t>(buffer[i]);
+}
+
+template <class S>
+typename S::Vector load_taps(const uint8_t* p, int n) {
+  return S::load_bytes(p, n);
+}
+template <class S>
+typename S::Vector load_taps(const int32_t* p, int n) {
+  typename S::Scalar buffer[S::width] = {};
+  for (int i = 0; i < n; ++i) buffer[i] = static_cast<typename S::Scalar>(p[i]);
+  return S::load(buffer);
+}
+
+}  // namespace lenet_ext::cpu

@@ -1,0 +1,111 @@
+#include <torch/csrc/stable/library.h>
+
+#include "cpu/isa.h"
+#include "cpu/max_pool2d_indices.h"
+#include "ops/tensor.h"
+
+namespace lenet_ext {
+namespace {
+
+using Sizes = std::vector<int64_t>;
+
+Tensor empty_taps(const MaxPool2dShape& s, const Tensor& like, Format format) {
+  return torch::stable::empty(Sizes{s.batch, s.channels, s.out_height, s.out_width},
+                              s.byte_taps() ? ScalarType::Byte : ScalarType::Int, std::nullopt, like.device(),
+                              std::nullopt, memory_format(format));
+}
+
+// (output, argmax): argmax is the tap of each maximum, or empty if not asked for.
+std::tuple<Tensor, Tensor> max_pool2d(const Tensor& input, Sizes kernel_size, Sizes stride, Sizes padding,
+                                      Sizes dilation, bool ceil_mode, bool return_argmax) {
+  const char* op = "max_pool2d";
+  const DType dtype = dtype_of(op, "input", input);
+  const MaxPool2dShape s =
+      max_pool2d_shape(op, sizes_of(input), {kernel_size, stride, padding, dilation}, ceil_mode);
+  const Format format = format_of(input);
+  const Tensor x = dense(input, format);
+  Tensor output = empty({s.batch, s.channels, s.out_height, s.out_width}, x, format);
+  Tensor argmax = return_argmax ? empty_taps(s, x, format)
+                                : torch::stable::empty(Sizes{0}, ScalarType::Byte, std::nullopt, x.device());
+  cpu::kernels()[dtype].max_pool2d(s, format, x.const_data_ptr(), output.mutable_data_ptr(),
+                                   return_argmax ? argmax.mutable_data_ptr() : nullptr);
+  return {output, argmax};
+}
+
+// The shape that belongs to the pooled sizes (N, C, OH, OW): of one or the other ceil_mode.
+MaxPool2dShape shape_of_pooled(const char* op, const char* name, const Sizes& pooled, const Sizes& input_size,
+                               const MaxPool2dParameters& p) {
+  check_4d(op, name, pooled);
+  if (input_size.size() != 2) fail(op, ": input_size must be (H, W), got ", to_string(input_size));
+  const Sizes input_sizes = {pooled[0], pooled[1], input_size[0], input_size[1]};
+  // ceil_mode never has fewer windows, so it tells first whether the arguments are sound.
+  const MaxPool2dShape ceiled = max_pool2d_shape(op, input_sizes, p, true);
+  if (ceiled.out_height == pooled[2] && ceiled.out_width == pooled[3]) return ceiled;
+  const MaxPool2dShape s = max_pool2d_shape(op, input_sizes, p, false);
+  if (s.out_height != pooled[2] || s.out_width != pooled[3]) {
+    fail(op, ": ", name, " must have the sizes ", to_string({s.batch, s.channels, s.out_height, s.out_width}),
+         " for input_size=", to_string(input_size), ", got ", to_string(pooled));
+  }
+  return s;
+}
+
+void check_argmax(const char* op, const MaxPool2dShape& s, const Tensor& argmax) {
+  const ScalarType wanted = s.byte_taps() ? ScalarType::Byte : ScalarType::Int;
+  if (argmax.scalar_type() != wanted) {
+    fail(op, ": argmax must be ", torch::headeronly::toString(wanted), " for a kernel of ", s.kernel_height,
+         " x ", s.kernel_width, ", got ", torch::headeronly::toString(argmax.scalar_type()));
+  }
+}
+
+Tensor max_pool2d_indices(const Tensor& argmax, Sizes input_size, Sizes kernel_size, Sizes stride,
+                          Sizes padding, Sizes dilation) {
+  const char* op = "max_pool2d_indices";
+  const MaxPool2dShape s =
+      shape_of_pooled(op, "argmax", sizes_of(argmax), input_size, {kernel_size, stride, padding, dilation});
+  check_argmax(op, s, argmax);
+  const Format format = format_of(argmax);
+  const Tensor taps = dense(argmax, format);
+  Tensor indices = torch::stable::empty(sizes_of(taps), ScalarType::Long, std::nullopt, taps.device(),
+                                        std::nullopt, memory_format(format));
+  cpu::max_pool2d_indices(s, format, taps.const_data_ptr(),
+                          static_cast<int64_t*>(indices.mutable_data_ptr()));
+  return indices;
+}
+
+Tensor max_pool2d_input_grad(const Tensor& grad_output, const Tensor& argmax, Sizes input_size,
+                             Sizes kernel_size, Sizes stride, Sizes padding, Sizes dilation) {
+  const char* op = "max_pool2d_input_grad";
+  const DType dtype = dtype_of(op, "grad_output", grad_output);
+  const MaxPool2dShape s = shape_of_pooled(op, "grad_output", sizes_of(grad_output), input_size,
+                                           {kernel_size, stride, padding, dilation});
+  check_argmax(op, s, argmax);
+  check_sizes(op, "argmax", argmax, sizes_of(grad_output));
+  const Format format = format_of(grad_output);
+  const Tensor gy = dense(grad_output, format), taps = dense(argmax, format);
+  Tensor grad_input = empty({s.batch, s.channels, s.height, s.width}, gy, format);
+  cpu::kernels()[dtype].max_pool2d_input_grad(s, format, gy.const_data_ptr(), taps.const_data_ptr(),
+                                              grad_input.mutable_data_ptr());
+  return grad_input;
+}
+
+}  // namespace
+}  // namespace lenet_ext
+
+STABLE_TORCH_LIBRARY_FRAGMENT(lenet_ext, m) {
+  m.def(
+      "max_pool2d(Tensor input, SymInt[2] kernel_size, SymInt[2] stride, SymInt[2] padding, SymInt[2] "
+      "dilation, "
+      "bool ceil_mode, bool return_argmax) -> (Tensor, Tensor)");
+  m.def(
+      "max_pool2d_indices(Tensor argmax, SymInt[2] input_size, SymInt[2] kernel_size, SymInt[2] stride, "
+      "SymInt[2] padding, SymInt[2] dilation) -> Tensor");
+  m.def(
+      "max_pool2d_input_grad(Tensor grad_output, Tensor argmax, SymInt[2] input_size, SymInt[2] kernel_size, "
+      "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CPU, m) {
+  m.impl("max_pool2d", TORCH_BOX(&lenet_ext::max_pool2d));
+  m.impl("max_pool2d_indices", TORCH_BOX(&lenet_ext::max_pool2d_indices));
+  m.impl("max_pool2d_input_grad", TORCH_BOX(&lenet_ext::max_pool2d_input_grad));
+}

@@ -28,6 +28,7 @@ CLASS_NAMES = {
     ],
 }
 UINT8_CODE = 8
+CHUNK_BYTES = 1 << 20
 
 
 def read_idx_dataset(name: str, root: Path) -> Dataset:
@@ -62,20 +63,18 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
         with _open(path) as file:
             shape = _read_shape(file, path, dimensions)
             expected = math.prod(shape)
-            values = file.read(expected)
-            # Reading one byte further also makes gzip verify its checksum.
-            excess = file.read(1)
+            values = _read_up_to(file, expected + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path}: truncated or corrupt gzip file: {error}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {os_error_text(error)}") from error
     if len(values) < expected:
         raise InputError(f"{path}: truncated: {len(values)} bytes of values, the header promises {expected}")
-    if excess:
+    if len(values) > expected:
         raise InputError(f"{path}: more than the {expected} bytes of values that the header promises")
     if expected == 0:
         return torch.empty(shape, dtype=torch.uint8)
-    return torch.frombuffer(bytearray(values), dtype=torch.uint8).reshape(shape)
+    return torch.frombuffer(values, dtype=torch.uint8).reshape(shape)
 
 
 def _read_shape(file: BinaryIO, path: Path, dimensions: int) -> tuple[int, ...]:
@@ -87,6 +86,17 @@ def _read_shape(file: BinaryIO, path: Path, dimensions: int) -> tuple[int, ...]:
     if len(header) < 4 * dimensions:
         raise InputError(f"{path}: truncated within the header")
     return struct.unpack(f">{dimensions}I", header)
+
+
+def _read_up_to(file: BinaryIO, limit: int) -> bytearray:
+    """At least `limit` bytes, or all there are: a damaged header may promise more than fits in memory.
+
+    Reading on to the end of the file also makes gzip verify its checksum.
+    """
+    values = bytearray()
+    while len(values) < limit and (chunk := file.read(CHUNK_BYTES)):
+        values += chunk
+    return values
 
 
 def _open(path: Path) -> BinaryIO:

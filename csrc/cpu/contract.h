@@ -1,6 +1,6 @@
 // The microkernel behind conv2d and linear: a tile of `rows` x `vectors` accumulators in registers,
 //
-//   c[r][lane] = init + sum over k of  a[k.a + r * a_stride] * b[k.b + lane],     lane < vectors * width,
+//   c[r][lane] = init[r][lane] + sum over k of  a[k.a + r * a_stride] * b[k.b + lane],     lane < vectors * width,
 //
 // `a` is broadcast, `b` is loaded as vectors. Where the factors of step k lie is looked up in a table of offsets, so that
 // one kernel serves every convolution (any kernel size, stride, dilation, layout: only the table differs) as well as
@@ -9,7 +9,9 @@
 // Registers: rows * vectors accumulators, `vectors` for b, one for the broadcast of a.
 #pragma once
 
+#include <algorithm>
 #include <array>
+#include <cstdint>
 
 #include "cpu/unroll.h"
 
@@ -19,13 +21,6 @@ struct Step {
   int32_t a, b;  // offsets in elements
 };
 
-enum class Init {
-  kZero,
-  kLaneBias,    // bias[lane]
-  kRowBias,     // bias[r]
-  kAccumulate,  // what c holds
-};
-
 template <class T>
 struct Contraction {
   const T* a;
@@ -33,18 +28,20 @@ struct Contraction {
   const T* b;
   const Step* steps;
   int64_t step_count;
-  Init init;
-  const T* bias;
+  const T* init;         // one value per row, or lanes like c's
+  bool init_is_per_row;
+  int64_t init_stride;   // from row to row: 0 for a bias per lane
   T* c;
-  int64_t c_stride;  // from row to row
+  int64_t c_stride;      // from row to row
   int last_lanes;    // of the last vector, only so many are loaded and stored
 };
 
 inline constexpr int kMaxVectors = 4;
 
+// More than 16 rows would save few loads.
 template <class S>
 constexpr int max_rows(int vectors) {
-  return (S::registers - 1 - vectors) / vectors;
+  return std::min((S::registers - 1 - vectors) / vectors, 16);
 }
 
 template <class S, int Rows, int Vectors, bool UnitStride, bool Partial>
@@ -63,20 +60,8 @@ void contract_tile(const Contraction<typename S::Scalar>& t) {
   V acc[Rows][Vectors];
   unroll<Rows>([&](auto r) {
     unroll<Vectors>([&](auto v) {
-      switch (t.init) {
-        case Init::kZero:
-          acc[r][v] = S::zero();
-          break;
-        case Init::kLaneBias:
-          acc[r][v] = load(t.bias, v);
-          break;
-        case Init::kRowBias:
-          acc[r][v] = S::broadcast(t.bias[r]);
-          break;
-        case Init::kAccumulate:
-          acc[r][v] = load(t.c + r * t.c_stride, v);
-          break;
-      }
+      const T* init = t.init + r * t.init_stride;
+      acc[r][v] = t.init_is_per_row ? S::broadcast(*init) : load(init, v);
     });
   });
 
@@ -93,13 +78,16 @@ void contract_tile(const Contraction<typename S::Scalar>& t) {
     });
   }
 
+  T* c = t.c;
+  const int64_t c_stride = t.c_stride;
+  const int last_lanes = t.last_lanes;
   unroll<Rows>([&](auto r) {
+    T* row = c + r * c_stride;
     unroll<Vectors>([&](auto v) {
-      T* c = t.c + r * t.c_stride + v * width;
       if constexpr (Partial && v == Vectors - 1) {
-        S::store_partial(c, acc[r][v], t.last_lanes);
+        S::store_partial(row + v * width, acc[r][v], last_lanes);
       } else {
-        S::store(c, acc[r][v]);
+        S::store(row + v * width, acc[r][v]);
       }
     });
   });
@@ -143,7 +131,7 @@ class ContractTiles {
       rows -= tile_rows;
       t.a += tile_rows * t.a_stride;
       t.c += tile_rows * t.c_stride;
-      if (t.init == Init::kRowBias) t.bias += tile_rows;
+      t.init += tile_rows * t.init_stride;
     }
   }
 };

@@ -8,8 +8,10 @@
 // Registers: rows * columns accumulators, `rows` for a, one for b.
 #pragma once
 
+#include <algorithm>
 #include <array>
 
+#include "cpu/contract.h"
 #include "cpu/unroll.h"
 
 namespace lenet_ext::cpu {
@@ -29,7 +31,7 @@ struct DotProducts {
 
 template <class S>
 constexpr int max_columns(int rows) {
-  return (S::registers - 1 - rows) / rows;
+  return std::min((S::registers - 1 - rows) / rows, 12);
 }
 
 template <class S, int Rows, int Columns>
@@ -73,7 +75,7 @@ void dot_tile(const DotProducts<typename S::Scalar>& t) {
   });
 }
 
-// Tiles of `rows` (1, 2, 3, 4 or 6) x up to max_columns<S>(rows).
+// Tiles of up to max_rows() rows x max_columns<S>(rows).
 template <class S>
 class DotTiles {
   using T = typename S::Scalar;
@@ -103,5 +105,23 @@ class DotTiles {
     return rows;
   }
 };
+
+// The cost of a vector of every dot product of `rows` x `columns`, in tiles of `tile_rows`.
+template <class S>
+double tiled_dot_cost(int64_t rows, int64_t columns, int tile_rows) {
+  const int64_t most = max_columns<S>(tile_rows);
+  const int64_t tiles = (rows + tile_rows - 1) / tile_rows * ((columns + most - 1) / most);
+  return static_cast<double>(tiles) * step_cost(tile_rows, std::min(columns, most));
+}
+
+// The number of rows per tile with the least cost.
+template <class S>
+int best_dot_rows(int64_t rows, int64_t columns) {
+  int best = 1;
+  for (int r = 2; r <= DotTiles<S>::max_rows() && r <= rows; ++r) {
+    if (tiled_dot_cost<S>(rows, columns, r) < tiled_dot_cost<S>(rows, columns, best)) best = r;
+  }
+  return best;
+}
 
 }  // namespace lenet_ext::cpu

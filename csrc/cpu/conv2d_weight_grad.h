@@ -1,0 +1,262 @@
+// conv2d's weight and bias gradient:
+//
+//   grad_weight[o, c, ky, kx] = sum over n, y, x of  grad_output[n, o, y, x] * input[n, c, y * sh + ky * dh - pad, ...]
+//
+// The batch is cut into a number of chunks that depends on the sizes only; each sums its images in order into an accumulator
+// of its own, and these are added in order: the result is the same for every number of threads. One of two
+// register layouts, chosen by estimated cost:
+//
+//   lanes = channels   input window channels-last, so that the taps (kx, c) of a pixel are one contiguous run; grad_output
+//                      as [pixel][output channel]; contract microkernel with pixels as steps, taps as rows.
+//   lanes = pixels     both as padded planes; dot microkernel along the rows of pixels: for few channels, depthwise.
+#pragma once
+
+#include "cpu/contract.h"
+#include "cpu/dot.h"
+#include "cpu/image.h"
+#include "cpu/parallel.h"
+#include "cpu/scratch.h"
+
+namespace lenet_ext::cpu {
+
+template <class S, class Stored>
+class WeightGradient {
+  using T = typename S::Scalar;
+  static constexpr int kWidth = S::width;
+
+ public:
+  WeightGradient(const Conv2dShape& shape, Format format, const Stored* grad_output, const Stored* input)
+      : s_(shape), format_(format), grad_output_(grad_output), input_(input) {
+    choose();
+  }
+
+  // grad_bias may be null.
+  void run(Stored* grad_weight, Stored* grad_bias) {
+    const int64_t outs = s_.out_channels;
+    Scratch<T> sums(chunks_ * chunk_size_);
+    parallel_for(chunks_ * s_.groups, static_cast<int64_t>(chunk_cost_), [&](int64_t begin, int64_t end) {
+      Scratch<T> window(window_size_ + kMaxVectors * kWidth), grads(grads_size_ + kMaxVectors * kWidth);
+      for (int64_t i = begin; i < end; ++i) {
+        const int64_t chunk = i / s_.groups, group = i % s_.groups;
+        T* const chunk_sums = sums.data() + chunk * chunk_size_;
+        T* const weight_sums = chunk_sums + group * group_size_;
+        T* const bias_sums = chunk_sums + s_.groups * group_size_ + group * bias_size_;
+        std::fill_n(weight_sums, group_size_, T(0));
+        std::fill_n(bias_sums, bias_size_, T(0));
+        const int64_t last = (chunk + 1) * s_.batch / chunks_;
+        for (int64_t n = chunk * s_.batch / chunks_; n < last; ++n) {
+          for (int64_t row = 0; row < s_.out_height; row += block_rows_) {
+            const int64_t rows = std::min(block_rows_, s_.out_height - row);
+            if (lanes_are_channels_) {
+              channels_as_lanes(n, group, row, rows, window.data(), grads.data(), weight_sums, bias_sums);
+            } else {
+              pixels_as_lanes(n, group, row, rows, window.data(), grads.data(), weight_sums, bias_sums);
+            }
+          }
+        }
+      }
+    });
+    const int64_t total = chunk_size_;
+    for (int64_t chunk = 1; chunk < chunks_; ++chunk) {
+      add_row(sums.data() + chunk * chunk_size_, sums.data(), total);
+    }
+    for (int64_t group = 0; group < s_.groups; ++group) {
+      write_weights(sums.data() + group * group_size_, grad_weight + group * s_.group_out() * depth());
+    }
+    if (grad_bias == nullptr) return;
+    for (int64_t o = 0; o < outs; ++o) {
+      const int64_t group = o / s_.group_out(), channel = o % s_.group_out();
+      const T* from = sums.data() + s_.groups * group_size_ + group * bias_size_;
+      from_compute(lanes_are_channels_ ? from[channel] : S::reduce_add(S::load(from + channel * kWidth)), grad_bias[o]);
+    }
+  }
+
+ private:
+  int64_t depth() const { return s_.group_in() * s_.kernel_height * s_.kernel_width; }
+  int64_t window_height(int64_t rows) const {
+    return (rows - 1) * s_.stride_h + (s_.kernel_height - 1) * s_.dilation_h + 1;
+  }
+  int64_t window_width() const { return (s_.out_width - 1) * s_.stride_w + (s_.kernel_width - 1) * s_.dilation_w + 1; }
+  PlanarLayout layout() const { return {window_height(block_rows_), window_width(), s_.stride_h, s_.stride_w}; }
+  static int64_t vectors(int64_t lanes) { return (lanes + kWidth - 1) / kWidth; }
+
+  static void add_row(const T* from, T* to, int64_t count) {
+    int64_t i = 0;
+    for (; i + kWidth <= count; i += kWidth) S::store(to + i, S::add(S::load(to + i), S::load(from + i)));
+    for (; i < count; ++i) to[i] += from[i];
+  }
+
+  void choose() {
+    const int64_t outs = s_.group_out(), ins = s_.group_in(), taps = s_.kernel_height * s_.kernel_width;
+    const int64_t pixels = s_.out_height * s_.out_width;
+    // Taps that are one run of memory: a kernel row, or with dilation a single tap.
+    run_taps_ = s_.dilation_w == 1 ? s_.kernel_width : 1;
+    const int64_t run = run_taps_ * ins, runs = taps / run_taps_;
+    tile_vectors_ = best_tile_vectors<S>(run, vectors(outs));
+    constexpr double kTransposeCycles = 6;  // per vector
+    const double window = static_cast<double>(s_.height * s_.width * ins) / kWidth;
+    const double grads = static_cast<double>(pixels * vectors(outs));
+    const bool planar = format_ == Format::kContiguous;
+    const double channel_cost =
+        static_cast<double>(runs * pixels) * tiled_cost<S>(run, vectors(outs), tile_vectors_) +
+        kTransposeCycles * (planar ? window + grads : 0);
+    dot_rows_ = best_dot_rows<S>(outs, taps * ins);
+    const double pixel_cost =
+        static_cast<double>(s_.out_height * vectors(s_.out_width)) * tiled_dot_cost<S>(outs, taps * ins, dot_rows_) +
+        kTransposeCycles * (planar ? 0 : window + static_cast<double>(pixels * outs) / kWidth);
+    constexpr int64_t kMostSums = 32 * 1024;  // partial sums of the pixel layout should stay in the second-level cache
+    lanes_are_channels_ = channel_cost < pixel_cost || outs * depth() * kWidth > kMostSums;
+
+    block_rows_ = s_.out_height;
+    constexpr int64_t kWindowBytes = 256 * 1024;
+    while (block_rows_ > 1 && ins * window_height(block_rows_) * window_width() * int64_t{sizeof(T)} > kWindowBytes) {
+      block_rows_ = (block_rows_ + 1) / 2;
+    }
+    if (lanes_are_channels_) {
+      lanes_ = vectors(outs) * kWidth;
+      group_size_ = depth() * lanes_, bias_size_ = lanes_;
+      window_size_ = ins * window_height(block_rows_) * window_width();
+      grads_size_ = block_rows_ * s_.out_width * lanes_;
+    } else {
+      group_size_ = outs * depth() * kWidth, bias_size_ = outs * kWidth;
+      window_size_ = ins * layout().plane();
+      grads_size_ = outs * block_rows_ * s_.out_width;
+    }
+    chunk_size_ = s_.groups * (group_size_ + bias_size_);
+    constexpr int64_t kMostChunks = 32, kMostChunkElements = 4 * 1024 * 1024;
+    chunks_ = std::min({s_.batch, kMostChunks, std::max<int64_t>(kMostChunkElements / std::max<int64_t>(chunk_size_, 1), 1)});
+    chunks_ = std::max<int64_t>(chunks_, 1);
+    chunk_cost_ = std::min(channel_cost, pixel_cost) * static_cast<double>(s_.batch) / static_cast<double>(chunks_);
+    if (lanes_are_channels_) make_steps(); else make_columns();
+  }
+
+  void make_steps() {
+    for (int64_t y = 0; y < block_rows_; ++y) {
+      for (int64_t x = 0; x < s_.out_width; ++x) {
+        const int64_t pixel = (y * s_.stride_h * window_width() + x * s_.stride_w) * s_.group_in();
+        steps_.push_back({static_cast<int32_t>(pixel), static_cast<int32_t>(static_cast<int64_t>(steps_.size()) * lanes_)});
+      }
+    }
+  }
+
+  void make_columns() {
+    const PlanarLayout planar = layout();
+    for (int64_t c = 0; c < s_.group_in(); ++c) {
+      for (int64_t y = 0; y < s_.kernel_height; ++y) {
+        for (int64_t x = 0; x < s_.kernel_width; ++x) {
+          columns_.push_back(planar.offset(c, y * s_.dilation_h, x * s_.dilation_w));
+        }
+      }
+    }
+  }
+
+  Window window(int64_t row) const {
+    return {row * s_.stride_h - s_.pad_top, -s_.pad_left, window_height(block_rows_), window_width()};
+  }
+  Image<const Stored> input_image(int64_t n, int64_t group) const {
+    return image_of(input_, format_, s_.in_channels, s_.height, s_.width, n, group * s_.group_in(), s_.group_in());
+  }
+  Image<const Stored> grad_image(int64_t n, int64_t group) const {
+    return image_of(grad_output_, format_, s_.out_channels, s_.out_height, s_.out_width, n, group * s_.group_out(),
+                    s_.group_out());
+  }
+
+  // weight_sums: [kernel row][kernel column][input channel][lanes_]
+  void channels_as_lanes(int64_t n, int64_t group, int64_t row, int64_t rows, T* window_memory, T* grads,
+                         T* weight_sums, T* bias_sums) const {
+    const int64_t ins = s_.group_in(), pixels = rows * s_.out_width;
+    pack_channels_last<S>(input_image(n, group), window(row), window_memory);
+    pack_pixels(grad_image(n, group), row, rows, grads);
+    const int64_t run = run_taps_ * ins;
+    for (int64_t first = 0; first < lanes_; first += tile_vectors_ * kWidth) {
+      const auto count = static_cast<int>(std::min<int64_t>(tile_vectors_, (lanes_ - first) / kWidth));
+      for (int64_t y = 0; y < s_.kernel_height; ++y) {
+        for (int64_t x = 0; x < s_.kernel_width; x += run_taps_) {
+          const T* taps = window_memory + (y * s_.dilation_h * window_width() + x * s_.dilation_w) * ins;
+          T* sums = weight_sums + (y * s_.kernel_width + x) * ins * lanes_ + first;
+          ContractTiles<S>::run({taps, 1, grads + first, steps_.data(), pixels, sums, false, lanes_, sums, lanes_,
+                                 kWidth},
+                                run, count, false);
+        }
+      }
+    }
+    for (int64_t pixel = 0; pixel < pixels; ++pixel) add_row(grads + pixel * lanes_, bias_sums, lanes_);
+  }
+
+  // [pixel][lanes_], the lanes beyond the channels zero.
+  void pack_pixels(const Image<const Stored>& image, int64_t row, int64_t rows, T* grads) const {
+    const int64_t pixels = rows * image.width;
+    if (lanes_ > image.channels) std::fill_n(grads, pixels * lanes_, T(0));
+    const Stored* from = image.at(0, row, 0);
+    if (image.planar()) {
+      transpose<S>(from, image.channel_stride, grads, lanes_, image.channels, pixels);
+    } else {
+      for (int64_t i = 0; i < pixels; ++i) copy_row<S>(from + i * image.pixel_stride, grads + i * lanes_, image.channels);
+    }
+  }
+
+  // weight_sums: [output channel][input channel][kernel row][kernel column] vectors of partial sums
+  void pixels_as_lanes(int64_t n, int64_t group, int64_t row, int64_t rows, T* window_memory, T* grads,
+                       T* weight_sums, T* bias_sums) const {
+    const PlanarLayout planar = layout();
+    const int64_t outs = s_.group_out(), plane = rows * s_.out_width;
+    pack_planar<S>(input_image(n, group), window(row), planar, window_memory);
+    const Image<const Stored> image = grad_image(n, group);
+    if (image.planar()) {
+      for (int64_t o = 0; o < outs; ++o) copy_row<S>(image.at(o, row, 0), grads + o * plane, plane);
+    } else {
+      transpose<S>(image.at(0, row, 0), image.pixel_stride, grads, plane, plane, outs);
+    }
+    for (int64_t o = 0; o < outs; o += dot_rows_) {
+      const int tile_rows = static_cast<int>(std::min<int64_t>(dot_rows_, outs - o));
+      const int64_t most = max_columns<S>(tile_rows);
+      for (int64_t j = 0; j < depth(); j += most) {
+        const int tile_columns = static_cast<int>(std::min(most, depth() - j));
+        DotTiles<S>::run({grads + o * plane, plane, window_memory, columns_.data() + j, s_.out_width, rows,
+                          s_.out_width, planar.columns, weight_sums + (o * depth() + j) * kWidth, depth() * kWidth},
+                         tile_rows, tile_columns);
+      }
+    }
+    for (int64_t o = 0; o < outs; ++o) {
+      auto sum = S::load(bias_sums + o * kWidth);
+      int64_t i = 0;
+      for (; i + kWidth <= plane; i += kWidth) sum = S::add(sum, S::load(grads + o * plane + i));
+      sum = S::add(sum, S::load_partial(grads + o * plane + i, static_cast<int>(plane - i)));
+      S::store(bias_sums + o * kWidth, sum);
+    }
+  }
+
+  void write_weights(const T* sums, Stored* grad_weight) const {
+    const int64_t outs = s_.group_out(), ins = s_.group_in(), taps = s_.kernel_height * s_.kernel_width;
+    if (!lanes_are_channels_) {
+      for (int64_t i = 0; i < outs * depth(); ++i) {
+        from_compute(S::reduce_add(S::load(sums + i * kWidth)), grad_weight[i]);
+      }
+      return;
+    }
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      for (int64_t c = 0; c < ins; ++c) {
+        copy_strided(sums + (tap * ins + c) * lanes_, 1, grad_weight + c * taps + tap, depth(), outs);
+      }
+    }
+  }
+
+  const Conv2dShape& s_;
+  Format format_;
+  const Stored *grad_output_, *input_;
+  bool lanes_are_channels_;
+  int tile_vectors_, dot_rows_;
+  int64_t run_taps_, block_rows_, chunks_, lanes_ = 0;
+  double chunk_cost_;
+  int64_t group_size_, bias_size_, chunk_size_, window_size_, grads_size_;
+  std::vector<Step> steps_;
+  std::vector<int64_t> columns_;
+};
+
+template <class S, class Stored>
+void conv2d_weight_grad(const Conv2dShape& shape, Format format, const Stored* grad_output, const Stored* input,
+                        Stored* grad_weight, Stored* grad_bias) {
+  WeightGradient<S, Stored>(shape, format, grad_output, input).run(grad_weight, grad_bias);
+}
+
+}  // namespace lenet_ext::cpu

@@ -1,0 +1,57 @@
+// Copies between layouts, with conversion between the stored and the compute type.
+#pragma once
+
+#include <algorithm>
+
+#include "cpu/dtype.h"
+#include "cpu/unroll.h"
+
+namespace lenet_ext::cpu {
+
+// destination[i] = source[i]
+template <class S, class From, class To>
+void copy_row(const From* source, To* destination, int64_t count) {
+  int64_t i = 0;
+  for (; i + S::width <= count; i += S::width) S::store(destination + i, S::load(source + i));
+  const int rest = static_cast<int>(count - i);
+  if (rest > 0) S::store_partial(destination + i, S::load_partial(source + i, rest), rest);
+}
+
+template <class From, class To>
+void copy_strided(const From* source, int64_t source_stride, To* destination, int64_t destination_stride,
+                  int64_t count) {
+  for (int64_t i = 0; i < count; ++i) {
+    from_compute(to_compute(source[i * source_stride]), destination[i * destination_stride]);
+  }
+}
+
+// destination[column * destination_stride + row] = source[row * source_stride + column]
+template <class S, class From, class To>
+void transpose(const From* source, int64_t source_stride, To* destination, int64_t destination_stride, int64_t rows,
+               int64_t columns) {
+  constexpr int width = S::width;
+  for (int64_t r = 0; r < rows; r += width) {
+    const int height = static_cast<int>(std::min<int64_t>(width, rows - r));
+    for (int64_t c = 0; c < columns; c += width) {
+      const int breadth = static_cast<int>(std::min<int64_t>(width, columns - c));
+      const From* from = source + r * source_stride + c;
+      To* to = destination + c * destination_stride + r;
+      typename S::Vector block[width];
+      if (height == width && breadth == width) {
+        unroll<width>([&](auto i) { block[i] = S::load(from + i * source_stride); });
+        S::transpose(block);
+        unroll<width>([&](auto i) { S::store(to + i * destination_stride, block[i]); });
+      } else {
+        unroll<width>([&](auto i) {
+          block[i] = i < height ? S::load_partial(from + i * source_stride, breadth) : S::zero();
+        });
+        S::transpose(block);
+        unroll<width>([&](auto i) {
+          if (i < breadth) S::store_partial(to + i * destination_stride, block[i], height);
+        });
+      }
+    }
+  }
+}
+
+}  // namespace lenet_ext::cpu

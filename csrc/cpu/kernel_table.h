@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cpu/kernels.h"
+#include "cpu/max_pool2d.h"
 #include "cpu/max_pool2d_grad.h"
 #include "cpu/relu.h"
 

@@ -8,6 +8,13 @@
 namespace lenet_ext::cpu {
 
 struct TypedKernels {
+  // bias may be null. All image tensors are in `format`, the weight is contiguous.
+  void (*conv2d)(const Conv2dShape& shape, Format format, const void* input, const void* weight, const void* bias,
+                 void* output);
+  void (*conv2d_input_grad)(const Conv2dShape& shape, Format format, const void* grad_output, const void* weight,
+                            void* grad_input);
+  void (*conv2d_weight_grad)(const Conv2dShape& shape, Format format, const void* grad_output, const void* input,
+                             void* grad_weight, void* grad_bias);
   // taps: uint8_t or int32_t (MaxPool2dShape::byte_taps); null if they are not wanted.
   void (*max_pool2d)(const MaxPool2dShape& shape, Format format, const void* input, void* output, void* taps);
   void (*max_pool2d_input_grad)(const MaxPool2dShape& shape, Format format, const void* grad_output,

@@ -9,7 +9,8 @@
 #include <algorithm>
 #include <vector>
 
-#include "cpu/max_pool2d.h"
+#include "cpu/max_pool2d_window.h"
+#include "cpu/parallel.h"
 
 namespace lenet_ext::cpu {
 
@@ -24,58 +25,50 @@ inline Span owned_rows(const MaxPool2dShape& s, int64_t oh) {
   return {oh * s.stride_h, oh + 1 == s.out_height ? s.height : (oh + 1) * s.stride_h};
 }
 
-template <class S, bool kFull, class Stored>
-typename S::Vector load_first(const Stored* p, int n) {
-  if constexpr (kFull) {
-    return S::load(p);
-  } else {
-    return S::load_partial(p, n);
-  }
-}
-
-template <class S, class Stored>
-void store_two(Stored* p, typename S::Vector low, typename S::Vector high, int count) {
-  constexpr int width = S::width;
-  if (count >= width) {
-    S::store(p, low);
-  } else {
-    S::store_partial(p, low, count);
-  }
-  if (count >= 2 * width) {
-    S::store(p + width, high);
-  } else if (count > width) {
-    S::store_partial(p + width, high, count - width);
-  }
-}
+// What the kernels for tiles of one range of work share. Full vectors are used for the rest of a row too,
+// where they stay in the tensors that are read and in the part of grad_input that this range writes, as in
+// max_pool2d_contiguous.h: rows are written in order.
+template <class Stored>
+struct GradRange {
+  const MaxPool2dShape& shape;
+  const Stored* grad_output_end;  // of the tensor
+  const Stored* grad_input_end;   // of this range
+};
 
 // One output row of windows that tile the image and are two columns wide: the lanes are output columns.
 template <class S, class Stored, class Tap>
-void max_pool2d_grad_pairs(const MaxPool2dShape& s, int64_t oh, const Stored* grad_output, const Tap* taps,
-                           Stored* plane) {
+void max_pool2d_grad_pairs(const GradRange<Stored>& range, int64_t oh, const Stored* grad_output,
+                           const Tap* taps, Stored* plane) {
+  const MaxPool2dShape& s = range.shape;
   const Span owned = owned_rows(s, oh);
   const int64_t kernel_rows = std::min(s.kernel_height, owned.end - owned.begin);
   const int64_t covered = std::min(2 * s.out_width, s.width);
-  Stored* first_row = plane + owned.begin * s.width;
-  const auto block = [&](auto full, int64_t ow, int n) {
-    const typename S::Vector grad = load_first<S, full>(grad_output + ow, n);
-    const typename S::Vector tap = load_taps<S>(taps + ow, full ? S::width : n);
-    const int count = full ? 2 * S::width : static_cast<int>(covered - 2 * ow);
-    for (int64_t kh = 0; kh < kernel_rows; ++kh) {
-      const auto part = [&](int64_t kw) {
-        return S::select(S::equal(tap, S::broadcast(static_cast<typename S::Scalar>(2 * kh + kw))), grad,
-                         S::zero());
-      };
-      const typename S::Vector left = part(0), right = part(1);
-      store_two<S>(first_row + kh * s.width + 2 * ow, S::interleave_low(left, right),
-                   S::interleave_high(left, right), count);
+  for (int64_t kh = 0; kh < kernel_rows; ++kh) {
+    const auto left_tap = S::broadcast(static_cast<typename S::Scalar>(2 * kh));
+    const auto right_tap = S::broadcast(static_cast<typename S::Scalar>(2 * kh + 1));
+    Stored* row = plane + (owned.begin + kh) * s.width;
+    const auto block = [&](auto full, int64_t ow, int n) {
+      const typename S::Vector grad = load_first<S, full>(grad_output + ow, n);
+      const typename S::Vector tap = load_taps<S>(taps + ow, full ? S::width : n);
+      const typename S::Vector left = S::select(S::equal(tap, left_tap), grad, S::zero());
+      const typename S::Vector right = S::select(S::equal(tap, right_tap), grad, S::zero());
+      const int count = static_cast<int>(std::min<int64_t>(2 * S::width, covered - 2 * ow));
+      store_first<S, full>(row + 2 * ow, S::interleave_low(left, right), std::min(count, S::width));
+      if (count > S::width) {
+        store_first<S, full>(row + 2 * ow + S::width, S::interleave_high(left, right), count - S::width);
+      }
+    };
+    for (int64_t ow = 0; ow < s.out_width; ow += S::width) {
+      if (range.grad_output_end - (grad_output + ow) >= S::width &&
+          range.grad_input_end - (row + 2 * ow) >= 2 * S::width) {
+        block(std::true_type{}, ow, S::width);
+      } else {
+        block(std::false_type{}, ow, static_cast<int>(std::min<int64_t>(S::width, s.out_width - ow)));
+      }
     }
-  };
-  int64_t ow = 0;
-  for (; 2 * (ow + S::width) <= covered; ow += S::width) block(std::true_type{}, ow, S::width);
-  if (ow < s.out_width) block(std::false_type{}, ow, static_cast<int>(s.out_width - ow));
-  for (int64_t kh = 0; kh < kernel_rows && covered < s.width; ++kh)
-    first_row[(kh + 1) * s.width - 1] = Stored{};
-  std::fill(first_row + kernel_rows * s.width, plane + owned.end * s.width, Stored{});
+    if (covered < s.width) row[covered] = Stored{};
+  }
+  std::fill(plane + (owned.begin + kernel_rows) * s.width, plane + owned.end * s.width, Stored{});
 }
 
 // Adds the gradients of one plane, in scan order.
@@ -104,8 +97,12 @@ void max_pool2d_grad_contiguous(const MaxPool2dShape& s, const Stored* grad_outp
   if (windows_tile_image(s) && s.kernel_width == 2) {
     const int64_t cost = 20 + (s.width / S::width + 1) * s.kernel_height * 4;
     parallel_for(s.planes() * s.out_height, cost, [&](int64_t first, int64_t last) {
+      const int64_t last_plane = (last - 1) / s.out_height,
+                    last_row = owned_rows(s, (last - 1) % s.out_height).end;
+      const GradRange<Stored> range{s, grad_output + s.planes() * out_plane,
+                                    grad_input + last_plane * in_plane + last_row * s.width};
       for (int64_t item = first; item < last; ++item) {
-        max_pool2d_grad_pairs<S>(s, item % s.out_height, grad_output + item * s.out_width,
+        max_pool2d_grad_pairs<S>(range, item % s.out_height, grad_output + item * s.out_width,
                                  taps + item * s.out_width, grad_input + item / s.out_height * in_plane);
       }
     });
@@ -132,39 +129,45 @@ void max_pool2d_grad_contiguous(const MaxPool2dShape& s, const Stored* grad_outp
   });
 }
 
-// One output row (all channels) of windows that tile the image: the lanes are channels.
-template <class S, class Stored, class Tap>
-void max_pool2d_grad_tiles(const MaxPool2dShape& s, int64_t oh, const Stored* grad_output, const Tap* taps,
-                           Stored* image) {
+// One output row (all channels) of windows that tile the image: the lanes are channels. kKernel: the kernel
+// size if known, else 0.
+template <class S, int kKernel, class Stored, class Tap>
+void max_pool2d_grad_tiles(const GradRange<Stored>& range, int64_t oh, const Stored* grad_output,
+                           const Tap* taps, Stored* image) {
+  const MaxPool2dShape& s = range.shape;
   const Span owned = owned_rows(s, oh);
   const int64_t kernel_rows = std::min(s.kernel_height, owned.end - owned.begin),
                 row_size = s.width * s.channels;
-  for (int64_t ow = 0; ow < s.out_width; ++ow) {
-    const int64_t left = ow * s.stride_w, kernel_columns = std::min(s.kernel_width, s.width - left);
-    Stored* corner = image + (owned.begin * s.width + left) * s.channels;
-    const auto block = [&](auto full, int64_t c, int n) {
-      const typename S::Vector grad = load_first<S, full>(grad_output + ow * s.channels + c, n);
-      const typename S::Vector tap = load_taps<S>(taps + ow * s.channels + c, full ? S::width : n);
-      for (int64_t kh = 0; kh < kernel_rows; ++kh) {
-        for (int64_t kw = 0; kw < kernel_columns; ++kw) {
-          const auto position = static_cast<typename S::Scalar>(kh * s.kernel_width + kw);
-          const typename S::Vector part = S::select(S::equal(tap, S::broadcast(position)), grad, S::zero());
-          Stored* p = corner + kh * row_size + kw * s.channels + c;
-          if constexpr (full) {
-            S::store(p, part);
-          } else {
-            S::store_partial(p, part, n);
+  const int64_t kernel_width = kKernel > 0 ? kKernel : s.kernel_width;
+  const int64_t covered = std::min(s.out_width * kernel_width, s.width);
+  const int64_t reach = (kernel_width - 1) * s.channels + S::width;
+  for (int64_t kh = 0; kh < kernel_rows; ++kh) {
+    Stored* row = image + (owned.begin + kh) * row_size;
+    for (int64_t ow = 0; ow < s.out_width; ++ow) {
+      const int64_t columns = std::min(kernel_width, s.width - ow * kernel_width);
+      for (int64_t c = 0; c < s.channels; c += S::width) {
+        const Stored* grads = grad_output + ow * s.channels + c;
+        Stored* out = row + ow * kernel_width * s.channels + c;
+        const auto block = [&](auto full, int64_t columns, int n) {
+          const typename S::Vector grad = load_first<S, full>(grads, n);
+          const typename S::Vector tap = load_taps<S>(taps + ow * s.channels + c, full ? S::width : n);
+          for (int64_t kw = 0; kw < columns; ++kw) {
+            const auto position = S::broadcast(static_cast<typename S::Scalar>(kh * kernel_width + kw));
+            store_first<S, full>(out + kw * s.channels, S::select(S::equal(tap, position), grad, S::zero()),
+                                 n);
           }
+        };
+        // Beyond the last of several vectors of channels lie channels of the next pixel, written before.
+        const bool free_behind = c + S::width <= s.channels || c == 0;
+        if (free_behind && columns == kernel_width && range.grad_output_end - grads >= S::width &&
+            range.grad_input_end - out >= reach) {
+          block(std::true_type{}, kernel_width, S::width);
+        } else {
+          block(std::false_type{}, columns, static_cast<int>(std::min<int64_t>(S::width, s.channels - c)));
         }
       }
-    };
-    int64_t c = 0;
-    for (; c + S::width <= s.channels; c += S::width) block(std::true_type{}, c, S::width);
-    if (c < s.channels) block(std::false_type{}, c, static_cast<int>(s.channels - c));
-  }
-  const int64_t covered = std::min(s.out_width * s.stride_w, s.width);
-  for (int64_t h = owned.begin; h < owned.begin + kernel_rows; ++h) {
-    std::fill(image + h * row_size + covered * s.channels, image + (h + 1) * row_size, Stored{});
+    }
+    std::fill(row + covered * s.channels, row + row_size, Stored{});
   }
   std::fill(image + (owned.begin + kernel_rows) * row_size, image + owned.end * row_size, Stored{});
 }
@@ -204,10 +207,16 @@ void max_pool2d_grad_channels_last(const MaxPool2dShape& s, const Stored* grad_o
   const int64_t in_image = s.height * s.width * s.channels, out_row = s.out_width * s.channels;
   const int64_t vectors = (s.channels + S::width - 1) / S::width, row_cost = window_cost(s, 1);
   if (windows_tile_image(s)) {
+    const auto kernel = s.kernel_width == 2 ? max_pool2d_grad_tiles<S, 2, Stored, Tap>
+                                            : max_pool2d_grad_tiles<S, 0, Stored, Tap>;
     parallel_for(s.batch * s.out_height, vectors * row_cost, [&](int64_t first, int64_t last) {
+      const int64_t last_row = owned_rows(s, (last - 1) % s.out_height).end;
+      const GradRange<Stored> range{
+          s, grad_output + s.batch * s.out_height * out_row,
+          grad_input + (last - 1) / s.out_height * in_image + last_row * s.width * s.channels};
       for (int64_t item = first; item < last; ++item) {
-        max_pool2d_grad_tiles<S>(s, item % s.out_height, grad_output + item * out_row, taps + item * out_row,
-                                 grad_input + item / s.out_height * in_image);
+        kernel(range, item % s.out_height, grad_output + item * out_row, taps + item * out_row,
+               grad_input + item / s.out_height * in_image);
       }
     });
     return;

@@ -3,8 +3,8 @@
 
 #include <algorithm>
 
+#include "cpu/max_pool2d_window.h"
 #include "cpu/parallel.h"
-#include "cpu/pool_window.h"
 
 namespace lenet_ext::cpu {
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 
 #include "cpu/dtype.h"
@@ -68,6 +69,46 @@ typename S::Vector load_taps(const int32_t* p, int n) {
   typename S::Scalar buffer[S::width] = {};
   for (int i = 0; i < n; ++i) buffer[i] = static_cast<typename S::Scalar>(p[i]);
   return S::load(buffer);
+}
+
+// The running maximum of a window and its tap, per lane.
+template <class S>
+struct Maximum {
+  typename S::Vector value = S::broadcast(-std::numeric_limits<typename S::Scalar>::infinity());
+  typename S::Vector tap;
+
+  // The first tap stays if nothing is greater than -inf.
+  explicit Maximum(int64_t first_tap) : tap(S::broadcast(static_cast<typename S::Scalar>(first_tap))) {}
+
+  void offer(typename S::Vector candidate, int64_t candidate_tap) {
+    const typename S::Mask wins = S::greater_or_nan(candidate, value);
+    value = S::select(wins, candidate, value);
+    tap = S::select(wins, S::broadcast(static_cast<typename S::Scalar>(candidate_tap)), tap);
+  }
+};
+
+template <class S, bool kFull, class Stored>
+typename S::Vector load_first(const Stored* p, int n) {
+  if constexpr (kFull) {
+    return S::load(p);
+  } else {
+    return S::load_partial(p, n);
+  }
+}
+
+template <class S, bool kFull, class Stored>
+void store_first(Stored* p, typename S::Vector v, int n) {
+  if constexpr (kFull) {
+    S::store(p, v);
+  } else {
+    S::store_partial(p, v, n);
+  }
+}
+
+template <class S, bool kFull, class Stored, class Tap>
+void store_maximum(const Maximum<S>& best, Stored* output, Tap* taps, int n) {
+  store_first<S, kFull>(output, best.value, n);
+  if (taps != nullptr) store_taps<S>(taps, best.tap, kFull ? S::width : n);
 }
 
 }  // namespace lenet_ext::cpu

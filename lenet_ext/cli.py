@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from lenet_ext.training.errors import InputError, require
+from lenet_ext.training.errors import InputError, os_error_text, require
 
 
 def main() -> None:
@@ -15,9 +15,15 @@ def main() -> None:
 
         code = run(sys.argv[1:])
     except InputError as error:
-        message = " ".join(str(error).split())
-        print(f"lenet-ext: error: {message}", file=sys.stderr)
-        code = 2
+        code = _complain(str(error))
+    except OSError as error:  # e.g. a folder that this user may not look into
+        code = _complain(f"{error.filename}: {os_error_text(error)}")
     except KeyboardInterrupt:
         code = 130
     sys.exit(code)
+
+
+def _complain(message: str) -> int:
+    one_line = " ".join(message.split())
+    print(f"lenet-ext: error: {one_line}", file=sys.stderr)
+    return 2

@@ -138,8 +138,8 @@ def test_resume_takes_settings_from_the_checkpoint(program: Program, trained: Pa
 # --- bad input: a call, how to break what it reads, and the message
 
 
-def spoil(path: str, content: bytes | None = b"spoiled") -> Callable[[], None]:
-    return lambda: Path(path).unlink() if content is None else Path(path).write_bytes(content)  # type: ignore[func-returns-value]
+def spoil(path: str, content: bytes = b"spoiled") -> Callable[[], object]:
+    return lambda: Path(path).write_bytes(content)
 
 
 FOLDER = ("train", "--data", "folder", "--root", "folder", "--epochs", 1, "--no-compare")
@@ -197,7 +197,7 @@ BAD_INPUT: dict[str, tuple[tuple[object, ...], Callable[[], object], str]] = {
     ),
     "missing IDX": (
         MNIST,
-        spoil("root/MNIST/raw/train-images-idx3-ubyte", None),
+        Path("root/MNIST/raw/train-images-idx3-ubyte").unlink,
         "train-images-idx3-ubyte: no such",
     ),
     "bad magic": (
@@ -283,6 +283,14 @@ def test_folder_that_cannot_be_written(program: Program, monkeypatch: pytest.Mon
     write_image_folders(Path("data"))
     monkeypatch.setattr("os.access", lambda path, mode: False)
     assert program.error("train", "--data", "folder", "--out", "out") == "out: cannot be written into"
+
+
+def test_folder_that_may_not_be_looked_into(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", forbidden)
+    assert program.error("train", "--out", "out") == "out/checkpoint.safetensors: Permission denied"
 
 
 # --- predict

@@ -83,7 +83,9 @@ class TrainingReport:
         """Print the table of results and where the files are."""
         self.console.print(results_table(run))
         names = ["checkpoint.safetensors", "metrics.jsonl", *PICTURES]
-        self.console.print(f"written to {folder}: " + ", ".join(names), highlight=False, soft_wrap=True)
+        self.console.print(
+            f"written to {folder}: " + ", ".join(names), markup=False, highlight=False, soft_wrap=True
+        )
 
 
 def results_table(run: Run) -> Table:

@@ -41,7 +41,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a LeNet, write its checkpoint, metrics and pictures, and compare it with native torch."""
-    require("numpy", "PIL", "safetensors", "matplotlib", *(["sklearn"] if data in (None, "digits") else []))
+    require("numpy", "PIL", "safetensors", "matplotlib")
     from lenet_ext.commands.report import TrainingReport
     from lenet_ext.training.session import train_in_folder
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from lenet_ext.training.dataset import Dataset
+from lenet_ext.training.errors import require
 
 DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10", "folder")
 
@@ -20,6 +21,7 @@ def load_dataset(name: str, root: Path) -> Dataset:
     The readers are imported only when used, so each needs only its own packages.
     """
     if name == "digits":
+        require("sklearn")
         from lenet_ext.training.digits import read_digits
 
         return read_digits()

@@ -55,8 +55,10 @@ def locked(folder: Path) -> Iterator[None]:
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             raise InputError(f"{folder}: another run is writing into this folder") from error
+        except OSError:
+            pass  # some network file systems have no locks
         yield
     finally:
         os.close(descriptor)

@@ -17,25 +17,10 @@ from torch import Tensor
 from lenet_ext.training.loop import EpochRecord
 
 LABEL = {"layers": "lenet_ext", "torch": "native torch"}
-STYLE: dict[str, dict[str, Any]] = {
-    # The two curves often lie on each other: the wide pale one stays visible under the thin one.
-    "layers": {
-        "color": "#1f5fa8",
-        "linewidth": 1.8,
-        "marker": "o",
-        "markersize": 4,
-        "zorder": 3,
-        "clip_on": False,
-    },
-    "torch": {
-        "color": "#f2a154",
-        "linewidth": 5,
-        "alpha": 0.75,
-        "solid_capstyle": "round",
-        "zorder": 2,
-        "clip_on": False,
-    },
-}
+# The two curves often lie on each other: the wide pale one stays visible under the thin one.
+LINE: dict[str, Any] = {"marker": "o", "clip_on": False}
+TRAINED_LINE = {**LINE, "color": "#1f5fa8", "linewidth": 1.8, "markersize": 4, "zorder": 3}
+TWIN_LINE = {**LINE, "color": "#f2a154", "linewidth": 5, "markersize": 5, "alpha": 0.75, "zorder": 2}
 INK, GRID = "#333333", "#dddddd"
 DPI = 150
 MAX_CLASSES_WITH_TEXT = 25
@@ -47,9 +32,11 @@ def curves(history: Sequence[EpochRecord], engines: Sequence[str]) -> bytes:
     loss_axes, accuracy_axes = figure.subplots(1, 2)
     epochs = [record["epoch"] for record in history]
     for engine in engines:
-        records = history if engine == engines[0] else [record[engine] for record in history]
+        is_trained = engine == engines[0]
+        records = history if is_trained else [record[engine] for record in history]
+        style = TRAINED_LINE if is_trained else TWIN_LINE
         for axes, key in ((loss_axes, "train_loss"), (accuracy_axes, "test_accuracy")):
-            axes.plot(epochs, [record[key] for record in records], label=LABEL[engine], **STYLE[engine])
+            axes.plot(epochs, [record[key] for record in records], label=LABEL[engine], **style)
     for axes, title in ((loss_axes, "Training loss (cross-entropy)"), (accuracy_axes, "Test accuracy")):
         axes.set_title(title, loc="left", color=INK, fontsize=12)
         axes.set_xlabel("epoch", color=INK)

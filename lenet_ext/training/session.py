@@ -47,6 +47,8 @@ def train_in_folder(out: Path, options: Mapping[str, Any], resume: bool, observe
     config = resumed_config(options, checkpoint.metadata.config) if checkpoint else new_config(options)
     dataset = load_dataset(config.data, Path(config.root))
     data_sha256 = dataset.fingerprint()
+    if config.device == "cuda":
+        torch.backends.cudnn.deterministic = True  # native torch's twin must be resumed exactly too
     run = _new_run(config, dataset)
     if checkpoint:
         _restore(run, checkpoint, data_sha256)

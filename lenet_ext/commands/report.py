@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from types import TracebackType
@@ -10,10 +12,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lenet_ext.training.config import ENGINE_TITLES
 from lenet_ext.training.loop import EpochRecord, Run
 from lenet_ext.training.session import PICTURES
-
-TITLE = {"layers": "lenet_ext", "torch": "native torch"}
 
 
 class TrainingReport:
@@ -45,7 +46,7 @@ class TrainingReport:
 
     def run_started(self, run: Run) -> None:
         dataset, config = run.dataset, run.config
-        engines = " and ".join(TITLE[learner.name] for learner in run.learners)
+        engines = " and ".join(ENGINE_TITLES[learner.name] for learner in run.learners)
         self.console.print(
             f"{config.data}: {len(dataset.train):,} training and {len(dataset.test):,} test images, "
             f"{'x'.join(map(str, dataset.train.images.shape[1:]))}, {len(dataset.class_names)} classes\n"
@@ -66,7 +67,7 @@ class TrainingReport:
         self.steps_of_learner[learner] = step
         self.progress.update(
             self.task,
-            description=f"epoch {epoch} {TITLE[learner]}",
+            description=f"epoch {epoch} {ENGINE_TITLES[learner]}",
             completed=sum(self.steps_of_learner.values()),
             figures=f"loss {loss:.4f}{self.accuracy}  {images_per_second:,.0f} images/s ",
         )
@@ -90,39 +91,45 @@ class TrainingReport:
 
 def results_table(run: Run) -> Table:
     """The trained network's results; with a twin also native torch's, and how the two relate."""
-    table = Table(
-        title=f"{run.config.data}, {run.config.epochs} epochs, {run.config.device}", title_justify="left"
-    )
-    table.add_column("")
-    records = {learner.name: _records(run, learner.name) for learner in run.learners}
-    for name in records:
-        table.add_column(TITLE[name], justify="right")
-    speeds = [median(record["images_per_second"] for record in history) for history in records.values()]
-    seconds = [sum(record["seconds"] for record in history) for history in records.values()]
-    rows = [
-        ("test accuracy", [f"{history[-1]['test_accuracy']:.2%}" for history in records.values()], ""),
-        ("training loss", [f"{history[-1]['train_loss']:.4f}" for history in records.values()], ""),
-        ("images/s in training (median epoch)", [f"{speed:,.0f}" for speed in speeds], ""),
-        ("seconds of training", [f"{second:.1f}" for second in seconds], ""),
-    ]
-    if len(records) == 2:
-        ours, theirs = records.values()
-        loss_gap = max(abs(a["train_loss"] - b["train_loss"]) for a, b in zip(ours, theirs, strict=True))
-        accuracy_gap = ours[-1]["test_accuracy"] - theirs[-1]["test_accuracy"]
-        table.add_column("compared", justify="right")
-        remarks = [
-            f"{accuracy_gap * 100:+.2f} points",
-            f"at most {loss_gap:.1g} apart in an epoch",
-            f"{speeds[0] / speeds[1]:.2f} times",
-            f"{seconds[0] / seconds[1]:.2f} times",
-        ]
-        rows = [(label, values, remark) for (label, values, _), remark in zip(rows, remarks, strict=True)]
-    for label, values, remark in rows:
-        table.add_row(label, *values, *([remark] if remark else []))
+    results = [_Results.of(history) for history in run.records().values()]
+    rows = {
+        "test accuracy": [f"{one.accuracy:.2%}" for one in results],
+        "training loss": [f"{one.losses[-1]:.4f}" for one in results],
+        "images/s in training (median epoch)": [f"{one.speed:,.0f}" for one in results],
+        "seconds of training": [f"{one.seconds:.1f}" for one in results],
+    }
+    columns = [ENGINE_TITLES[learner.name] for learner in run.learners]
+    if len(results) == 2:
+        ours, native = results
+        loss_gap = max(abs(a - b) for a, b in zip(ours.losses, native.losses, strict=True))
+        columns.append("compared")
+        rows["test accuracy"].append(f"{(ours.accuracy - native.accuracy) * 100:+.2f} points")
+        rows["training loss"].append(f"at most {loss_gap:.1g} apart")
+        rows["images/s in training (median epoch)"].append(f"{ours.speed / native.speed:.2f} times")
+        rows["seconds of training"].append(f"{ours.seconds / native.seconds:.2f} times")
+    title = f"{run.config.data} on {run.config.device}, after epoch {run.epoch}"
+    table = Table("", title=title, title_justify="left")
+    for column in columns:
+        table.add_column(column, justify="right")
+    for label, cells in rows.items():
+        table.add_row(label, *cells)
     return table
 
 
-def _records(run: Run, engine: str) -> list[EpochRecord]:
-    if engine == run.learners[0].name:
-        return run.history
-    return [record[engine] for record in run.history]
+@dataclass(frozen=True)
+class _Results:
+    """One learner's results over all epochs."""
+
+    accuracy: float
+    losses: list[float]
+    speed: float  # images per second in the median epoch
+    seconds: float
+
+    @classmethod
+    def of(cls, history: Sequence[EpochRecord]) -> _Results:
+        return cls(
+            accuracy=history[-1]["test_accuracy"],
+            losses=[record["train_loss"] for record in history],
+            speed=median(record["images_per_second"] for record in history),
+            seconds=sum(record["seconds"] for record in history),
+        )

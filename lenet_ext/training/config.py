@@ -12,7 +12,7 @@ import torch
 from lenet_ext.training.data import DATASETS
 from lenet_ext.training.errors import InputError
 
-ENGINES = ("layers", "torch")
+ENGINE_TITLES = {"layers": "lenet_ext", "torch": "native torch"}
 DEVICES = ("auto", "cpu", "cuda")
 # Where a data set wants other values than those of `TrainingConfig`.
 DEFAULTS: dict[str, dict[str, int]] = {
@@ -42,7 +42,7 @@ class TrainingConfig:
 
     def __post_init__(self) -> None:
         _check_choice("data", self.data, DATASETS)
-        _check_choice("engine", self.engine, ENGINES)
+        _check_choice("engine", self.engine, tuple(ENGINE_TITLES))
         _check_choice("device", self.device, ("cpu", "cuda"))
         _check(self.epochs >= 1, "epochs", self.epochs, "1 or more")
         _check(self.batch_size >= 1, "batch-size", self.batch_size, "1 or more")

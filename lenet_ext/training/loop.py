@@ -85,6 +85,11 @@ class Run:
     def steps_per_epoch(self) -> int:
         return math.ceil(len(self.dataset.train) / self.config.batch_size)
 
+    def records(self) -> dict[str, list[EpochRecord]]:
+        """The history of each learner by its name, the trained one first."""
+        trained, *twins = (learner.name for learner in self.learners)
+        return {trained: self.history, **{twin: [record[twin] for record in self.history] for twin in twins}}
+
 
 def learning_rate(step: int, total_steps: int, peak: float) -> float:
     """A linear warm-up to `peak`, then half a cosine down to zero (Loshchilov and Hutter, "SGDR", 2017)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -14,9 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from torch import Tensor
 
+from lenet_ext.training.config import ENGINE_TITLES
 from lenet_ext.training.loop import EpochRecord
 
-LABEL = {"layers": "lenet_ext", "torch": "native torch"}
 # The two curves often lie on each other: the wide pale one stays visible under the thin one.
 LINE: dict[str, Any] = {"marker": "o", "clip_on": False}
 TRAINED_LINE = {**LINE, "color": "#1f5fa8", "linewidth": 1.8, "markersize": 4, "zorder": 3}
@@ -26,17 +26,16 @@ DPI = 150
 MAX_CLASSES_WITH_TEXT = 25
 
 
-def curves(history: Sequence[EpochRecord], engines: Sequence[str]) -> bytes:
-    """Training loss and test accuracy over the epochs; `engines[0]` is the trained one, others its twins."""
+def curves(records: Mapping[str, Sequence[EpochRecord]]) -> bytes:
+    """Training loss and test accuracy over the epochs, for each engine; the first is the trained one."""
     figure = Figure(figsize=(10, 4), layout="constrained")
     loss_axes, accuracy_axes = figure.subplots(1, 2)
-    epochs = [record["epoch"] for record in history]
-    for engine in engines:
-        is_trained = engine == engines[0]
-        records = history if is_trained else [record[engine] for record in history]
-        style = TRAINED_LINE if is_trained else TWIN_LINE
+    for number, (engine, history) in enumerate(records.items()):
+        epochs = range(1, len(history) + 1)
+        style = TWIN_LINE if number else TRAINED_LINE
         for axes, key in ((loss_axes, "train_loss"), (accuracy_axes, "test_accuracy")):
-            axes.plot(epochs, [record[key] for record in records], label=LABEL[engine], **style)
+            values = [record[key] for record in history]
+            axes.plot(epochs, values, label=ENGINE_TITLES[engine], **style)
     for axes, title in ((loss_axes, "Training loss (cross-entropy)"), (accuracy_axes, "Test accuracy")):
         axes.set_title(title, loc="left", color=INK, fontsize=12)
         axes.set_xlabel("epoch", color=INK)
@@ -45,7 +44,7 @@ def curves(history: Sequence[EpochRecord], engines: Sequence[str]) -> bytes:
         _remove_frame(axes)
     loss_axes.set_ylim(bottom=0)
     accuracy_axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
-    if len(engines) > 1:
+    if len(records) > 1:
         accuracy_axes.legend(frameon=False, loc="lower right")
     return _png(figure)
 

@@ -1,0 +1,57 @@
+"""Prints the instruction set in use after comparing all operators and dtypes with native torch in float64."""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+import torch.nn.functional as native
+from strategies import laid_out, normal
+from torch import Tensor
+
+import lenet_ext
+import lenet_ext.functional as F
+
+# Largest error of a sum of about a hundred products of normal numbers, relative to the largest result.
+TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 1e-2, torch.float16: 1e-3}
+CALLS = {
+    "conv2d 5x5": (lambda f, x, w: f.conv2d(x, w), [(3, 3, 12, 37), (9, 3, 5, 5)]),
+    "conv2d 3x3": (lambda f, x, w, b: f.conv2d(x, w, b, padding=1), [(2, 17, 7, 9), (18, 17, 3, 3), (18,)]),
+    "conv2d 1x1": (lambda f, x, w, b: f.conv2d(x, w, b), [(2, 19, 5, 7), (33, 19, 1, 1), (33,)]),
+    "conv2d 7x7": (lambda f, x, w: f.conv2d(x, w, stride=2, padding=3), [(1, 3, 17, 23), (8, 3, 7, 7)]),
+    "conv2d depthwise": (
+        lambda f, x, w: f.conv2d(x, w, groups=19, padding=1),
+        [(2, 19, 6, 18), (19, 1, 3, 3)],
+    ),
+    "conv2d dilated": (lambda f, x, w: f.conv2d(x, w, dilation=2, groups=2), [(1, 6, 9, 11), (4, 3, 3, 2)]),
+    "max_pool2d 2x2": (lambda f, x: f.max_pool2d(x, 2), [(2, 17, 9, 37)]),
+    "max_pool2d 3x3": (lambda f, x: f.max_pool2d(x, 3, 2, 1, ceil_mode=True), [(2, 9, 10, 19)]),
+    "linear": (lambda f, x, w, b: f.linear(x, w, b), [(17, 67), (35, 67), (35,)]),
+    "linear of a row": (lambda f, x, w: f.linear(x, w), [(1, 129), (31, 129)]),
+    "relu": (lambda f, x: f.relu(x), [(3, 5, 7, 3)]),
+}
+
+
+def results(functions, call, tensors: list[Tensor]) -> list[Tensor]:
+    """Output and gradients."""
+    inputs = [tensor.detach().requires_grad_() for tensor in tensors]
+    output = call(functions, *inputs)
+    weights = normal(tuple(output.shape), torch.bfloat16, 5).to(output.dtype)
+    return [output, *torch.autograd.grad(output, inputs, weights)]
+
+
+def main() -> None:
+    layouts = ["contiguous", "channels_last", "sliced"]
+    for (name, (call, shapes)), dtype, layout in itertools.product(CALLS.items(), TOLERANCE, layouts):
+        tensors = [normal(shape, dtype, i) for i, shape in enumerate(shapes)]
+        if tensors[0].dim() == 4:
+            tensors[0] = laid_out(tensors[0], layout)
+        exact = results(native, call, [tensor.double() for tensor in tensors])
+        for actual, expected in zip(results(F, call, tensors), exact, strict=True):
+            error = (actual.double() - expected).abs().max() / expected.abs().max()
+            assert error < TOLERANCE[dtype], f"{name}, {dtype}, {layout}: relative error {error:.1e}"
+    print(lenet_ext.cpu_isa())
+
+
+if __name__ == "__main__":
+    main()

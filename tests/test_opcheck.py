@@ -1,0 +1,134 @@
+"""torch.library.opcheck of every operator, fake kernels over many shapes, torch.compile and torch.export."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from strategies import ConvCase, PoolCase, conv_cases, laid_out, normal, pool_cases
+from torch import Tensor
+from torch._subclasses import FakeTensorMode
+
+import lenet_ext
+import lenet_ext.functional as F
+
+operators = torch.ops.lenet_ext
+ONE, GEOMETRY = (1, 1), ((2, 1), (1, 2, 0, 1), (1, 1), 2)
+POOL = ((3, 2), (2, 2), (1, 0), (1, 1))
+
+
+def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
+    def tensor(*shape: int) -> Tensor:
+        values = torch.randn(shape, dtype=dtype)
+        return laid_out(values, layout) if len(shape) == 4 else values
+
+    image, weight, bias = tensor(2, 4, 7, 6), tensor(6, 2, 3, 2), tensor(6)
+    pooled, taps = operators.max_pool2d(image, *POOL, False, True)
+    return {
+        "conv2d": (image, weight, bias, *GEOMETRY),
+        "conv2d_input_grad": (tensor(2, 6, 4, 6), weight, (7, 6), *GEOMETRY),
+        "conv2d_weight_grad": (tensor(2, 6, 4, 6), image, (3, 2), *GEOMETRY, True),
+        "max_pool2d": (image, *POOL, True, True),
+        "max_pool2d_indices": (taps, (7, 6), *POOL),
+        "max_pool2d_input_grad": (torch.randn_like(pooled), taps, (7, 6), *POOL),
+        "linear": (image, tensor(5, 6), tensor(5)),
+        "linear_input_grad": (tensor(2, 3, 5), tensor(5, 6)),
+        "linear_weight_grad": (tensor(2, 3, 5), tensor(2, 3, 6), True),
+        "relu": (image,),
+        "relu_": (image.clone(),),
+        "relu_grad": (tensor(2, 4, 7, 6), image),
+    }[name]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("conv2d", "conv2d_input_grad", "conv2d_weight_grad"),
+        *("max_pool2d", "max_pool2d_indices", "max_pool2d_input_grad"),
+        *("linear", "linear_input_grad", "linear_weight_grad"),
+        *("relu", "relu_", "relu_grad"),
+    ],
+)
+def test_opcheck(name: str, layout: str, dtype: torch.dtype) -> None:
+    if name == "relu_" and layout == "sliced":
+        layout = "contiguous"  # clone() makes it dense
+    torch.library.opcheck(getattr(operators, name).default, arguments(name, layout, dtype))
+
+
+def check_fake(operator, *args) -> tuple[Tensor, ...]:
+    """Checks sizes, strides and dtypes that the fake kernel foretells; returns the real outputs."""
+    real = operator(*args)
+    with FakeTensorMode() as mode:
+        fake = operator(*(mode.from_tensor(a) if isinstance(a, Tensor) else a for a in args))
+    outputs = real if isinstance(real, tuple) else (real,)
+    for actual, foretold in zip(outputs, fake if isinstance(fake, tuple) else (fake,), strict=True):
+        assert (foretold.shape, foretold.dtype, foretold.device) == (
+            actual.shape,
+            actual.dtype,
+            actual.device,
+        )
+        if actual.numel():
+            assert foretold.stride() == actual.stride()
+    return outputs
+
+
+@given(conv_cases())
+def test_fake_conv2d(case: ConvCase) -> None:
+    image, weight, bias = case.tensors()
+    (output,) = check_fake(operators.conv2d, image, weight, bias, *case.geometry)
+    grad = laid_out(normal(tuple(output.shape), case.dtype, 0), case.layout)
+    check_fake(operators.conv2d_input_grad, grad, weight, image.shape[2:], *case.geometry)
+    check_fake(operators.conv2d_weight_grad, grad, image, weight.shape[2:], *case.geometry, case.bias)
+
+
+@given(pool_cases())
+def test_fake_max_pool2d(case: PoolCase) -> None:
+    image, size = case.input(), case.input_shape[2:]
+    check_fake(operators.max_pool2d, image, *case.arguments(), False)
+    output, taps = check_fake(operators.max_pool2d, image, *case.arguments(), True)
+    grad = laid_out(normal(tuple(output.shape), case.dtype, 0), case.layout)
+    check_fake(operators.max_pool2d_indices, taps, size, *case.arguments()[:-1])
+    check_fake(operators.max_pool2d_input_grad, grad, taps, size, *case.arguments()[:-1])
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_compile(dynamic: bool) -> None:
+    """Without graph breaks, forward and backward, for two batch sizes."""
+    torch._dynamo.reset()
+    model = lenet_ext.LeNet(in_channels=1, image_size=16)
+    compiled = torch.compile(model, backend="aot_eager", fullgraph=True, dynamic=dynamic)
+    for batch in (4, 3):
+        images = torch.randn(batch, 1, 16, 16)
+        grads = []
+        for function in (compiled, model):
+            output = function(images)
+            grads.append((output, torch.autograd.grad(output.square().sum(), list(model.parameters()))))
+        torch.testing.assert_close(*grads)
+
+
+def test_compile_inplace_relu() -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(lambda x: F.relu(x * 2, inplace=True) + 1, backend="aot_eager", fullgraph=True)
+    x = torch.randn(5, requires_grad=True)
+    (grad,) = torch.autograd.grad(compiled(x).sum(), x)
+    assert torch.equal(grad, torch.where(x > 0, 2.0, 0.0))
+
+
+def test_export() -> None:
+    """A graph of our operators, for any batch size."""
+    model = lenet_ext.LeNet(in_channels=1, image_size=16)
+    batch = torch.export.Dim("batch", min=2, max=64)
+    program = torch.export.export(
+        model, (torch.randn(2, 1, 16, 16),), dynamic_shapes=({0: batch},), strict=False
+    )
+    names = {str(node.target) for node in program.graph.nodes}
+    assert {f"lenet_ext.{name}.default" for name in ("conv2d", "relu", "max_pool2d", "linear")} <= names
+    images = torch.randn(5, 1, 16, 16)
+    torch.testing.assert_close(program.module()(images), model(images))
+
+
+def test_meta_device() -> None:
+    model = lenet_ext.LeNet().to("meta")
+    assert model(torch.empty(3, 3, 32, 32, device="meta")).shape == (3, 10)

@@ -3,9 +3,11 @@
 A Function is written once, in the setup_context style with a `vmap` and a `jvp` rule, whose `forward` only
 calls the operator. `differentiable` turns it into a plain function that picks, at each call,
 
-- the Function itself while a torch.func transform or torch.compile is active (about 22 us a call),
+- the Function itself while a torch.func transform is active (about 22 us a call),
 - its ctx-style twin where a gradient or a tangent is wanted (about 5 us more than the operator),
 - the operator alone otherwise.
+
+torch.compile follows the twin without the `jvp`, which it refuses.
 """
 
 from __future__ import annotations
@@ -31,18 +33,19 @@ def differentiable(
     """
     direct = direct or function.forward
     full = function.apply
+    traced = _ctx_style(function, "backward").apply
     # torch.autograd.Function.apply would repeat in Python the choice that is made here.
-    fast = super(Function, _ctx_style(function)).apply  # type: ignore[misc]
+    fast = super(Function, _ctx_style(function, "backward", "jvp")).apply  # type: ignore[misc]
 
     def call(*args: Any) -> Any:
-        if _transforms_active() or is_dynamo_compiling():
+        if _transforms_active():
             return full(*args)
         if forward_ad._current_level >= 0:
             return fast(*args)
         if _grad_enabled():
             for tensor in args[:tensors]:
                 if tensor is not None and tensor.requires_grad:
-                    return fast(*args)
+                    return traced(*args) if is_dynamo_compiling() else fast(*args)
         return direct(*args)
 
     return call
@@ -67,13 +70,13 @@ def add(first: Tensor | None, second: Tensor | None) -> Tensor | None:
     return first + second
 
 
-def _ctx_style(function: type[Function]) -> type[Function]:
+def _ctx_style(function: type[Function], *rules: str) -> type[Function]:
+    """`function` with its forward in the other style, and of its further methods those named in `rules`."""
+
     def forward(ctx: Any, *args: Any) -> Any:
         output = function.forward(*args)
         function.setup_context(ctx, args, output)
         return output
 
-    methods = {"forward": forward, "backward": function.backward, "jvp": function.jvp}
-    return type(
-        function.__name__, (Function,), {name: staticmethod(method) for name, method in methods.items()}
-    )
+    methods = {name: staticmethod(getattr(function, name)) for name in rules}
+    return type(function.__name__, (Function,), {"forward": staticmethod(forward), **methods})

@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
+
+Kernel = TypeVar("Kernel", bound=Callable[..., Any])
+
+
+def register(operator: str) -> Callable[[Kernel], Kernel]:
+    """Makes a function the fake kernel of `operator`, called only where its tensors share one device."""
+
+    def decorate(kernel: Kernel) -> Kernel:
+        def checked(*args: Any) -> Any:
+            devices = {str(argument.device) for argument in args if isinstance(argument, Tensor)}
+            if len(devices) > 1:
+                raise RuntimeError(f"{operator}: all tensors must be on one device, got {sorted(devices)}")
+            return kernel(*args)
+
+        torch.library.register_fake(f"lenet_ext::{operator}", checked)
+        return kernel
+
+    return decorate
 
 
 def empty(first: Tensor, shape: Sequence[int], dtype: torch.dtype | None = None) -> Tensor:

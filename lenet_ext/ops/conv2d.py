@@ -29,7 +29,7 @@ Dim: TypeAlias = int | None
 # "geometry" below: stride, padding, dilation, groups, the last arguments of each of the three operators.
 
 
-@torch.library.register_fake("lenet_ext::conv2d")
+@_fake.register("conv2d")
 def _fake_conv2d(
     input: Tensor,
     weight: Tensor,
@@ -54,19 +54,19 @@ def _fake_conv2d(
     return _fake.empty(input, (input.shape[0], weight.shape[0], height, width))
 
 
-@torch.library.register_fake("lenet_ext::conv2d_input_grad")
+@_fake.register("conv2d_input_grad")
 def _fake_input_grad(grad_output: Tensor, weight: Tensor, input_size: Pair, *geometry: Any) -> Tensor:
     groups = geometry[-1]
     return _fake.empty(grad_output, (grad_output.shape[0], weight.shape[1] * groups, *input_size))
 
 
-@torch.library.register_fake("lenet_ext::conv2d_weight_grad")
+@_fake.register("conv2d_weight_grad")
 def _fake_weight_grad(
     grad_output: Tensor, input: Tensor, kernel_size: Pair, *geometry: Any
 ) -> tuple[Tensor, Tensor]:
     *_, groups, bias = geometry
     out_channels = grad_output.shape[1]
-    grad_weight = _fake.empty(grad_output, (out_channels, input.shape[1] // groups, *kernel_size))
+    grad_weight = input.new_empty(out_channels, input.shape[1] // groups, *kernel_size)
     return grad_weight, _fake.bias_gradient(grad_output, out_channels, bias)
 
 

@@ -20,17 +20,17 @@ _weight_grad_op = torch.ops.lenet_ext.linear_weight_grad.default
 Dim: TypeAlias = int | None
 
 
-@torch.library.register_fake("lenet_ext::linear")
+@_fake.register("linear")
 def _fake_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return _fake.empty(input, (*input.shape[:-1], weight.shape[0]))
+    return input.new_empty((*input.shape[:-1], weight.shape[0]))
 
 
-@torch.library.register_fake("lenet_ext::linear_input_grad")
+@_fake.register("linear_input_grad")
 def _fake_input_grad(grad_output: Tensor, weight: Tensor) -> Tensor:
-    return _fake.empty(grad_output, (*grad_output.shape[:-1], weight.shape[1]))
+    return grad_output.new_empty((*grad_output.shape[:-1], weight.shape[1]))
 
 
-@torch.library.register_fake("lenet_ext::linear_weight_grad")
+@_fake.register("linear_weight_grad")
 def _fake_weight_grad(grad_output: Tensor, input: Tensor, bias: bool) -> tuple[Tensor, Tensor]:
     out_features = grad_output.shape[-1]
     grad_weight = grad_output.new_empty(out_features, input.shape[-1])

@@ -33,7 +33,7 @@ def _output_size(size: int, kernel: int, stride: int, padding: int, dilation: in
     return windows - 1 if ceil_mode and (windows - 1) * stride >= size + padding else windows
 
 
-@torch.library.register_fake("lenet_ext::max_pool2d")
+@_fake.register("max_pool2d")
 def _fake_max_pool2d(
     input: Tensor,
     kernel_size: Pair,
@@ -50,12 +50,12 @@ def _fake_max_pool2d(
     return _fake.empty(input, shape), argmax
 
 
-@torch.library.register_fake("lenet_ext::max_pool2d_indices")
+@_fake.register("max_pool2d_indices")
 def _fake_indices(argmax: Tensor, *geometry: Pair) -> Tensor:
     return _fake.empty(argmax, argmax.shape, torch.int64)
 
 
-@torch.library.register_fake("lenet_ext::max_pool2d_input_grad")
+@_fake.register("max_pool2d_input_grad")
 def _fake_input_grad(grad_output: Tensor, argmax: Tensor, input_size: Pair, *geometry: Pair) -> Tensor:
     return _fake.empty(grad_output, (*grad_output.shape[:2], *input_size))
 
@@ -90,7 +90,7 @@ class MaxPool2d(Function):
         info: Any, in_dims: tuple[Dim, ...], input: Tensor, *arguments: Any
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
         size = info.batch_size
-        output, argmax = _max_pool2d(fold(input, in_dims[0], size, 0), *arguments)
+        output, argmax = _max_pool2d(fold(input, in_dims[0], size, 0), *arguments[:-1], True)
         return (unfold(output, size, 0), unfold(argmax, size, 0)), (0, 0)
 
 

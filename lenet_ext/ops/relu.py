@@ -19,17 +19,17 @@ _relu_inplace_op = torch.ops.lenet_ext.relu_.default
 _relu_grad_op = torch.ops.lenet_ext.relu_grad.default
 
 
-@torch.library.register_fake("lenet_ext::relu")
+@_fake.register("relu")
 def _fake_relu(input: Tensor) -> Tensor:
     return _fake.empty(input, input.shape)
 
 
-@torch.library.register_fake("lenet_ext::relu_")
+@_fake.register("relu_")
 def _fake_relu_inplace(input: Tensor) -> None:
     pass
 
 
-@torch.library.register_fake("lenet_ext::relu_grad")
+@_fake.register("relu_grad")
 def _fake_relu_grad(grad_output: Tensor, output: Tensor) -> Tensor:
     return _fake.empty(output, output.shape)
 
@@ -121,7 +121,7 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
     memory format of `input`, or `input` itself, overwritten, where `inplace` is true.
 
     Raises TypeError where `input` is not a tensor; RuntimeError for another dtype, and with `inplace` for a
-    leaf that requires a gradient.
+    leaf that requires a gradient, or a view of one.
     """
     if not isinstance(input, Tensor):
         raise not_tensors("relu", input=input)
@@ -129,8 +129,9 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
         return _relu(input)
     if traced_in_python():
         return input.copy_(_relu(input))
-    if input.requires_grad and input.is_leaf and torch.is_grad_enabled():
+    base = input if input._base is None else input._base
+    if base.is_leaf and base.requires_grad and torch.is_grad_enabled():
         raise RuntimeError(
-            "relu: input is a leaf that requires a gradient, which inplace=True would overwrite"
+            "relu: with inplace=True, input must not be (part of) a leaf that requires a gradient"
         )
     return _relu_inplace(input)

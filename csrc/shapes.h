@@ -190,4 +190,28 @@ inline MaxPool2dShape max_pool2d_shape(const char* op, const std::vector<int64_t
   return s;
 }
 
+struct LinearShape {
+  int64_t rows, in_features, out_features;
+};
+
+enum class Side { kInput, kOutput };
+
+// weight_sizes (out, in); sizes (..., in) of an input, or (..., out) of an output.
+inline LinearShape linear_shape(const char* op, const char* name, const std::vector<int64_t>& sizes,
+                                const std::vector<int64_t>& weight_sizes, Side side) {
+  if (weight_sizes.size() != 2) fail(op, ": weight must have 2 dimensions (out, in), got ", to_string(weight_sizes));
+  if (sizes.empty()) fail(op, ": ", name, " must have at least 1 dimension");
+  const int64_t wanted = weight_sizes[side == Side::kInput ? 1 : 0];
+  if (sizes.back() != wanted) {
+    fail(op, ": ", name, " ", to_string(sizes), " has ", sizes.back(), " features in its last dimension, but weight ",
+         to_string(weight_sizes), " needs ", wanted);
+  }
+  LinearShape s{1, weight_sizes[1], weight_sizes[0]};
+  for (size_t i = 0; i + 1 < sizes.size(); ++i) s.rows = multiply_sizes(op, s.rows, sizes[i]);
+  element_count(op, weight_sizes);
+  element_count(op, {s.rows, s.in_features});
+  element_count(op, {s.rows, s.out_features});
+  return s;
+}
+
 }  // namespace lenet_ext

@@ -58,7 +58,7 @@ class WeightGradient {
     });
     const int64_t total = chunk_size_;
     for (int64_t chunk = 1; chunk < chunks_; ++chunk) {
-      add_row(sums.data() + chunk * chunk_size_, sums.data(), total);
+      add_row<S>(sums.data() + chunk * chunk_size_, sums.data(), total);
     }
     for (int64_t group = 0; group < s_.groups; ++group) {
       write_weights(sums.data() + group * group_size_, grad_weight + group * s_.group_out() * depth());
@@ -79,12 +79,6 @@ class WeightGradient {
   int64_t window_width() const { return (s_.out_width - 1) * s_.stride_w + (s_.kernel_width - 1) * s_.dilation_w + 1; }
   PlanarLayout layout() const { return {window_height(block_rows_), window_width(), s_.stride_h, s_.stride_w}; }
   static int64_t vectors(int64_t lanes) { return (lanes + kWidth - 1) / kWidth; }
-
-  static void add_row(const T* from, T* to, int64_t count) {
-    int64_t i = 0;
-    for (; i + kWidth <= count; i += kWidth) S::store(to + i, S::add(S::load(to + i), S::load(from + i)));
-    for (; i < count; ++i) to[i] += from[i];
-  }
 
   void choose() {
     const int64_t outs = s_.group_out(), ins = s_.group_in(), taps = s_.kernel_height * s_.kernel_width;
@@ -180,7 +174,7 @@ class WeightGradient {
         }
       }
     }
-    for (int64_t pixel = 0; pixel < pixels; ++pixel) add_row(grads + pixel * lanes_, bias_sums, lanes_);
+    for (int64_t pixel = 0; pixel < pixels; ++pixel) add_row<S>(grads + pixel * lanes_, bias_sums, lanes_);
   }
 
   // [pixel][lanes_], the lanes beyond the channels zero.

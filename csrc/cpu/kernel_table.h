@@ -1,7 +1,10 @@
 // Fills the table of kernels.h from the templates. Included by the files isa_<set>.cpp only.
 #pragma once
 
+#include "cpu/conv2d.h"
+#include "cpu/conv2d_weight_grad.h"
 #include "cpu/kernels.h"
+#include "cpu/linear.h"
 #include "cpu/max_pool2d.h"
 #include "cpu/max_pool2d_grad.h"
 #include "cpu/relu.h"
@@ -12,6 +15,23 @@ template <template <class> class Simd, class Stored>
 constexpr TypedKernels make_typed_kernels() {
   using S = Simd<ComputeType<Stored>>;
   return {
+      .conv2d =
+          [](const Conv2dShape& shape, Format format, const void* input, const void* weight, const void* bias,
+             void* output) {
+            conv2d<S>(shape, format, (const Stored*)input, (const Stored*)weight, (const Stored*)bias,
+                      (Stored*)output);
+          },
+      .conv2d_input_grad =
+          [](const Conv2dShape& shape, Format format, const void* grad_output, const void* weight, void* grad_input) {
+            conv2d_input_grad<S>(shape, format, (const Stored*)grad_output, (const Stored*)weight,
+                                 (Stored*)grad_input);
+          },
+      .conv2d_weight_grad =
+          [](const Conv2dShape& shape, Format format, const void* grad_output, const void* input, void* grad_weight,
+             void* grad_bias) {
+            conv2d_weight_grad<S>(shape, format, (const Stored*)grad_output, (const Stored*)input,
+                                  (Stored*)grad_weight, (Stored*)grad_bias);
+          },
       .max_pool2d =
           [](const MaxPool2dShape& shape, Format format, const void* input, void* output, void* taps) {
             max_pool2d<S>(shape, format, (const Stored*)input, (Stored*)output, taps);
@@ -20,6 +40,20 @@ constexpr TypedKernels make_typed_kernels() {
           [](const MaxPool2dShape& shape, Format format, const void* grad_output, const void* taps,
              void* grad_input) {
             max_pool2d_input_grad<S>(shape, format, (const Stored*)grad_output, taps, (Stored*)grad_input);
+          },
+      .linear =
+          [](const LinearShape& shape, const void* input, const void* weight, const void* bias, void* output) {
+            linear<S>(shape, (const Stored*)input, (const Stored*)weight, (const Stored*)bias, (Stored*)output);
+          },
+      .linear_input_grad =
+          [](const LinearShape& shape, const void* grad_output, const void* weight, void* grad_input) {
+            linear_input_grad<S>(shape, (const Stored*)grad_output, (const Stored*)weight, (Stored*)grad_input);
+          },
+      .linear_weight_grad =
+          [](const LinearShape& shape, const void* grad_output, const void* input, void* grad_weight,
+             void* grad_bias) {
+            linear_weight_grad<S>(shape, (const Stored*)grad_output, (const Stored*)input, (Stored*)grad_weight,
+                                  (Stored*)grad_bias);
           },
       .relu = [](int64_t count, const void* input,
                  void* output) { relu<S>(count, (const Stored*)input, (Stored*)output); },

@@ -19,6 +19,11 @@ struct TypedKernels {
   void (*max_pool2d)(const MaxPool2dShape& shape, Format format, const void* input, void* output, void* taps);
   void (*max_pool2d_input_grad)(const MaxPool2dShape& shape, Format format, const void* grad_output,
                                 const void* taps, void* grad_input);
+  // Matrices are row-major; biases may be null.
+  void (*linear)(const LinearShape& shape, const void* input, const void* weight, const void* bias, void* output);
+  void (*linear_input_grad)(const LinearShape& shape, const void* grad_output, const void* weight, void* grad_input);
+  void (*linear_weight_grad)(const LinearShape& shape, const void* grad_output, const void* input, void* grad_weight,
+                             void* grad_bias);
   void (*relu)(int64_t count, const void* input, void* output);
   void (*relu_grad)(int64_t count, const void* grad_output, const void* output, void* grad_input);
 };

@@ -17,6 +17,17 @@ void copy_row(const From* source, To* destination, int64_t count) {
   if (rest > 0) S::store_partial(destination + i, S::load_partial(source + i, rest), rest);
 }
 
+// sum[i] += row[i]
+template <class S>
+void add_row(const typename S::Scalar* row, typename S::Scalar* sum, int64_t count) {
+  int64_t i = 0;
+  for (; i + S::width <= count; i += S::width) S::store(sum + i, S::add(S::load(sum + i), S::load(row + i)));
+  const int rest = static_cast<int>(count - i);
+  if (rest > 0) {
+    S::store_partial(sum + i, S::add(S::load_partial(sum + i, rest), S::load_partial(row + i, rest)), rest);
+  }
+}
+
 template <class From, class To>
 void copy_strided(const From* source, int64_t source_stride, To* destination, int64_t destination_stride,
                   int64_t count) {

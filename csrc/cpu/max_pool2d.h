@@ -31,6 +31,8 @@ void max_pool2d_pixels(const PoolRange<Stored>& range, Span rows, Span columns, 
     for (int64_t c = 0; c < s.channels; c += S::width) {
       const Stored* p = corner + i * s.stride_w * s.channels + c;
       const int64_t offset = i * s.channels + c;
+      // The next row's windows: hardware sees too many short streams here to do so itself.
+      for (int64_t kh = 0; kh < kKernel; ++kh) __builtin_prefetch(p + (kh + s.stride_h) * row_step);
       if (c + S::width <= s.channels ||
           (range.input_end - p >= reach && range.output_end - (output + offset) >= S::width)) {
         block(std::true_type{}, p, offset, S::width);

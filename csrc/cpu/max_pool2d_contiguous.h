@@ -16,11 +16,28 @@ template <class S, class Stored, class Tap>
 void max_pool2d_window(const MaxPool2dShape& s, Span rows, Span columns, const Stored* plane, int64_t corner,
                        Stored* output, Tap* tap) {
   using Scalar = typename S::Scalar;
+  constexpr int64_t kFewTaps = 32;
+  const auto element = [&](int64_t kh, int64_t kw) {
+    return to_compute(plane[corner + kh * s.dilation_h * s.width + kw * s.dilation_w]);
+  };
+  const int64_t first_tap = rows.begin * s.kernel_width + columns.begin;
+  if ((rows.end - rows.begin) * (columns.end - columns.begin) <= kFewTaps) {
+    // Vectors of one value, for their selection without branches, which would often be predicted wrongly.
+    Maximum<S> best(first_tap);
+    for (int64_t kh = rows.begin; kh < rows.end; ++kh) {
+      for (int64_t kw = columns.begin; kw < columns.end; ++kw) {
+        best.offer(S::broadcast(element(kh, kw)), kh * s.kernel_width + kw);
+      }
+    }
+    store_maximum<S, false>(best, output, tap, 1);
+    return;
+  }
+  // The more taps, the fewer of them are a new maximum: branches are well predicted.
   Scalar best = -std::numeric_limits<Scalar>::infinity();
-  int64_t best_tap = rows.begin * s.kernel_width + columns.begin;
+  int64_t best_tap = first_tap;
   for (int64_t kh = rows.begin; kh < rows.end; ++kh) {
     for (int64_t kw = columns.begin; kw < columns.end; ++kw) {
-      const Scalar value = to_compute(plane[corner + kh * s.dilation_h * s.width + kw * s.dilation_w]);
+      const Scalar value = element(kh, kw);
       if (value > best || value != value) best = value, best_tap = kh * s.kernel_width + kw;
     }
   }
@@ -33,6 +50,14 @@ template <class S, bool kFull, class Stored>
 void load_two(const Stored* p, int count, typename S::Vector& low, typename S::Vector& high) {
   low = load_first<S, kFull>(p, std::min(count, S::width));
   high = count > S::width ? load_first<S, kFull>(p + S::width, count - S::width) : S::zero();
+}
+
+// n elements `stride` apart, the others zero.
+template <class S, class Stored>
+typename S::Vector load_strided(const Stored* p, int64_t stride, int n) {
+  typename S::Scalar buffer[S::width] = {};
+  for (int i = 0; i < n; ++i) buffer[i] = to_compute(p[i * stride]);
+  return S::load(buffer);
 }
 
 // n windows side by side; with kFull whole vectors may be read and written. kKernel: the kernel size if known
@@ -49,7 +74,10 @@ void max_pool2d_vector(const MaxPool2dShape& s, Span rows, const Stored* corner,
     const Stored* row = corner + kh * row_step;
     const int64_t tap = kh * kernel_width;
     int64_t kw = 0;
-    if constexpr (kStride == 1) {
+    if constexpr (kStride == 0) {
+      for (; kw < kernel_width; ++kw)
+        best.offer(load_strided<S>(row + kw * dilation_w, s.stride_w, n), tap + kw);
+    } else if constexpr (kStride == 1) {
       for (; kw < kernel_width; ++kw) best.offer(load_first<S, kFull>(row + kw * dilation_w, n), tap + kw);
     } else {
       typename S::Vector low, high;
@@ -89,29 +117,20 @@ void max_pool2d_interior(const PoolRange<Stored>& range, Span rows, int64_t coun
       (rows.end - 1) * s.dilation_h * s.width + (s.kernel_width - 1) * s.dilation_w + kStride * S::width;
   for (int64_t row = 0; row < count; ++row) {
     for (int64_t i = 0; i < columns; i += S::width) {
-      const Stored* p = corner + row * s.stride_h * s.width + i * kStride;
+      const Stored* p = corner + row * s.stride_h * s.width + i * s.stride_w;
       Stored* out = output + row * s.out_width + i;
       Tap* tap = taps == nullptr ? nullptr : taps + row * s.out_width + i;
       const int n = static_cast<int>(std::min<int64_t>(S::width, columns - i));
-      if (range.input_end - p >= reach && range.output_end - out >= S::width) {
+      if (kStride == 0 && n < 4) {
+        for (int k = 0; k < n; ++k) {
+          max_pool2d_window<S>(s, rows, Span{0, s.kernel_width}, p, k * s.stride_w, out + k,
+                               taps == nullptr ? nullptr : tap + k);
+        }
+      } else if (kStride > 0 && range.input_end - p >= reach && range.output_end - out >= S::width) {
         max_pool2d_vector<S, kStride, kKernel, true>(s, rows, p, n, out, tap);
       } else {
         max_pool2d_vector<S, kStride, kKernel, false>(s, rows, p, n, out, tap);
       }
-    }
-  }
-}
-
-template <class S, class Stored, class Tap>
-void max_pool2d_interior_any_stride(const PoolRange<Stored>& range, Span rows, int64_t count,
-                                    const Stored* corner, Stored* output, Tap* taps) {
-  const MaxPool2dShape& s = range.shape;
-  for (int64_t row = 0; row < count; ++row) {
-    for (int64_t i = 0; i < range.inside.end - range.inside.begin; ++i) {
-      const int64_t offset = row * s.out_width + i;
-      max_pool2d_window<S>(s, rows, Span{0, s.kernel_width}, corner,
-                           row * s.stride_h * s.width + i * s.stride_w, output + offset,
-                           taps == nullptr ? nullptr : taps + offset);
     }
   }
 }
@@ -139,17 +158,7 @@ InteriorKernel<Stored, Tap> interior_kernel(const MaxPool2dShape& s, bool whole)
            : kernel == 3 ? max_pool2d_interior<S, 2, 3, Stored, Tap>
                          : max_pool2d_interior<S, 2, 0, Stored, Tap>;
   }
-  return max_pool2d_interior_any_stride<S, Stored, Tap>;
-}
-
-// Planes that the windows tile from top to bottom form one high plane.
-inline MaxPool2dShape stack_planes(MaxPool2dShape s) {
-  if (s.kernel_height == s.stride_h && s.pad_h == 0 && s.dilation_h == 1 &&
-      s.out_height * s.stride_h == s.height) {
-    s.height *= s.planes(), s.out_height *= s.planes();
-    s.batch = 1, s.channels = 1;
-  }
-  return s;
+  return max_pool2d_interior<S, 0, 0, Stored, Tap>;
 }
 
 template <class S, class Stored, class Tap>

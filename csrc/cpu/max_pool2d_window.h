@@ -31,6 +31,16 @@ inline Span interior_windows(int64_t size, int64_t kernel, int64_t stride, int64
   return {std::min((pad + stride - 1) / stride, end), end};
 }
 
+// Planes that the windows tile from top to bottom form one high plane.
+inline MaxPool2dShape stack_planes(MaxPool2dShape s) {
+  if (s.kernel_height == s.stride_h && s.pad_h == 0 && s.dilation_h == 1 &&
+      s.out_height * s.stride_h == s.height) {
+    s.height *= s.planes(), s.out_height *= s.planes();
+    s.batch = 1, s.channels = 1;
+  }
+  return s;
+}
+
 // About the cycles of one output row (of one channel or vector of channels) with `lanes` windows side by
 // side.
 inline int64_t window_cost(const MaxPool2dShape& s, int lanes) {

@@ -25,10 +25,13 @@ OLDEST_NVCC = (12, 4)
 # Operators are bound through torch's stable ABI as of this version: the module runs under any newer torch.
 TORCH_TARGET = "0x020a000000000000"
 
+# What the compiler must know besides C++20: GCC has _Float16 on x86 since version 12.
+COMPILER_PROBE = "#include <bit>\n_Float16 half(short bits) { return std::bit_cast<_Float16>(bits); }\n"
+
 # GCC 12 takes the _mm512_undefined of its own intrinsics for a mistake of ours.
 ISA_WARNINGS = "-Wno-uninitialized -Wno-maybe-uninitialized"
-# Only the file isa_<name>.cpp is compiled with these flags. The order is the link order: where two objects hold
-# the same inline function of the standard library, the linker keeps the first, which every CPU can run.
+# Only the file isa_<name>.cpp is compiled with these flags. The order is the link order: where two objects
+# hold the same inline function of the standard library, the linker keeps the first, which every CPU can run.
 ISA_FLAGS: dict[str, dict[str, str]] = {
     "x86_64": {
         "scalar": "",
@@ -65,9 +68,23 @@ def find_compiler() -> str:
     if compiler is None or shutil.which(shlex.split(compiler)[0]) is None:
         raise BuildError(
             f"no C++ compiler found{f' at CXX={compiler}' if compiler else ''}: "
-            "install g++ 11 or newer (Debian: apt install g++), or set CXX"
+            "install g++ 12 or newer (Debian: apt install g++), or set CXX"
+        )
+    probe = [*shlex.split(compiler), "-std=c++20", "-x", "c++", "-fsyntax-only", "-"]
+    if subprocess.run(probe, input=COMPILER_PROBE, text=True, capture_output=True).returncode != 0:
+        raise BuildError(
+            f"{compiler} is too old (no C++20 with _Float16): install g++ 12 or newer, or set CXX to one"
         )
     return compiler
+
+
+def find_python_headers() -> str:
+    folder = sysconfig.get_path("include")
+    if not Path(folder, "Python.h").is_file():
+        raise BuildError(
+            f"Python.h is not in {folder}: install Python's headers (Debian: apt install python3-dev)"
+        )
+    return folder
 
 
 def find_torch() -> Path:
@@ -97,12 +114,14 @@ def find_nvcc(sources: list[Path]) -> str | None:
     nvcc = shutil.which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
     problem = "nvcc was not found: install the CUDA toolkit or set CUDA_HOME"
     if nvcc is not None:
-        release = subprocess.run([nvcc, "--version"], capture_output=True, text=True, check=True).stdout
-        version = version_tuple(release[release.find("release") :])
-        if version >= OLDEST_NVCC:
+        printed = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
+        release = re.search(r"release (\d+\.\d+)", printed)
+        if release and version_tuple(release[1]) >= OLDEST_NVCC:
             return nvcc
         problem = (
-            f"{nvcc} is CUDA {version[0]}.{version[1]}, {OLDEST_NVCC[0]}.{OLDEST_NVCC[1]} or newer is needed"
+            f"{nvcc} is CUDA {release[1]}, {OLDEST_NVCC[0]}.{OLDEST_NVCC[1]} or newer is needed"
+            if release
+            else f"{nvcc} --version names no release"
         )
     if choice == "1":
         raise BuildError(f"LENET_EXT_CUDA=1, but {problem}")
@@ -134,7 +153,8 @@ class NinjaBuild(build_ext):
         from ninja import ninja_syntax
 
         compiler, torch_folder = find_compiler(), find_torch()
-        folder = Path(self.build_temp).resolve()
+        # An editable build keeps its objects: the next one compiles only what changed.
+        folder = (ROOT / "build/editable" if self.editable_mode else Path(self.build_temp)).resolve()
         folder.mkdir(parents=True, exist_ok=True)
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -144,7 +164,7 @@ class NinjaBuild(build_ext):
         nvcc = find_nvcc(cuda_sources)
         architectures = cuda_architectures() if nvcc else []
         version = re.findall(r'"(.+)"', (ROOT / "lenet_ext/_version.py").read_text())[0]
-        includes = [torch_folder / "include", pybind11.get_include(), sysconfig.get_path("include")]
+        includes = [torch_folder / "include", pybind11.get_include(), find_python_headers()]
         defines = {
             "TORCH_TARGET_VERSION": TORCH_TARGET,
             "LENET_EXT_VERSION": f'\\"{version}\\"',
@@ -152,15 +172,16 @@ class NinjaBuild(build_ext):
         }
         common = " ".join(
             [
-                f"-I{ROOT}/csrc",
-                *(f"-isystem {path}" for path in includes),
+                f"-I{shlex.quote(f'{ROOT}/csrc')}",
+                *(f"-isystem {shlex.quote(str(path))}" for path in includes),
                 *(f"-D{k}={v}" for k, v in defines.items()),
             ]
         )
 
         with open(folder / "build.ninja", "w") as file:
             writer = ninja_syntax.Writer(file, width=10_000)
-            flags = f"-std=c++20 -O3 -fPIC -fvisibility=hidden -fno-math-errno -fno-trapping-math -Wall -Wextra {common}"
+            floats = "-fno-math-errno -fno-trapping-math"
+            flags = f"-std=c++20 -O3 -fPIC -fvisibility=hidden {floats} -Wall -Wextra {common}"
             writer.rule(
                 "cxx",
                 f"{compiler} $isa {flags} -MMD -MF $out.d -c $in -o $out",
@@ -172,13 +193,13 @@ class NinjaBuild(build_ext):
                 gencode = " ".join(gencode_flags(architectures))
                 writer.rule(
                     "nvcc",
-                    f"{nvcc} -ccbin {compiler} -std=c++20 -O3 -Xcompiler -fPIC,-fvisibility=hidden {gencode} {common} "
-                    "-MMD -MF $out.d -c $in -o $out",
+                    f"{nvcc} -ccbin {compiler} -std=c++20 -O3 -Xcompiler -fPIC,-fvisibility=hidden "
+                    f"{gencode} {common} -MMD -MF $out.d -c $in -o $out",
                     "NVCC $name",
                     "$out.d",
                     deps="gcc",
                 )
-            libraries = f"-L{torch_folder}/lib -ltorch_cpu -ltorch"
+            libraries = f"-L{shlex.quote(f'{torch_folder}/lib')} -ltorch_cpu -ltorch"
             if nvcc:
                 libraries += (
                     f" -L{Path(nvcc).resolve().parent.parent}/lib64 -lcudart_static -lrt -ldl -lpthread"
@@ -199,7 +220,6 @@ class NinjaBuild(build_ext):
                 objects.append(str(folder / f"cuda_{source.name}.o"))
                 writer.build(objects[-1], "nvcc", str(source), variables={"name": source.name})
             writer.build(str(output), "link", objects)
-            writer.default(str(output))
 
         jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
         program = shutil.which("ninja", path=ninja.BIN_DIR) or "ninja"

@@ -1,0 +1,80 @@
+# `make train` and `make test` do all set-up themselves, in the virtual environment .venv. `make help` lists the rest.
+
+PYTHON ?= python3
+TORCH_VERSION := 2.13.0
+# Further arguments of pip for torch alone, e.g. --index-url https://download.pytorch.org/whl/cpu
+PIP_TORCH_ARGS ?=
+# Where `make train` writes; the default is the first of runs/digits, runs/digits-2, ... that is free.
+OUT ?=
+TRAIN_ARGS ?= --data digits
+BENCH_ARGS ?=
+PYTEST_WORKERS ?= 2
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+
+.DELETE_ON_ERROR:
+.PHONY: help build train test lint format bench wheel clean distclean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
+
+# Stamps: each is newer than what it was made from once its step is done.
+$(VENV)/.created: scripts/check_prerequisites.sh
+	@sh $< $(PYTHON)
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.created
+	$(PIP) install $(PIP_TORCH_ARGS) torch==$(TORCH_VERSION)
+	@touch $@
+
+$(VENV)/.requirements: requirements-dev.txt $(VENV)/.torch
+	$(PIP) install -r requirements-dev.txt
+	@touch $@
+
+$(VENV)/.built: $(VENV)/.requirements setup.py pyproject.toml lenet_ext/_version.py $(CXX_SOURCES)
+	@echo "compiling lenet_ext._C: a minute or two the first time"
+	$(PIP) install --no-build-isolation -e '.[cli,data,plot,test]'
+	@touch $@
+
+build: $(VENV)/.built  ## set up .venv and compile the package into it, editable
+
+train: build  ## train a LeNet of our layers on real digits beside native torch
+	@out="$(OUT)"; count=2; \
+	if [ -z "$$out" ]; then \
+		out=runs/digits; \
+		while [ -e "$$out" ]; do out=runs/digits-$$count; count=$$((count + 1)); done; \
+	fi; \
+	set -x; $(BIN)/lenet-ext train $(TRAIN_ARGS) --out "$$out"
+
+test: build  ## run the test-suite
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n $(PYTEST_WORKERS) $(PYTEST_ARGS)
+
+lint: build  ## check style, types and formatting
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	@$(BIN)/clang-format --version
+	@$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
+
+format: build  ## format all sources
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+	$(BIN)/clang-format -i $(CXX_SOURCES)
+
+bench: build  ## time the kernels beside native torch
+	$(BIN)/lenet-ext bench $(BENCH_ARGS)
+
+wheel: build  ## build a wheel into dist/
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+
+clean:  ## remove what was compiled
+	rm -rf build dist lenet_ext/*.so *.egg-info $(VENV)/.built
+	find . -name $(VENV) -prune -o -name __pycache__ -type d -print | xargs rm -rf
+
+distclean: clean  ## remove .venv and the tools' caches as well
+	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -26,6 +26,8 @@ from training_helpers import (
     write_mnist,
 )
 
+from lenet_ext.check import DTYPES, Comparison, rounding_limit
+
 OUTPUTS = {
     "checkpoint.safetensors",
     "config.json",
@@ -348,9 +350,16 @@ def test_check_reports_a_layer_that_fails(program: Program, monkeypatch: pytest.
     assert "linear 84 to 10 forward torch.float32: no kernel for this" in result.out
 
 
-def test_nan_is_a_mismatch() -> None:
-    from lenet_ext.check import Comparison
+def test_limits_of_check_are_a_few_rounding_units() -> None:
+    """Wide enough for sums of 5,000 terms, and far below any real mistake."""
+    limits = {dtype: rounding_limit(dtype, 5000) for dtype in DTYPES}
+    assert limits[torch.float64] < 2e-14
+    assert limits[torch.float32] < 1e-5
+    assert limits[torch.float16] < 0.0025
+    assert limits[torch.bfloat16] < 0.02
 
+
+def test_nan_is_a_mismatch() -> None:
     comparison = Comparison("relu", "forward", torch.float32, float("nan"), 0.0, limit=1e-6)
     assert not comparison.passed
     assert replace(comparison, error=1e-7).passed

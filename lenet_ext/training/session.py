@@ -137,9 +137,7 @@ def _config_text(run: Run) -> str:
 
 def _write_pictures(out: Path, run: Run) -> None:
     trained = run.learners[0]
-    write_atomically(
-        out / "curves.png", plots.curves(run.history, [learner.name for learner in run.learners])
-    )
+    write_atomically(out / "curves.png", plots.curves(run.records()))
     first_weight = next(iter(trained.model.parameters())).detach().cpu()
     write_atomically(out / "filters.png", plots.filters(first_weight))
     write_atomically(out / "confusion.png", plots.confusion(confusion_matrix(run), run.dataset.class_names))

@@ -1,0 +1,92 @@
+"""Timing two calls that do the same, side by side."""
+
+from __future__ import annotations
+
+import gc
+import math
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median, quantiles
+from time import perf_counter
+from typing import Any
+
+Call = Callable[[], Any]
+
+# Shorter calls are repeated within one run until it lasts this long: the clock's own cost then vanishes.
+RUN_SECONDS = 200e-6
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How long to measure a case: `seconds` in all, but at least `fewest` runs and no more than `most`."""
+
+    seconds: float
+    fewest: int
+    most: int
+
+
+FULL = Effort(seconds=1.2, fewest=15, most=400)
+QUICK = Effort(seconds=0.15, fewest=5, most=60)
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds of one call: the median over all runs, and the quartiles around it."""
+
+    median: float
+    lower_quartile: float
+    upper_quartile: float
+    runs: int
+    calls_per_run: int
+
+
+def time_side_by_side(first: Call, second: Call, effort: Effort) -> tuple[Timing, Timing]:
+    """Time both calls in alternating runs, so that whatever slows the machine down slows both."""
+    calls = (first, second)
+    with _no_garbage_collection():
+        repeats = [_calls_per_run(call) for call in calls]
+        seconds: list[list[float]] = [[], []]
+        end = perf_counter() + effort.seconds
+        for run in range(effort.most):
+            if run >= effort.fewest and perf_counter() > end:
+                break
+            for call, repeat, sample in zip(calls, repeats, seconds, strict=True):
+                sample.append(_run(call, repeat) / repeat)
+    ours, native = (_summary(*pair) for pair in zip(seconds, repeats, strict=True))
+    return ours, native
+
+
+def _calls_per_run(call: Call) -> int:
+    """How many calls fill `RUN_SECONDS`; asking warms caches, memory pools and threads up."""
+    repeat = 1
+    while True:
+        seconds = min(_run(call, repeat) for _ in range(3))
+        if seconds >= RUN_SECONDS / 2:
+            return math.ceil(repeat * RUN_SECONDS / seconds)
+        repeat *= 2
+
+
+def _run(call: Call, repeat: int) -> float:
+    start = perf_counter()
+    for _ in range(repeat):
+        call()
+    return perf_counter() - start
+
+
+def _summary(seconds: list[float], calls_per_run: int) -> Timing:
+    lower, _, upper = quantiles(seconds, n=4, method="inclusive")
+    return Timing(median(seconds), lower, upper, len(seconds), calls_per_run)
+
+
+@contextmanager
+def _no_garbage_collection() -> Iterator[None]:
+    """A collection would fall into whichever call happens to allocate next."""
+    was_enabled = gc.isenabled()
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()

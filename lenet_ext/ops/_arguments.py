@@ -47,6 +47,11 @@ def pair(operator: str, argument: str, value: int | Sequence[int]) -> Pair:
     raise RuntimeError(f"{operator}: {argument} must be an int or two ints (height, width), got {value!r}")
 
 
+def plane(tensor: Tensor) -> Pair:
+    """(height, width) of (N, C, H, W), as a tuple: operators take longer to read a torch.Size."""
+    return tensor.size(2), tensor.size(3)
+
+
 def not_tensors(operator: str, **arguments: object) -> TypeError:
     """The error for the first of `arguments` that is neither a tensor nor None."""
     for name, value in arguments.items():

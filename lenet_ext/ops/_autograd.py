@@ -60,7 +60,8 @@ def save(ctx: Any, *tensors: Tensor) -> None:
     """Keeps `tensors` for `backward` and `jvp`, which get None for each gradient or tangent that is zero."""
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(*tensors)
-    ctx.save_for_forward(*tensors)
+    if forward_ad._current_level >= 0:
+        ctx.save_for_forward(*tensors)
 
 
 def add(first: Tensor | None, second: Tensor | None) -> Tensor | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from lenet_ext.ops import _fake
-from lenet_ext.ops._arguments import Padding, Pair, autocast, integer, not_tensors, pair
+from lenet_ext.ops._arguments import Padding, Pair, autocast, integer, not_tensors, pair, plane
 from lenet_ext.ops._autograd import add, differentiable, save
 from lenet_ext.ops._batching import fold, unfold
 
@@ -90,10 +90,10 @@ class Conv2d(Function):
         needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_input = grad_weight = grad_bias = None
         if needs_input:
-            grad_input = _input_grad(grad_output, weight, input.shape[2:], *ctx.geometry)
+            grad_input = _input_grad(grad_output, weight, plane(input), *ctx.geometry)
         if needs_weight:
             grad_weight, grad_bias = _weight_grad(
-                grad_output, input, weight.shape[2:], *ctx.geometry, needs_bias
+                grad_output, input, plane(weight), *ctx.geometry, needs_bias
             )
         elif needs_bias:
             grad_bias = grad_output.sum((0, 2, 3))
@@ -157,7 +157,7 @@ class Conv2dInputGrad(Function):
         if ctx.needs_input_grad[0]:
             through_grad_output = _conv2d(grad, weight, None, *ctx.geometry)
         if ctx.needs_input_grad[1]:
-            through_weight, _ = _weight_grad(grad_output, grad, weight.shape[2:], *ctx.geometry, False)
+            through_weight, _ = _weight_grad(grad_output, grad, plane(weight), *ctx.geometry, False)
         return through_grad_output, through_weight, None, None, None, None, None
 
     @staticmethod
@@ -215,7 +215,7 @@ class Conv2dWeightGrad(Function):
             elif grad_bias is not None:
                 through_grad_output = grad_bias[:, None, None].expand_as(grad_output)
         if ctx.needs_input_grad[1] and grad_weight is not None:
-            through_input = _input_grad(grad_output, grad_weight, input.shape[2:], *ctx.geometry)
+            through_input = _input_grad(grad_output, grad_weight, plane(input), *ctx.geometry)
         return through_grad_output, through_input, None, None, None, None, None, None
 
     @staticmethod

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.autograd import Function
 
 from lenet_ext.ops import _fake
-from lenet_ext.ops._arguments import Pair, not_tensors, pair
+from lenet_ext.ops._arguments import Pair, not_tensors, pair, plane
 from lenet_ext.ops._autograd import differentiable, save
 from lenet_ext.ops._batching import fold, unfold
 
@@ -71,7 +71,7 @@ class MaxPool2d(Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         save(ctx, output[1])
         ctx.mark_non_differentiable(output[1])
-        ctx.geometry = (inputs[0].shape[2:], *inputs[1:5])
+        ctx.geometry = (plane(inputs[0]), *inputs[1:5])
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
@@ -192,6 +192,6 @@ def max_pool2d(
     batched = input.unsqueeze(0) if input.dim() == 3 else input
     output, argmax = _max_pool2d(batched, *arguments, ceil_mode, return_indices)
     if return_indices:
-        indices = _indices(argmax, batched.shape[2:], *arguments)
+        indices = _indices(argmax, plane(batched), *arguments)
         return (output, indices) if batched is input else (output.squeeze(0), indices.squeeze(0))
     return output if batched is input else output.squeeze(0)

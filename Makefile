@@ -33,12 +33,12 @@ $(VENV)/.torch: $(VENV)/.created
 	@touch $@
 
 $(VENV)/.requirements: requirements-dev.txt $(VENV)/.torch
-	$(PIP) install -r requirements-dev.txt
+	$(PIP) install -q -r requirements-dev.txt
 	@touch $@
 
 $(VENV)/.built: $(VENV)/.requirements setup.py pyproject.toml lenet_ext/_version.py $(CXX_SOURCES)
 	@echo "compiling lenet_ext._C: a minute or two the first time"
-	$(PIP) install --no-build-isolation -e '.[cli,data,plot,test]'
+	$(PIP) install -q --no-build-isolation -e '.[cli,data,plot,test]'
 	@touch $@
 
 build: $(VENV)/.built  ## set up .venv and compile the package into it, editable

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import platform
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from training_helpers import python
 
 from lenet_ext import benchmark, functional
 from lenet_ext.benchmark import measure as measure_module
@@ -105,7 +107,7 @@ def test_runs_alternate() -> None:
     times = time_side_by_side(lambda: order.append("a"), lambda: order.append("b"), BRIEF)
     repeats = [timing.calls_per_run for timing in times]
     assert min(repeats) > 1  # a run of one such call would time the clock
-    one_round = ["a"] * repeats[0] + ["b"] * repeats[1]
+    one_round = ["a"] * (1 + repeats[0]) + ["b"] * (1 + repeats[1])  # the first call of a run is untimed
     assert order[-3 * len(one_round) :] == 3 * one_round
 
 
@@ -139,6 +141,7 @@ def made_up(monkeypatch: pytest.MonkeyPatch) -> None:
         return Measurement(case, threads, ours, native)
 
     monkeypatch.setattr(run_module, "measure", fake)
+    monkeypatch.setattr(run_module, "keep_freed_memory", lambda: None)  # it would outlive the test
 
 
 @pytest.mark.usefixtures("made_up")
@@ -196,3 +199,20 @@ def test_the_worst_case_and_the_mean_are_of_the_suite() -> None:
 )
 def test_verdict(speedup: float, verdict: str) -> None:
     assert Target("", must=2, aim=3, measured=lambda *_: speedup).verdict(speedup) == verdict
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc has this setting")
+def test_freed_memory_is_kept() -> None:
+    """In a process of its own: large blocks that come and go cost no page faults after the first."""
+    program = """
+import resource, torch
+from lenet_ext.benchmark.timing import keep_freed_memory
+keep_freed_memory()
+torch.ones(1 << 24)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(3):
+    torch.ones(1 << 24)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    pages = (1 << 26) // resource.getpagesize()
+    assert int(python(["-c", program]).stdout) < pages

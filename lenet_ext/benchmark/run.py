@@ -12,7 +12,7 @@ from lenet_ext.benchmark.measure import Measurement, measure
 from lenet_ext.benchmark.reports import REPORTS, Report
 from lenet_ext.benchmark.tables import report_json, report_markdown, targets_json, targets_markdown
 from lenet_ext.benchmark.targets import target_results
-from lenet_ext.benchmark.timing import FULL, QUICK, Effort
+from lenet_ext.benchmark.timing import FULL, QUICK, Effort, keep_freed_memory
 
 THREADS = (1, 2)
 
@@ -25,6 +25,7 @@ def run_benchmarks(quick: bool, out: Path | None) -> None:
 
     Raises `WrongResult` where one of our results differs from native torch's.
     """
+    keep_freed_memory()
     machine, effort = environment(), QUICK if quick else FULL
     measurements = {name: run_report(report, effort, out, machine) for name, report in REPORTS.items()}
     results = target_results(measurements)
@@ -59,6 +60,7 @@ def run_report(
 
 def main(name: str) -> None:
     """The program of the scripts in `benchmarks/`: one report."""
+    keep_freed_memory()
     report = REPORTS[name]
     parser = argparse.ArgumentParser(description=report.title)
     parser.add_argument("--quick", action="store_true", help="fewer runs")

@@ -25,7 +25,7 @@ OLDEST_NVCC = (12, 4)
 # Operators are bound through torch's stable ABI as of this version: the module runs under any newer torch.
 TORCH_TARGET = "0x020a000000000000"
 
-# What the compiler must know besides C++20: GCC has _Float16 on x86 since version 12.
+# What the compiler must know besides C++20: GCC has _Float16 in C++ since version 12, on ARM since 13.
 COMPILER_PROBE = "#include <bit>\n_Float16 half(short bits) { return std::bit_cast<_Float16>(bits); }\n"
 
 # GCC 12 takes the _mm512_undefined of its own intrinsics for a mistake of ours.
@@ -73,7 +73,7 @@ def find_compiler() -> str:
     probe = [*shlex.split(compiler), "-std=c++20", "-x", "c++", "-fsyntax-only", "-"]
     if subprocess.run(probe, input=COMPILER_PROBE, text=True, capture_output=True).returncode != 0:
         raise BuildError(
-            f"{compiler} is too old (no C++20 with _Float16): install g++ 12 or newer, or set CXX to one"
+            f"{compiler} is too old (no C++20 with _Float16): install g++ 12 or newer (13 on ARM), or set CXX"
         )
     return compiler
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import platform
+import resource
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path

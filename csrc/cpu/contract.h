@@ -1,8 +1,8 @@
 // The microkernel behind conv2d and linear: a tile of `rows` x `vectors` accumulators in registers,
 //
-//   c[r][lane] = init[r][lane] + sum over k of  a[k.a + r * a_stride] * b[k.b + lane],     lane < vectors * width,
+//   c[r][v] = init[r][v] + sum over k of  a[k.a + r * a_stride] * b[k.b + v * b_vector_stride]
 //
-// `a` is broadcast, `b` is loaded as vectors. Where the factors of step k lie is looked up in a table of offsets, so that
+// with vectors c[r][v] and b[...]; `a` is broadcast. Where the factors of step k lie is looked up in a table of offsets, so that
 // one kernel serves every convolution (any kernel size, stride, dilation, layout: only the table differs) as well as
 // plain matrix products, with output channels as lanes and pixels as rows or the other way round.
 //
@@ -26,6 +26,7 @@ struct Contraction {
   const T* a;
   int64_t a_stride;
   const T* b;
+  int64_t b_vector_stride;  // width, or the distance of rows of pixels
   const Step* steps;
   int64_t step_count;
   const T* init;         // one value per row, or lanes like c's
@@ -33,6 +34,7 @@ struct Contraction {
   int64_t init_stride;   // from row to row: 0 for a bias per lane
   T* c;
   int64_t c_stride;      // from row to row
+  int64_t c_vector_stride;
   int last_lanes;    // of the last vector, only so many are loaded and stored
 };
 
@@ -48,12 +50,12 @@ template <class S, int Rows, int Vectors, bool UnitStride, bool Partial>
 void contract_tile(const Contraction<typename S::Scalar>& t) {
   using T = typename S::Scalar;
   using V = typename S::Vector;
-  constexpr int width = S::width;
-  const auto load = [&](const T* p, auto v) {
+  const int last_lanes = t.last_lanes;
+  const auto load = [last_lanes](const T* p, auto v) {
     if constexpr (Partial && v == Vectors - 1) {
-      return S::load_partial(p + v * width, t.last_lanes);
+      return S::load_partial(p, last_lanes);
     } else {
-      return S::load(p + v * width);
+      return S::load(p);
     }
   };
 
@@ -61,17 +63,18 @@ void contract_tile(const Contraction<typename S::Scalar>& t) {
   unroll<Rows>([&](auto r) {
     unroll<Vectors>([&](auto v) {
       const T* init = t.init + r * t.init_stride;
-      acc[r][v] = t.init_is_per_row ? S::broadcast(*init) : load(init, v);
+      acc[r][v] = t.init_is_per_row ? S::broadcast(*init) : load(init + v * t.c_vector_stride, v);
     });
   });
 
   const int64_t a_stride = UnitStride ? 1 : t.a_stride;
+  const int64_t b_stride = t.b_vector_stride;
   const T *a_base = t.a, *b_base = t.b;
   for (const Step *step = t.steps, *end = step + t.step_count; step != end; ++step) {
     const T* a = a_base + step->a;
     const T* b = b_base + step->b;
     V factor[Vectors];
-    unroll<Vectors>([&](auto v) { factor[v] = load(b, v); });
+    unroll<Vectors>([&](auto v) { factor[v] = load(b + v * b_stride, v); });
     unroll<Rows>([&](auto r) {
       const V scale = S::broadcast(a[r * a_stride]);
       unroll<Vectors>([&](auto v) { acc[r][v] = S::fma(scale, factor[v], acc[r][v]); });
@@ -79,15 +82,14 @@ void contract_tile(const Contraction<typename S::Scalar>& t) {
   }
 
   T* c = t.c;
-  const int64_t c_stride = t.c_stride;
-  const int last_lanes = t.last_lanes;
+  const int64_t c_stride = t.c_stride, c_vector_stride = t.c_vector_stride;
   unroll<Rows>([&](auto r) {
     T* row = c + r * c_stride;
     unroll<Vectors>([&](auto v) {
       if constexpr (Partial && v == Vectors - 1) {
-        S::store_partial(row + v * width, acc[r][v], last_lanes);
+        S::store_partial(row + v * c_vector_stride, acc[r][v], last_lanes);
       } else {
-        S::store(row + v * width, acc[r][v]);
+        S::store(row + v * c_vector_stride, acc[r][v]);
       }
     });
   });

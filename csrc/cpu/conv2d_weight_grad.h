@@ -45,6 +45,7 @@ class WeightGradient {
         std::fill_n(bias_sums, bias_size_, T(0));
         const int64_t last = (chunk + 1) * s_.batch / chunks_;
         for (int64_t n = chunk * s_.batch / chunks_; n < last; ++n) {
+          if (n + 1 < last) prefetch_image(n + 1, group);
           for (int64_t row = 0; row < s_.out_height; row += block_rows_) {
             const int64_t rows = std::min(block_rows_, s_.out_height - row);
             if (lanes_are_channels_) {
@@ -121,7 +122,13 @@ class WeightGradient {
     chunks_ = std::min({s_.batch, kMostChunks, std::max<int64_t>(kMostChunkElements / std::max<int64_t>(chunk_size_, 1), 1)});
     chunks_ = std::max<int64_t>(chunks_, 1);
     chunk_cost_ = std::min(channel_cost, pixel_cost) * static_cast<double>(s_.batch) / static_cast<double>(chunks_);
-    if (lanes_are_channels_) make_steps(); else make_columns();
+    direct_ = !lanes_are_channels_ && std::is_same_v<T, Stored> && planar && s_.stride_h == 1 && s_.stride_w == 1 &&
+              s_.pad_top + s_.pad_bottom + s_.pad_left + s_.pad_right == 0;
+    if (lanes_are_channels_) {
+      make_steps();
+    } else {
+      make_columns();
+    }
   }
 
   void make_steps() {
@@ -138,12 +145,20 @@ class WeightGradient {
     for (int64_t c = 0; c < s_.group_in(); ++c) {
       for (int64_t y = 0; y < s_.kernel_height; ++y) {
         for (int64_t x = 0; x < s_.kernel_width; ++x) {
-          columns_.push_back(planar.offset(c, y * s_.dilation_h, x * s_.dilation_w));
+          const int64_t down = y * s_.dilation_h, right = x * s_.dilation_w;
+          columns_.push_back(direct_ ? (c * s_.height + down) * s_.width + right : planar.offset(c, down, right));
         }
       }
     }
   }
 
+  void prefetch_image(int64_t n, int64_t group) const {
+    const auto bytes = [](const Image<const Stored>& image) {
+      return image.channels * image.height * image.width * int64_t{sizeof(Stored)};
+    };
+    prefetch(input_image(n, group).data, bytes(input_image(n, group)));
+    prefetch(grad_image(n, group).data, bytes(grad_image(n, group)));
+  }
   Window window(int64_t row) const {
     return {row * s_.stride_h - s_.pad_top, -s_.pad_left, window_height(block_rows_), window_width()};
   }
@@ -168,8 +183,8 @@ class WeightGradient {
         for (int64_t x = 0; x < s_.kernel_width; x += run_taps_) {
           const T* taps = window_memory + (y * s_.dilation_h * window_width() + x * s_.dilation_w) * ins;
           T* sums = weight_sums + (y * s_.kernel_width + x) * ins * lanes_ + first;
-          ContractTiles<S>::run({taps, 1, grads + first, steps_.data(), pixels, sums, false, lanes_, sums, lanes_,
-                                 kWidth},
+          ContractTiles<S>::run({taps, 1, grads + first, kWidth, steps_.data(), pixels, sums, false, lanes_, sums, lanes_,
+                                 kWidth, kWidth},
                                 run, count, false);
         }
       }
@@ -190,32 +205,39 @@ class WeightGradient {
   }
 
   // weight_sums: [output channel][input channel][kernel row][kernel column] vectors of partial sums
-  void pixels_as_lanes(int64_t n, int64_t group, int64_t row, int64_t rows, T* window_memory, T* grads,
+  void pixels_as_lanes(int64_t n, int64_t group, int64_t row, int64_t rows, T* window_memory, T* grads_memory,
                        T* weight_sums, T* bias_sums) const {
-    const PlanarLayout planar = layout();
-    const int64_t outs = s_.group_out(), plane = rows * s_.out_width;
-    pack_planar<S>(input_image(n, group), window(row), planar, window_memory);
-    const Image<const Stored> image = grad_image(n, group);
-    if (image.planar()) {
-      for (int64_t o = 0; o < outs; ++o) copy_row<S>(image.at(o, row, 0), grads + o * plane, plane);
-    } else {
-      transpose<S>(image.at(0, row, 0), image.pixel_stride, grads, plane, plane, outs);
+    const int64_t outs = s_.group_out(), pixels = rows * s_.out_width;
+    const Image<const Stored> in = input_image(n, group), image = grad_image(n, group);
+    const T *source = window_memory, *grads = grads_memory;
+    int64_t plane = pixels, row_step = layout().columns;
+    bool grads_direct = false;
+    if constexpr (std::is_same_v<T, Stored>) {
+      if (direct_) source = in.at(0, row, 0), row_step = in.row_stride;
+      grads_direct = image.planar();
+      if (grads_direct) grads = image.at(0, row, 0), plane = image.channel_stride;
+    }
+    if (!direct_) pack_planar<S>(in, window(row), layout(), window_memory);
+    if (!grads_direct && image.planar()) {
+      for (int64_t o = 0; o < outs; ++o) copy_row<S>(image.at(o, row, 0), grads_memory + o * plane, plane);
+    } else if (!grads_direct) {
+      transpose<S>(image.at(0, row, 0), image.pixel_stride, grads_memory, plane, plane, outs);
     }
     for (int64_t o = 0; o < outs; o += dot_rows_) {
       const int tile_rows = static_cast<int>(std::min<int64_t>(dot_rows_, outs - o));
       const int64_t most = max_columns<S>(tile_rows);
       for (int64_t j = 0; j < depth(); j += most) {
         const int tile_columns = static_cast<int>(std::min(most, depth() - j));
-        DotTiles<S>::run({grads + o * plane, plane, window_memory, columns_.data() + j, s_.out_width, rows,
-                          s_.out_width, planar.columns, weight_sums + (o * depth() + j) * kWidth, depth() * kWidth},
+        DotTiles<S>::run({grads + o * plane, plane, source, columns_.data() + j, s_.out_width, rows, s_.out_width,
+                          row_step, weight_sums + (o * depth() + j) * kWidth, depth() * kWidth},
                          tile_rows, tile_columns);
       }
     }
     for (int64_t o = 0; o < outs; ++o) {
       auto sum = S::load(bias_sums + o * kWidth);
       int64_t i = 0;
-      for (; i + kWidth <= plane; i += kWidth) sum = S::add(sum, S::load(grads + o * plane + i));
-      sum = S::add(sum, S::load_partial(grads + o * plane + i, static_cast<int>(plane - i)));
+      for (; i + kWidth <= pixels; i += kWidth) sum = S::add(sum, S::load(grads + o * plane + i));
+      sum = S::add(sum, S::load_partial(grads + o * plane + i, static_cast<int>(pixels - i)));
       S::store(bias_sums + o * kWidth, sum);
     }
   }
@@ -239,6 +261,7 @@ class WeightGradient {
   Format format_;
   const Stored *grad_output_, *input_;
   bool lanes_are_channels_;
+  bool direct_;  // the planes of the input are read where they lie
   int tile_vectors_, dot_rows_;
   int64_t run_taps_, block_rows_, chunks_, lanes_ = 0;
   double chunk_cost_;

@@ -67,6 +67,13 @@ struct PlanarLayout {
   }
 };
 
+// Asks for the first bytes of memory that is needed soon: what the next image of a task reads.
+inline void prefetch(const void* memory, int64_t bytes) {
+  constexpr int64_t kLine = 64, kMostBytes = 32 * 1024;
+  const char* p = static_cast<const char*>(memory);
+  for (int64_t i = 0; i < std::min(bytes, kMostBytes); i += kLine) __builtin_prefetch(p + i, 0, 2);
+}
+
 template <class S, class Stored>
 void pack_planar(const Image<const Stored>& image, const Window& window, const PlanarLayout& layout,
                  typename S::Scalar* packed) {
@@ -77,25 +84,29 @@ void pack_planar(const Image<const Stored>& image, const Window& window, const P
       sh * sw > 1) {
     std::fill_n(packed, image.channels * layout.plane(), T(0));
   }
-  for (int64_t y = 0; y < rows * sh; ++y) {
-    if (window.top + y < 0 || window.top + y >= image.height) continue;
-    for (int64_t phase = 0; phase < sw; ++phase) {
-      const Range x = inside(window.left + phase, sw, image.width, columns);
-      if (x.begin == x.end) continue;
-      const Stored* from = image.at(0, window.top + y, window.left + phase + x.begin * sw);
-      T* to = packed + layout.offset(0, y, phase) + x.begin;
-      const int64_t count = x.end - x.begin, plane = layout.plane();
-      if (!image.planar()) {
-        transpose<S>(from, sw * image.pixel_stride, to, plane, count, image.channels);
-        continue;
-      }
-      for (int64_t c = 0; c < image.channels; ++c, from += image.channel_stride, to += plane) {
-        if (sw == 1) {
-          copy_row<S>(from, to, count);
-        } else {
-          copy_strided(from, sw, to, 1, count);
+  const int64_t plane = layout.plane();
+  T* to_row = packed;
+  for (int64_t phase_h = 0; phase_h < sh; ++phase_h) {
+    for (int64_t phase_w = 0; phase_w < sw; ++phase_w) {
+      const Range y = inside(window.top + phase_h, sh, image.height, rows);
+      const Range x = inside(window.left + phase_w, sw, image.width, columns);
+      const int64_t count = x.end - x.begin;
+      for (int64_t i = y.begin; i < y.end && count > 0; ++i) {
+        const Stored* from = image.at(0, window.top + phase_h + i * sh, window.left + phase_w + x.begin * sw);
+        T* to = to_row + i * columns + x.begin;
+        if (!image.planar()) {
+          transpose<S>(from, sw * image.pixel_stride, to, plane, count, image.channels);
+          continue;
+        }
+        for (int64_t c = 0; c < image.channels; ++c, from += image.channel_stride, to += plane) {
+          if (sw == 1) {
+            copy_row<S>(from, to, count);
+          } else {
+            copy_strided(from, sw, to, 1, count);
+          }
         }
       }
+      to_row += rows * columns;
     }
   }
 }
@@ -135,6 +146,10 @@ void unpack(const typename S::Scalar* block, int64_t channel_stride, int64_t row
             const Image<Stored>& image, int64_t top, int64_t left, int64_t step_h, int64_t step_w, int64_t rows,
             int64_t columns) {
   const bool from_planes = pixel_stride == 1;
+  // Whole rows of the image: one long row.
+  if (step_h == 1 && step_w == 1 && columns == image.width && row_stride == columns * pixel_stride) {
+    columns *= rows, rows = 1;
+  }
   for (int64_t r = 0; r < rows; ++r) {
     const auto* from = block + r * row_stride;
     Stored* to = image.at(0, top + r * step_h, left);

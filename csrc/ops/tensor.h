@@ -71,10 +71,28 @@ inline Tensor dense(const Tensor& tensor, Format format = Format::kContiguous) {
   return torch::stable::contiguous(tensor, memory_format(format));
 }
 
-// Uninitialised, of the dtype and on the device of `like`.
+// Uninitialised, dense in this format, of the dtype and on the device of `like`. Straight to the shim, which takes half
+// the time of torch::stable::empty with its trip through the dispatcher.
 inline Tensor empty(const std::vector<int64_t>& sizes, const Tensor& like, Format format = Format::kContiguous) {
-  return torch::stable::empty(sizes, like.scalar_type(), std::nullopt, like.device(), std::nullopt,
-                              memory_format(format));
+  std::vector<int64_t> strides(sizes.size());
+  int64_t stride = 1;
+  const auto place = [&](size_t axis) {
+    strides[axis] = stride;
+    stride *= sizes[axis] > 0 ? sizes[axis] : 1;
+  };
+  if (format == Format::kChannelsLast) {
+    for (size_t axis : {1, 3, 2, 0}) place(axis);
+  } else {
+    for (size_t axis = sizes.size(); axis-- > 0;) place(axis);
+  }
+  int32_t dtype, device_type;
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
+                                                         strides.data(), dtype, device_type,
+                                                         like.get_device_index(), &handle));
+  return Tensor(handle);
 }
 
 }  // namespace lenet_ext

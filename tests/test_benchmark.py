@@ -27,8 +27,10 @@ from lenet_ext.benchmark.cases import (
     LeNetCase,
     OperatorCase,
 )
+from lenet_ext.benchmark.environment import environment
 from lenet_ext.benchmark.measure import Measurement, WrongResult, measure
 from lenet_ext.benchmark.reports import REPORTS
+from lenet_ext.benchmark.tables import report_markdown
 from lenet_ext.benchmark.targets import Target, target_results
 from lenet_ext.benchmark.timing import Effort, Timing, time_side_by_side
 
@@ -204,16 +206,27 @@ def test_verdict(speedup: float, verdict: str) -> None:
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's malloc has this setting")
 def test_freed_memory_is_kept() -> None:
-    """In a process of its own: large blocks that come and go cost no page faults after the first."""
+    """In a process of its own: its resident pages before and after 64 MiB are freed."""
     program = """
-import resource, torch
+import torch
 from lenet_ext.benchmark.timing import keep_freed_memory
 keep_freed_memory()
-torch.ones(1 << 24)
-before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-for _ in range(3):
-    torch.ones(1 << 24)
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+def resident_pages():
+    return int(open("/proc/self/statm").read().split()[1])
+block = torch.ones(1 << 24)
+before = resident_pages()
+del block
+print(before - resident_pages())
 """
-    pages = (1 << 26) // resource.getpagesize()
-    assert int(python(["-c", program]).stdout) < pages
+    freed_pages = (1 << 26) // resource.getpagesize()
+    assert int(python(["-c", program]).stdout) < 0.1 * freed_pages
+    without = program.replace("\nkeep_freed_memory()", "")
+    assert int(python(["-c", without]).stdout) > 0.9 * freed_pages
+
+
+@pytest.mark.parametrize(("upper_quartile", "text"), [(1.4, " 2.00x |"), (1.6, "~2.00x |")])
+def test_unsteady_times_are_marked(upper_quartile: float, text: str) -> None:
+    steady, other = Timing(1, 1, 1, 9, 1), Timing(2, 1, upper_quartile, 9, 1)
+    markdown = report_markdown(REPORTS["relu"], [Measurement(POOL, 1, steady, other)], environment())
+    assert text in markdown
+    assert ("1 of 1 cases unsteady" in markdown) == ("~" in text)

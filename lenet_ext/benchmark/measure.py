@@ -13,6 +13,9 @@ from torch import Tensor
 from lenet_ext.benchmark.cases import NATIVE, OURS, Case
 from lenet_ext.benchmark.timing import Effort, Timing, time_side_by_side
 
+# Quartiles further apart than this speak of a machine that did something else meanwhile.
+STEADY_SPREAD = 1.5
+
 
 class WrongResult(RuntimeError):
     """Our result differs from native torch's: a time for it would mean nothing."""
@@ -31,6 +34,12 @@ class Measurement:
     def speedup(self) -> float:
         """How many times as fast as native torch ours is."""
         return self.native.median / self.ours.median
+
+    @property
+    def is_steady(self) -> bool:
+        """Whether the runs of each side took about the same time."""
+        sides = (self.ours, self.native)
+        return all(side.upper_quartile <= STEADY_SPREAD * side.lower_quartile for side in sides)
 
     def microseconds_per_image(self, timing: Timing) -> float:
         return timing.median * 1e6 / self.case.batch

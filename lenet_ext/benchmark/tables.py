@@ -9,7 +9,7 @@ from statistics import geometric_mean
 from typing import Any
 
 from lenet_ext.benchmark.environment import Environment
-from lenet_ext.benchmark.measure import Measurement
+from lenet_ext.benchmark.measure import STEADY_SPREAD, Measurement
 from lenet_ext.benchmark.reports import Report
 from lenet_ext.benchmark.targets import Measurements, TargetResult
 from lenet_ext.benchmark.timing import Timing
@@ -26,6 +26,8 @@ COLUMNS = (
     "runs",
 )
 
+UNSTEADY = "~"  # before a speed-up whose runs differed much
+
 
 def threads_text(threads: int) -> str:
     return "1 thread" if threads == 1 else f"{threads} threads"
@@ -41,7 +43,8 @@ def report_markdown(report: Report, measurements: Sequence[Measurement], environ
             f"## {threads_text(threads)}",
             f"{environment}, {threads_text(threads)}. Medians over the runs.",
             _table(COLUMNS, [_row(one) for one in of_threads], text_columns=(0, 2)),
-            f"Geometric mean {geometric_mean(speedups):.2f}x, worst {min(speedups):.2f}x.",
+            f"Geometric mean {geometric_mean(speedups):.2f}x, worst {min(speedups):.2f}x. "
+            + _steadiness(of_threads),
         ]
     return "\n\n".join(parts) + "\n"
 
@@ -72,12 +75,13 @@ def targets_markdown(
         rows.append(row)
     verdicts = [verdict for result in results for verdict in result.verdicts.values()]
     counts = {verdict: verdicts.count(verdict) for verdict in ("aim met", "must met", "missed")}
-    runs = [one.ours.runs for report in measurements.values() for one in report]
+    cases = [one for report in measurements.values() for one in report]
+    runs = [one.ours.runs for one in cases]
     return "\n\n".join(
         [
             "# Targets and what was measured",
             f"{environment}, {' and '.join(map(threads_text, threads))}. "
-            f"Medians of {min(runs)} to {max(runs)} runs a case.",
+            f"Medians of {min(runs)} to {max(runs)} runs a case. {_steadiness(cases)}",
             _table(columns, rows, text_columns=(0, *range(4, len(columns), 2))),
             f"Of {len(verdicts)} figures {counts['aim met']} meet the aim, {counts['must met']} the must "
             f"alone, and {counts['missed']} miss it.\n",
@@ -104,6 +108,14 @@ def _threads(measurements: Sequence[Measurement]) -> list[int]:
     return sorted({one.threads for one in measurements})
 
 
+def _steadiness(measurements: Sequence[Measurement]) -> str:
+    unsteady = sum(not one.is_steady for one in measurements)
+    if not unsteady:
+        return "All cases steady."
+    limit = f"quartiles more than {STEADY_SPREAD:g}x apart"
+    return f"{unsteady} of {len(measurements)} cases unsteady ({UNSTEADY}): {limit}."
+
+
 def _row(one: Measurement) -> list[str]:
     def rate(timing: Timing) -> str:
         gigaflops = one.gigaflops(timing)
@@ -113,7 +125,7 @@ def _row(one: Measurement) -> list[str]:
         one.case.name,
         str(one.case.batch),
         one.case.direction,
-        f"{one.speedup:.2f}x",
+        f"{'' if one.is_steady else UNSTEADY}{one.speedup:.2f}x",
         f"{one.microseconds_per_image(one.ours):.3g}",
         f"{one.microseconds_per_image(one.native):.3g}",
         rate(one.ours),
@@ -130,6 +142,7 @@ def _record(one: Measurement) -> dict[str, Any]:
         "threads": one.threads,
         "operations": one.case.operations,
         "speedup": one.speedup,
+        "steady": one.is_steady,
         "ours": asdict(one.ours),
         "native": asdict(one.native),
     }

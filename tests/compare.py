@@ -15,19 +15,22 @@ def exact(tensor: Tensor) -> np.ndarray:
     return tensor.detach().double().numpy()
 
 
-def assert_sums_close(actual: Tensor, expected: ArrayLike, magnitude: ArrayLike, terms: int) -> None:
+def assert_sums_close(
+    actual: Tensor, expected: ArrayLike, magnitude: ArrayLike, terms: int, repeated: bool = False
+) -> None:
     """Checks sums of `terms` products, element by element and by relative norm.
 
     A sum of n products, added one after the other, strays by about eps * sqrt(n) * sum(|products|) when its
-    errors are independent (Higham, Accuracy and Stability of Numerical Algorithms, section 4.2); `magnitude`
-    is that sum of absolute values. Products are accumulated in float32 at least, and the result is rounded
-    once to its own dtype. One product left out changes a sum of n like ones by magnitude / n: far more.
+    errors are independent (Higham, Accuracy and Stability of Numerical Algorithms, section 4.2); `magnitude` is
+    that sum of absolute values. The errors of `repeated`, equal products all go one way: then eps * n is the
+    bound. Products are accumulated in float32 at least, and the result is rounded once to its own dtype.
+    One product left out changes a sum of n like ones by magnitude / n: far more.
     """
     expected, magnitude = np.asarray(expected), np.asarray(magnitude)
     assert tuple(actual.shape) == expected.shape
     storage = torch.finfo(actual.dtype)
     accumulator = storage.eps if actual.dtype == torch.float64 else torch.finfo(torch.float32).eps
-    slack = accumulator * (4 + np.sqrt(terms)) * magnitude
+    slack = accumulator * (4 + (terms if repeated else np.sqrt(terms))) * magnitude
     if storage.bits == 16:
         slack = slack + storage.eps * np.abs(expected) + storage.smallest_normal * storage.eps
     error = np.abs(exact(actual) - expected)

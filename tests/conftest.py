@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 
 # The same examples on every run, unless HYPOTHESIS_PROFILE=explore asks for fresh and many ones.
 settings.register_profile(
-    "default", derandomize=True, deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+    "default", derandomize=True, deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile(
     "explore", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow]

@@ -18,16 +18,20 @@ operators = torch.ops.lenet_ext
 WIDTHS = [*SIZES, 63, 64, 65, 84, 120, 129, 400]
 
 
-def check(x: Tensor, weight: Tensor, bias: Tensor | None, grad_output: Tensor) -> None:
+def check(
+    x: Tensor, weight: Tensor, bias: Tensor | None, grad_output: Tensor, repeated: bool = False
+) -> None:
     """The three operators on (rows, in), (out, in), (out,)."""
     a, w, g = exact(x), exact(weight), exact(grad_output)
     b = np.zeros(len(w)) if bias is None else exact(bias)
     output = operators.linear(x, weight, bias)
-    assert_sums_close(output, a @ w.T + b, abs(a) @ abs(w).T + abs(b), a.shape[1] + 1)
-    assert_sums_close(operators.linear_input_grad(grad_output, weight), g @ w, abs(g) @ abs(w), len(w))
+    assert_sums_close(output, a @ w.T + b, abs(a) @ abs(w).T + abs(b), a.shape[1] + 1, repeated)
+    assert_sums_close(
+        operators.linear_input_grad(grad_output, weight), g @ w, abs(g) @ abs(w), len(w), repeated
+    )
     grad_weight, grad_bias = operators.linear_weight_grad(grad_output, x, True)
-    assert_sums_close(grad_weight, g.T @ a, abs(g).T @ abs(a), len(a))
-    assert_sums_close(grad_bias, g.sum(0), abs(g).sum(0), len(a))
+    assert_sums_close(grad_weight, g.T @ a, abs(g).T @ abs(a), len(a), repeated)
+    assert_sums_close(grad_bias, g.sum(0), abs(g).sum(0), len(a), repeated)
     grad_weight_alone, empty = operators.linear_weight_grad(grad_output, x, False)
     assert torch.equal(grad_weight_alone, grad_weight)
     assert empty.numel() == 0
@@ -58,7 +62,8 @@ def test_matches_reference(rows, in_features, out_features, dtype, layouts, bias
         strided(normal(shape, dtype, seed + i), layout)
         for i, (shape, layout) in enumerate(zip(shapes, layouts, strict=True))
     )
-    check(x, weight, normal((out_features,), dtype, seed + 3) if bias else None, grad_output)
+    offset = normal((out_features,), dtype, seed + 3) if bias else None
+    check(x, weight, offset, grad_output, repeated="expanded" in layouts)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -21,9 +21,9 @@ def assert_sums_close(
     """Checks sums of `terms` products, element by element and by relative norm.
 
     A sum of n products, added one after the other, strays by about eps * sqrt(n) * sum(|products|) when its
-    errors are independent (Higham, Accuracy and Stability of Numerical Algorithms, section 4.2); `magnitude` is
-    that sum of absolute values. The errors of `repeated`, equal products all go one way: then eps * n is the
-    bound. Products are accumulated in float32 at least, and the result is rounded once to its own dtype.
+    errors are independent (Higham, Accuracy and Stability of Numerical Algorithms, section 4.2); `magnitude`
+    is that sum of absolute values. The errors of `repeated`, equal products all go one way: then eps * n is
+    the bound. Products are accumulated in float32 at least, and the result is rounded once to its own dtype.
     One product left out changes a sum of n like ones by magnitude / n: far more.
     """
     expected, magnitude = np.asarray(expected), np.asarray(magnitude)

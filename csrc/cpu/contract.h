@@ -6,7 +6,11 @@
 // one kernel serves every convolution (any kernel size, stride, dilation, layout: only the table differs) as well as
 // plain matrix products, with output channels as lanes and pixels as rows or the other way round.
 //
-// Registers: rows * vectors accumulators, `vectors` for b, one for the broadcast of a.
+// With Taps > 1 a step stands for that many in a row, whose factors lie a_stride apart in a and b_tap_stride in b: the
+// taps of a kernel row with stride 1. Neighbouring rows of the tile then share their values of a, and a value is
+// broadcast once for all of them. This matters with one vector, where broadcasts would outnumber what can be loaded.
+//
+// Registers: rows * vectors accumulators, Taps * vectors for b, one for the broadcast of a.
 #pragma once
 
 #include <algorithm>
@@ -19,6 +23,13 @@ namespace lenet_ext::cpu {
 
 struct Step {
   int32_t a, b;  // offsets in elements
+};
+
+// Which vectors have only `last_lanes` lanes to be stored.
+enum class Partial {
+  kNone,
+  kLast,  // the last one; nor may more than that be loaded
+  kAll,   // all of them, rows of pixels
 };
 
 template <class T>
@@ -35,24 +46,25 @@ struct Contraction {
   T* c;
   int64_t c_stride;      // from row to row
   int64_t c_vector_stride;
-  int last_lanes;    // of the last vector, only so many are loaded and stored
+  int last_lanes;
+  int64_t b_tap_stride = 0;
 };
 
 inline constexpr int kMaxVectors = 4;
 
 // More than 16 rows would save few loads.
 template <class S>
-constexpr int max_rows(int vectors) {
-  return std::min((S::registers - 1 - vectors) / vectors, 16);
+constexpr int max_rows(int vectors, int taps = 1) {
+  return std::min((S::registers - 1 - taps * vectors) / vectors, 16);
 }
 
-template <class S, int Rows, int Vectors, bool UnitStride, bool Partial>
+template <class S, int Rows, int Vectors, int Taps, bool UnitStride, Partial Partiality>
 void contract_tile(const Contraction<typename S::Scalar>& t) {
   using T = typename S::Scalar;
   using V = typename S::Vector;
   const int last_lanes = t.last_lanes;
   const auto load = [last_lanes](const T* p, auto v) {
-    if constexpr (Partial && v == Vectors - 1) {
+    if constexpr (Partiality == Partial::kLast && v == Vectors - 1) {
       return S::load_partial(p, last_lanes);
     } else {
       return S::load(p);
@@ -68,16 +80,23 @@ void contract_tile(const Contraction<typename S::Scalar>& t) {
   });
 
   const int64_t a_stride = UnitStride ? 1 : t.a_stride;
-  const int64_t b_stride = t.b_vector_stride;
+  const int64_t b_stride = t.b_vector_stride, b_tap_stride = t.b_tap_stride;
   const T *a_base = t.a, *b_base = t.b;
   for (const Step *step = t.steps, *end = step + t.step_count; step != end; ++step) {
     const T* a = a_base + step->a;
     const T* b = b_base + step->b;
-    V factor[Vectors];
-    unroll<Vectors>([&](auto v) { factor[v] = load(b + v * b_stride, v); });
-    unroll<Rows>([&](auto r) {
-      const V scale = S::broadcast(a[r * a_stride]);
-      unroll<Vectors>([&](auto v) { acc[r][v] = S::fma(scale, factor[v], acc[r][v]); });
+    V factor[Taps][Vectors];
+    unroll<Taps>([&](auto tap) {
+      unroll<Vectors>([&](auto v) { factor[tap][v] = load(b + tap * b_tap_stride + v * b_stride, v); });
+    });
+    unroll<Rows + Taps - 1>([&](auto i) {
+      const V scale = S::broadcast(a[i * a_stride]);
+      unroll<Taps>([&](auto tap) {
+        constexpr int r = i - tap;
+        if constexpr (r >= 0 && r < Rows) {
+          unroll<Vectors>([&](auto v) { acc[r][v] = S::fma(scale, factor[tap][v], acc[r][v]); });
+        }
+      });
     });
   }
 
@@ -86,7 +105,7 @@ void contract_tile(const Contraction<typename S::Scalar>& t) {
   unroll<Rows>([&](auto r) {
     T* row = c + r * c_stride;
     unroll<Vectors>([&](auto v) {
-      if constexpr (Partial && v == Vectors - 1) {
+      if constexpr (Partiality == Partial::kAll || (Partiality == Partial::kLast && v == Vectors - 1)) {
         S::store_partial(row + v * c_vector_stride, acc[r][v], last_lanes);
       } else {
         S::store(row + v * c_vector_stride, acc[r][v]);
@@ -95,38 +114,53 @@ void contract_tile(const Contraction<typename S::Scalar>& t) {
   });
 }
 
-// The tile function for (rows, vectors), 1 <= rows <= max_rows<S>(vectors), 1 <= vectors <= kMaxVectors.
+// The compiled tiles: 1 <= vectors <= kMaxVectors, 1 <= rows <= max_rows<S>(vectors, taps); several taps with one
+// vector only.
 template <class S>
 class ContractTiles {
   using T = typename S::Scalar;
   using Function = void (*)(const Contraction<T>&);
-  static constexpr int kMaxRows = max_rows<S>(1);
-  using Table = std::array<std::array<Function, kMaxRows>, kMaxVectors>;
+  using Row = std::array<Function, max_rows<S>(1)>;
 
-  template <bool UnitStride, bool Partial>
-  static constexpr Table make_table() {
-    Table table{};
-    const auto fill = [&]<int V>(std::integral_constant<int, V>) {
-      [&]<int... R>(std::integer_sequence<int, R...>) {
-        ((table[V - 1][R] = &contract_tile<S, R + 1, V, UnitStride, Partial>), ...);
-      }
-      (std::make_integer_sequence<int, max_rows<S>(V)>{});
-    };
-    [&]<int... V>(std::integer_sequence<int, V...>) {
-      (fill(std::integral_constant<int, V + 1>{}), ...);
+  template <int V, int Taps, bool UnitStride, Partial Partiality>
+  static constexpr Row make_row() {
+    Row row{};
+    [&]<int... R>(std::integer_sequence<int, R...>) {
+      ((row[R] = &contract_tile<S, R + 1, V, Taps, UnitStride, Partiality>), ...);
     }
-    (std::make_integer_sequence<int, kMaxVectors>{});
-    return table;
+    (std::make_integer_sequence<int, max_rows<S>(V, Taps)>{});
+    return row;
+  }
+  template <int Taps, bool UnitStride, Partial Partiality>
+  static constexpr auto make_table() {
+    constexpr int kCount = Taps == 1 ? kMaxVectors : 1;
+    return []<int... V>(std::integer_sequence<int, V...>) {
+      return std::array<Row, kCount>{make_row<V + 1, Taps, UnitStride, Partiality>()...};
+    }
+    (std::make_integer_sequence<int, kCount>{});
   }
 
-  static constexpr Table kTables[2][2] = {{make_table<false, false>(), make_table<false, true>()},
-                                          {make_table<true, false>(), make_table<true, true>()}};
+  static constexpr std::array kUnitStride = {make_table<1, true, Partial::kNone>(), make_table<1, true, Partial::kLast>(),
+                                             make_table<1, true, Partial::kAll>()};
+  static constexpr std::array kStrided = {make_table<1, false, Partial::kNone>(),
+                                          make_table<1, false, Partial::kLast>()};
+  static constexpr std::array kThreeTaps = {make_table<3, true, Partial::kNone>(),
+                                            make_table<3, true, Partial::kLast>()};
+  static constexpr std::array kFiveTaps = {make_table<5, true, Partial::kNone>(),
+                                           make_table<5, true, Partial::kLast>()};
 
  public:
+  // Whether run() takes steps of so many taps.
+  static constexpr bool has(int taps, int vectors) { return taps == 1 || (vectors == 1 && (taps == 3 || taps == 5)); }
+
   // One tile, or several of about equal size where there are more than max_rows rows.
-  static void run(Contraction<T> t, int64_t rows, int vectors, bool partial) {
-    const int64_t most = max_rows<S>(vectors);
-    const Function* functions = kTables[t.a_stride == 1][partial][vectors - 1].data();
+  static void run(Contraction<T> t, int64_t rows, int vectors, Partial partial, int taps = 1) {
+    const int64_t most = max_rows<S>(vectors, taps);
+    const auto p = static_cast<size_t>(partial);
+    const Row& functions = taps == 3           ? kThreeTaps[p][0]
+                           : taps == 5         ? kFiveTaps[p][0]
+                           : t.a_stride == 1 ? kUnitStride[p][vectors - 1]
+                                               : kStrided[p][vectors - 1];
     for (int64_t tiles = (rows + most - 1) / most; tiles > 0; --tiles) {
       const int64_t tile_rows = (rows + tiles - 1) / tiles;
       functions[tile_rows - 1](t);

@@ -185,7 +185,7 @@ class WeightGradient {
           T* sums = weight_sums + (y * s_.kernel_width + x) * ins * lanes_ + first;
           ContractTiles<S>::run({taps, 1, grads + first, kWidth, steps_.data(), pixels, sums, false, lanes_, sums, lanes_,
                                  kWidth, kWidth},
-                                run, count, false);
+                                run, count, Partial::kNone);
         }
       }
     }

@@ -86,8 +86,8 @@ class Correlator {
   void sort_taps(const T* from, int64_t channel, int64_t count, T* to) const {
     const Tap* tap = p_.taps.data();
     for (const TapRow& row : plan_.tap_rows) {
-      const int64_t row_taps = (row.last_step - row.first_step) / p_.in_channels;
-      T* destination = to + (row.first_step + channel * row_taps) * plan_.channel_block;
+      const int64_t row_taps = (row.last - row.first) / p_.in_channels;
+      T* destination = to + (row.first + channel * row_taps) * plan_.channel_block;
       for (int64_t i = 0; i < row_taps; ++i, ++tap, destination += plan_.channel_block) {
         copy_row<S>(from + tap->weight * plan_.channel_block, destination, count);
       }
@@ -129,9 +129,9 @@ class Correlator {
   }
 
   void select_steps(Contraction<T>& t, int64_t first_row, int64_t last_row) const {
-    const Range range = plan_.steps_of_rows(first_row, last_row);
-    t.steps = plan_.steps.data() + range.begin;
-    t.step_count = range.end - range.begin;
+    const Range range = plan_.terms_of_rows(first_row, last_row);
+    t.steps = plan_.steps.data() + range.begin / plan_.taps_per_step;
+    t.step_count = (range.end - range.begin) / plan_.taps_per_step;
   }
 
   void write_block(const T* block, int64_t channel_stride, int64_t pixel_stride, const Image<Stored>& out, int64_t row,
@@ -154,8 +154,9 @@ class Correlator {
     }
     const int64_t vectors = plan_.vectors(out.channels);
     const auto last_lanes = static_cast<int>(out.channels - (vectors - 1) * kWidth);
-    Contraction<T> t{source, plan_.pixel_step, weights, kWidth,       plan_.steps.data(), p_.depth(), bias, false,
-                     0,      target,           target_pixel, kWidth, last_lanes};
+    const auto step_count = static_cast<int64_t>(plan_.steps.size());
+    Contraction<T> t{source, plan_.pixel_step, weights, kWidth,       plan_.steps.data(), step_count, bias, false,
+                     0,      target,           target_pixel, kWidth, last_lanes, plan_.channel_block};
     // Where rows follow each other without a gap, in the window and in the result, they are one long row.
     const bool one_row = plan_.direct && plan_.row_step == p_.columns * plan_.pixel_step &&
                          target_row == p_.columns * target_pixel;
@@ -164,7 +165,8 @@ class Correlator {
       t.a = source + r * plan_.row_step;
       t.c = target + r * target_row;
       if (!plan_.direct) select_steps(t, row + r, row + r + 1);
-      ContractTiles<S>::run(t, run_pixels, static_cast<int>(vectors), last_lanes < kWidth);
+      ContractTiles<S>::run(t, run_pixels, static_cast<int>(vectors),
+                            last_lanes < kWidth ? Partial::kLast : Partial::kNone, plan_.taps_per_step);
     }
     if (!in_place) write_block(block, 1, target_pixel, out, row, rows);
   }
@@ -192,26 +194,37 @@ class Correlator {
       t.b = source + first;
       t.c = target + first;
       t.last_lanes = static_cast<int>(std::min<int64_t>(kWidth, left - (count - 1) * kWidth));
-      ContractTiles<S>::run(t, out.channels, count, t.last_lanes < kWidth);
+      ContractTiles<S>::run(t, out.channels, count, t.last_lanes < kWidth ? Partial::kLast : Partial::kNone);
     }
     if (!in_place) write_block(block, channel_stride, 1, out, row, rows);
   }
 
   void rows_as_vectors(const T* source, const T* weights, const T* bias, int64_t row, int64_t rows,
                        const Image<Stored>& out, T* block) const {
-    const int64_t channel_stride = plan_.pixel_block_stride();
-    Contraction<T> t{weights, 1, source, plan_.row_step, nullptr, 0, bias, true, 1, block, channel_stride,
-                     plan_.block_pitch, kWidth};
+    T* target = block;
+    int64_t channel_stride = plan_.pixel_block_stride(), target_row = plan_.block_pitch;
+    bool in_place = false;
+    if constexpr (kStoredIsComputed) {
+      if (out.planar() && p_.step_h == 1 && p_.step_w == 1) {
+        target = out.at(0, p_.top + row, p_.left);
+        channel_stride = out.channel_stride, target_row = out.row_stride;
+        in_place = true;
+      }
+    }
+    Contraction<T> t{weights, 1, source, plan_.row_step, nullptr, 0, bias, true, 1, target, channel_stride,
+                     target_row, kWidth};
     for (int64_t r = 0; r < rows; r += plan_.tile_vectors) {
       const int64_t count = std::min<int64_t>(plan_.tile_vectors, rows - r);
       select_steps(t, row + r, row + r + count);
       for (int64_t x = 0; x < p_.columns; x += kWidth) {
         t.b = source + r * plan_.row_step + x;
-        t.c = block + r * plan_.block_pitch + x;
-        ContractTiles<S>::run(t, out.channels, static_cast<int>(count), false);
+        t.c = target + r * target_row + x;
+        t.last_lanes = static_cast<int>(std::min<int64_t>(kWidth, p_.columns - x));
+        ContractTiles<S>::run(t, out.channels, static_cast<int>(count),
+                              t.last_lanes < kWidth ? Partial::kAll : Partial::kNone);
       }
     }
-    write_block(block, channel_stride, 1, out, row, rows);
+    if (!in_place) write_block(block, channel_stride, 1, out, row, rows);
   }
 
   const Correlation& p_;

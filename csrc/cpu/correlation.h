@@ -32,9 +32,9 @@ struct Correlation {
   int64_t depth() const { return in_channels * static_cast<int64_t>(taps.size()); }
 };
 
-// The steps of one row of taps, for all channels.
+// The terms (channel, tap) of one row of taps; in `weight` order of the packed weights.
 struct TapRow {
-  int64_t y, first_step, last_step;
+  int64_t y, first, last;
 };
 
 // How a Correlation is computed: by tasks of a block of output rows of one image and group, with one of two register
@@ -62,6 +62,7 @@ struct CorrelationPlan {
   int64_t pixel_step, row_step;        // from output pixel to output pixel in the window, in elements
   int64_t window_size = 0;             // elements
   int64_t block_pitch, block_size;     // of the results of a task: from row to row; elements in all
+  int taps_per_step = 1;               // the taps of a row in one step (contract.h)
   std::vector<Step> steps;
   std::vector<TapRow> tap_rows;
 
@@ -72,10 +73,10 @@ struct CorrelationPlan {
       min_y = std::min(min_y, tap.y), max_y = std::max(max_y, tap.y);
       min_x = std::min(min_x, tap.x), max_x = std::max(max_x, tap.x);
       if (tap_rows.empty() || tap_rows.back().y != tap.y) {
-        const int64_t first = tap_rows.empty() ? 0 : tap_rows.back().last_step;
+        const int64_t first = tap_rows.empty() ? 0 : tap_rows.back().last;
         tap_rows.push_back({tap.y, first, first});
       }
-      tap_rows.back().last_step += p.in_channels;
+      tap_rows.back().last += p.in_channels;
     }
     const bool inside_image = min_y >= 0 && min_x >= 0 && (p.rows - 1) * p.stride_h + max_y < p.in_height &&
                               (p.columns - 1) * p.stride_w + max_x < p.in_width;
@@ -102,13 +103,13 @@ struct CorrelationPlan {
     return share * (step_cost * static_cast<double>(problem.depth()) + 200);
   }
 
-  // The steps [begin, end) whose taps meet a pixel of the input at one of the output rows [first, last).
-  Range steps_of_rows(int64_t first, int64_t last) const {
+  // The terms [begin, end) whose taps meet a pixel of the input at one of the output rows [first, last).
+  Range terms_of_rows(int64_t first, int64_t last) const {
     Range range{0, 0};
     for (const TapRow& row : tap_rows) {
       if ((last - 1) * problem.stride_h + row.y < 0 || first * problem.stride_h + row.y >= problem.in_height) continue;
-      if (range.begin == range.end) range.begin = row.first_step;
-      range.end = row.last_step;
+      if (range.begin == range.end) range.begin = row.first;
+      range.end = row.last;
     }
     return range;
   }
@@ -129,7 +130,7 @@ struct CorrelationPlan {
       double cost = 0;
       for (int64_t row = 0; row < p.rows; row += tile) {
         const int64_t count = std::min<int64_t>(tile, p.rows - row);
-        const Range range = steps_of_rows(row, row + count);
+        const Range range = terms_of_rows(row, row + count);
         cost += static_cast<double>(range.end - range.begin) / depth *
                 tiled_cost<S>(p.out_channels, count, static_cast<int>(count));
       }
@@ -205,24 +206,37 @@ struct CorrelationPlan {
     if (window_size > kLargestOffset || p.depth() > kLargestOffset / channel_block) {
       fail("conv2d: one row of outputs reads a window of more than 2^31 elements");
     }
-    steps.resize(p.depth());
+    if (lanes_are_channels && window_is_planar && tile_vectors == 1) taps_per_step = taps_in_a_row();
+    steps.reserve(p.depth() / taps_per_step);
     size_t tap = 0;
-    int64_t step = 0;
+    int64_t term = 0;
     for (const TapRow& row : tap_rows) {
-      const size_t end = tap + (row.last_step - row.first_step) / std::max<int64_t>(p.in_channels, 1);
+      const size_t end = tap + (row.last - row.first) / std::max<int64_t>(p.in_channels, 1);
       for (int64_t c = 0; c < p.in_channels; ++c) {
-        for (size_t i = tap; i < end; ++i, ++step) {
+        for (size_t i = tap; i < end; i += taps_per_step, term += taps_per_step) {
           const int64_t y = p.taps[i].y - min_y, x = p.taps[i].x - min_x;
           const int64_t in = direct ? c * channel_stride + (y * p.in_width + x) * pixel_stride
                              : window_is_planar ? planar.offset(c, y, x)
                                                 : (y * window_width() + x) * p.in_channels + c;
-          const auto weight = static_cast<int32_t>(step * channel_block);
-          steps[step] = lanes_are_channels ? Step{static_cast<int32_t>(in), weight}
-                                           : Step{weight, static_cast<int32_t>(in)};
+          const auto weight = static_cast<int32_t>(term * channel_block);
+          steps.push_back(lanes_are_channels ? Step{static_cast<int32_t>(in), weight}
+                                             : Step{weight, static_cast<int32_t>(in)});
         }
       }
       tap = end;
     }
+  }
+
+  // The length of the rows of taps if they are neighbours, each reading the pixel right of the one before, and there
+  // are tiles for it; else 1.
+  int taps_in_a_row() const {
+    const auto& taps = problem.taps;
+    const auto length = static_cast<int64_t>(taps.size() / std::max<size_t>(tap_rows.size(), 1));
+    bool neighbours = pixel_step == 1 && problem.stride_w == 1 && ContractTiles<S>::has(static_cast<int>(length), 1);
+    for (size_t i = 1; i < taps.size(); ++i) {
+      neighbours = neighbours && (taps[i].y != taps[i - 1].y || taps[i].x == taps[i - 1].x + 1);
+    }
+    return neighbours ? static_cast<int>(length) : 1;
   }
 
  public:

@@ -29,6 +29,7 @@ template <class S>
 void matmul(const MatrixProduct<typename S::Scalar>& p) {
   using T = typename S::Scalar;
   constexpr int64_t kPanelBytes = 32 * 1024, kFewRows = 8, kRowBlock = 96;
+  if (p.rows == 0 || p.columns == 0) return;
   const int64_t all_vectors = (p.columns + S::width - 1) / S::width;
   const int tile_vectors = best_tile_vectors<S>(p.rows, all_vectors);
   const int64_t panel_width = tile_vectors * S::width, panels = (p.columns + panel_width - 1) / panel_width;
@@ -66,7 +67,8 @@ void matmul(const MatrixProduct<typename S::Scalar>& p) {
           transpose<S>(b, p.b_column_stride, panel.data(), panel_width, lanes, t.step_count);
         }
         t.b = packed ? panel.data() : b;
-        ContractTiles<S>::run(t, rows, static_cast<int>(vectors), last_lanes < S::width);
+        ContractTiles<S>::run(t, rows, static_cast<int>(vectors),
+                              last_lanes < S::width ? Partial::kLast : Partial::kNone);
         t.a += block * p.a_depth_stride;
         t.init = t.c, t.init_stride = t.c_stride;
         if (block == 0) break;

@@ -25,8 +25,11 @@ OLDEST_NVCC = (12, 4)
 # Operators are bound through torch's stable ABI as of this version: the module runs under any newer torch.
 TORCH_TARGET = "0x020a000000000000"
 
-# What the compiler must know besides C++20: GCC has _Float16 in C++ since version 12, on ARM since 13.
-COMPILER_PROBE = "#include <bit>\n_Float16 half(short bits) { return std::bit_cast<_Float16>(bits); }\n"
+# What the compiler must know besides C++20: a 16-bit float, under the name that csrc/cpu/dtype.h gives it.
+COMPILER_PROBE = """
+#include "cpu/dtype.h"
+float half(lenet_ext::Float16 value) { return lenet_ext::to_compute(value); }
+"""
 
 # GCC 12 takes the _mm512_undefined of its own intrinsics for a mistake of ours.
 ISA_WARNINGS = "-Wno-uninitialized -Wno-maybe-uninitialized"
@@ -70,10 +73,10 @@ def find_compiler() -> str:
             f"no C++ compiler found{f' at CXX={compiler}' if compiler else ''}: "
             "install g++ 12 or newer (Debian: apt install g++), or set CXX"
         )
-    probe = [*shlex.split(compiler), "-std=c++20", "-x", "c++", "-fsyntax-only", "-"]
+    probe = [*shlex.split(compiler), "-std=c++20", f"-I{ROOT}/csrc", "-x", "c++", "-fsyntax-only", "-"]
     if subprocess.run(probe, input=COMPILER_PROBE, text=True, capture_output=True).returncode != 0:
         raise BuildError(
-            f"{compiler} is too old (no C++20 with _Float16): install g++ 12 or newer (13 on ARM), or set CXX"
+            f"{compiler} is too old (no C++20 with 16-bit floats): install g++ 12 or newer, or set CXX"
         )
     return compiler
 

@@ -19,6 +19,13 @@ struct Float16 {
   uint16_t bits;
 };
 
+// The compiler's own binary16, for conversions only. On ARM, GCC knows _Float16 in C++ only since version 13.
+#if defined(__aarch64__)
+using NativeFloat16 = __fp16;
+#else
+using NativeFloat16 = _Float16;
+#endif
+
 template <class T>
 struct ComputeTypeOf {
   using Type = float;
@@ -34,7 +41,7 @@ inline float to_compute(float value) { return value; }
 inline double to_compute(double value) { return value; }
 inline float to_compute(BFloat16 value) { return std::bit_cast<float>(uint32_t{value.bits} << 16); }
 inline float to_compute(Float16 value) {
-  return static_cast<float>(std::bit_cast<_Float16>(value.bits));
+  return static_cast<float>(std::bit_cast<NativeFloat16>(value.bits));
 }
 
 // Rounds to nearest, ties to even; a NaN stays a (quiet) NaN.
@@ -47,7 +54,7 @@ inline void from_compute(float value, BFloat16& out) {
                     : static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 inline void from_compute(float value, Float16& out) {
-  out.bits = std::bit_cast<uint16_t>(static_cast<_Float16>(value));
+  out.bits = std::bit_cast<uint16_t>(static_cast<NativeFloat16>(value));
 }
 
 }  // namespace lenet_ext

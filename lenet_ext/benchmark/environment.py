@@ -38,7 +38,7 @@ def environment() -> Environment:
     """Of this process, now."""
     return Environment(
         date=datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        cpu=_cpu_name(),
+        cpu=cpu_name(),
         logical_cpus=os.cpu_count() or 1,
         isa=lenet_ext.cpu_isa(),
         native_isa=torch.backends.cpu.get_cpu_capability(),
@@ -49,7 +49,7 @@ def environment() -> Environment:
     )
 
 
-def _cpu_name() -> str:
+def cpu_name() -> str:
     """The processor's name; `platform` knows only its architecture on Linux."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()

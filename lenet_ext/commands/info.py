@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import platform
-from pathlib import Path
 from typing import Annotated, Any
 
 import torch
@@ -33,6 +32,7 @@ def info(
 def collect_info() -> dict[str, dict[str, Any]]:
     """Facts about lenet_ext, torch, Python and the machine; every value can be written as JSON."""
     import lenet_ext
+    from lenet_ext.benchmark.environment import cpu_name
 
     cuda = torch.cuda.is_available()
     return {
@@ -46,15 +46,5 @@ def collect_info() -> dict[str, dict[str, Any]]:
             else [],
         },
         "python": {"version": platform.python_version(), "implementation": platform.python_implementation()},
-        "machine": {"system": platform.platform(), "cpu": _cpu_name(), "logical_cpus": os.cpu_count()},
+        "machine": {"system": platform.platform(), "cpu": cpu_name(), "logical_cpus": os.cpu_count()},
     }
-
-
-def _cpu_name() -> str:
-    """The processor's name; `platform` knows only its architecture on Linux."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

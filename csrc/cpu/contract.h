@@ -154,13 +154,15 @@ class ContractTiles {
   static constexpr bool has(int taps, int vectors) { return taps == 1 || (vectors == 1 && (taps == 3 || taps == 5)); }
 
   // One tile, or several of about equal size where there are more than max_rows rows.
-  static void run(Contraction<T> t, int64_t rows, int vectors, Partial partial, int taps = 1) {
+  static void run(const Contraction<T>& whole, int64_t rows, int vectors, Partial partial, int taps = 1) {
     const int64_t most = max_rows<S>(vectors, taps);
     const auto p = static_cast<size_t>(partial);
     const Row& functions = taps == 3           ? kThreeTaps[p][0]
                            : taps == 5         ? kFiveTaps[p][0]
-                           : t.a_stride == 1 ? kUnitStride[p][vectors - 1]
+                           : whole.a_stride == 1 ? kUnitStride[p][vectors - 1]
                                                : kStrided[p][vectors - 1];
+    if (rows <= most) return functions[rows - 1](whole);
+    Contraction<T> t = whole;
     for (int64_t tiles = (rows + most - 1) / most; tiles > 0; --tiles) {
       const int64_t tile_rows = (rows + tiles - 1) / tiles;
       functions[tile_rows - 1](t);

@@ -129,9 +129,9 @@ class Correlator {
   }
 
   void select_steps(Contraction<T>& t, int64_t first_row, int64_t last_row) const {
-    const Range range = plan_.terms_of_rows(first_row, last_row);
-    t.steps = plan_.steps.data() + range.begin / plan_.taps_per_step;
-    t.step_count = (range.end - range.begin) / plan_.taps_per_step;
+    const Range range = plan_.steps_of_rows(first_row, last_row);
+    t.steps = plan_.steps.data() + range.begin;
+    t.step_count = range.end - range.begin;
   }
 
   void write_block(const T* block, int64_t channel_stride, int64_t pixel_stride, const Image<Stored>& out, int64_t row,

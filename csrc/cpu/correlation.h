@@ -35,6 +35,7 @@ struct Correlation {
 // The terms (channel, tap) of one row of taps; in `weight` order of the packed weights.
 struct TapRow {
   int64_t y, first, last;
+  int64_t first_step, last_step;
 };
 
 // How a Correlation is computed: by tasks of a block of output rows of one image and group, with one of two register
@@ -74,9 +75,10 @@ struct CorrelationPlan {
       min_x = std::min(min_x, tap.x), max_x = std::max(max_x, tap.x);
       if (tap_rows.empty() || tap_rows.back().y != tap.y) {
         const int64_t first = tap_rows.empty() ? 0 : tap_rows.back().last;
-        tap_rows.push_back({tap.y, first, first});
+        tap_rows.push_back({tap.y, first, first, 0, 0});
       }
       tap_rows.back().last += p.in_channels;
+      tap_rows.back().first_step = tap_rows.back().first, tap_rows.back().last_step = tap_rows.back().last;
     }
     const bool inside_image = min_y >= 0 && min_x >= 0 && (p.rows - 1) * p.stride_h + max_y < p.in_height &&
                               (p.columns - 1) * p.stride_w + max_x < p.in_width;
@@ -103,13 +105,13 @@ struct CorrelationPlan {
     return share * (step_cost * static_cast<double>(problem.depth()) + 200);
   }
 
-  // The terms [begin, end) whose taps meet a pixel of the input at one of the output rows [first, last).
-  Range terms_of_rows(int64_t first, int64_t last) const {
+  // The steps [begin, end) whose taps meet a pixel of the input at one of the output rows [first, last).
+  Range steps_of_rows(int64_t first, int64_t last) const {
     Range range{0, 0};
     for (const TapRow& row : tap_rows) {
       if ((last - 1) * problem.stride_h + row.y < 0 || first * problem.stride_h + row.y >= problem.in_height) continue;
-      if (range.begin == range.end) range.begin = row.first;
-      range.end = row.last;
+      if (range.begin == range.end) range.begin = row.first_step;
+      range.end = row.last_step;
     }
     return range;
   }
@@ -130,7 +132,7 @@ struct CorrelationPlan {
       double cost = 0;
       for (int64_t row = 0; row < p.rows; row += tile) {
         const int64_t count = std::min<int64_t>(tile, p.rows - row);
-        const Range range = terms_of_rows(row, row + count);
+        const Range range = steps_of_rows(row, row + count);
         cost += static_cast<double>(range.end - range.begin) / depth *
                 tiled_cost<S>(p.out_channels, count, static_cast<int>(count));
       }
@@ -207,6 +209,9 @@ struct CorrelationPlan {
       fail("conv2d: one row of outputs reads a window of more than 2^31 elements");
     }
     if (lanes_are_channels && window_is_planar && tile_vectors == 1) taps_per_step = taps_in_a_row();
+    for (TapRow& row : tap_rows) {
+      row.first_step = row.first / taps_per_step, row.last_step = row.last / taps_per_step;
+    }
     steps.reserve(p.depth() / taps_per_step);
     size_t tap = 0;
     int64_t term = 0;

@@ -30,8 +30,8 @@ py::dict build_info() {
   info["isa"] = lenet_ext::cpu::isa_in_use();
   info["cuda"] = !cuda_archs.empty();
   info["cuda_archs"] = cuda_archs;
-  info["torch_target"] = std::to_string(TORCH_TARGET_VERSION >> 56) + "." +
-                         std::to_string((TORCH_TARGET_VERSION >> 48) & 0xff);
+  info["torch_target"] =
+      std::to_string(TORCH_TARGET_VERSION >> 56) + "." + std::to_string((TORCH_TARGET_VERSION >> 48) & 0xff);
   return info;
 }
 

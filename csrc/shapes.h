@@ -48,9 +48,10 @@ inline int64_t element_count(const char* op, const std::vector<int64_t>& sizes) 
 
 // One value per spatial dimension, each in [least, kLargestParameter].
 inline constexpr int64_t kLargestParameter = int64_t{1} << 30;
-inline void check_parameter(const char* op, const char* name, const std::vector<int64_t>& values, size_t length,
-                            int64_t least) {
-  if (values.size() != length) fail(op, ": ", name, " must have ", length, " values, got ", to_string(values));
+inline void check_parameter(const char* op, const char* name, const std::vector<int64_t>& values,
+                            size_t length, int64_t least) {
+  if (values.size() != length)
+    fail(op, ": ", name, " must have ", length, " values, got ", to_string(values));
   for (int64_t value : values) {
     if (value < least) fail(op, ": ", name, " must be at least ", least, ", got ", to_string(values));
     if (value > kLargestParameter) fail(op, ": ", name, " is too large: ", to_string(values));
@@ -80,7 +81,8 @@ struct Conv2dParameters {
   int64_t groups;
 };
 
-// input_sizes (N, C_in, H, W), weight_sizes (C_out, C_in / groups, KH, KW); padding (top, bottom, left, right).
+// input_sizes (N, C_in, H, W), weight_sizes (C_out, C_in / groups, KH, KW); padding (top, bottom, left,
+// right).
 inline Conv2dShape conv2d_shape(const char* op, const std::vector<int64_t>& input_sizes,
                                 const std::vector<int64_t>& weight_sizes, const Conv2dParameters& p) {
   check_4d(op, "input", input_sizes);
@@ -95,12 +97,14 @@ inline Conv2dShape conv2d_shape(const char* op, const std::vector<int64_t>& inpu
   s.height = input_sizes[2], s.width = input_sizes[3];
   s.out_channels = weight_sizes[0], s.kernel_height = weight_sizes[2], s.kernel_width = weight_sizes[3];
   s.stride_h = p.stride[0], s.stride_w = p.stride[1];
-  s.pad_top = p.padding[0], s.pad_bottom = p.padding[1], s.pad_left = p.padding[2], s.pad_right = p.padding[3];
+  s.pad_top = p.padding[0], s.pad_bottom = p.padding[1], s.pad_left = p.padding[2],
+  s.pad_right = p.padding[3];
   s.dilation_h = p.dilation[0], s.dilation_w = p.dilation[1];
   s.groups = p.groups;
   if (s.groups < 1) fail(op, ": groups must be at least 1, got ", s.groups);
   if (s.out_channels % s.groups != 0) {
-    fail(op, ": weight has ", s.out_channels, " output channels, which groups=", s.groups, " does not divide");
+    fail(op, ": weight has ", s.out_channels, " output channels, which groups=", s.groups,
+         " does not divide");
   }
   if (multiply_sizes(op, weight_sizes[1], s.groups) != s.in_channels) {
     fail(op, ": weight has ", weight_sizes[1], " input channels per group, but input has ", s.in_channels,
@@ -113,12 +117,15 @@ inline Conv2dShape conv2d_shape(const char* op, const std::vector<int64_t>& inpu
                                int64_t dilation) {
     const int64_t extent = multiply_sizes(op, dilation, kernel - 1);
     if (size > std::numeric_limits<int64_t>::max() - pad || size + pad <= extent) {
-      fail(op, ": padded input ", axis, " ", size, " + ", pad, " is smaller than the kernel's ", extent, " + 1");
+      fail(op, ": padded input ", axis, " ", size, " + ", pad, " is smaller than the kernel's ", extent,
+           " + 1");
     }
     return (size + pad - extent - 1) / stride + 1;
   };
-  s.out_height = output_size("height", s.height, s.pad_top + s.pad_bottom, s.kernel_height, s.stride_h, s.dilation_h);
-  s.out_width = output_size("width", s.width, s.pad_left + s.pad_right, s.kernel_width, s.stride_w, s.dilation_w);
+  s.out_height =
+      output_size("height", s.height, s.pad_top + s.pad_bottom, s.kernel_height, s.stride_h, s.dilation_h);
+  s.out_width =
+      output_size("width", s.width, s.pad_left + s.pad_right, s.kernel_width, s.stride_w, s.dilation_w);
   element_count(op, {s.batch, s.out_channels, s.out_height, s.out_width});
   return s;
 }
@@ -141,8 +148,8 @@ struct MaxPool2dShape {
 };
 
 // As in ATen: with ceil_mode a window may hang over the end, but not begin in the padding there.
-inline int64_t max_pool_output_size(int64_t size, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation,
-                                    bool ceil_mode) {
+inline int64_t max_pool_output_size(int64_t size, int64_t kernel, int64_t stride, int64_t pad,
+                                    int64_t dilation, bool ceil_mode) {
   const int64_t room = size + 2 * pad - dilation * (kernel - 1) - 1 + (ceil_mode ? stride - 1 : 0);
   if (room < 0) return 0;
   const int64_t windows = room / stride + 1;
@@ -199,12 +206,13 @@ enum class Side { kInput, kOutput };
 // weight_sizes (out, in); sizes (..., in) of an input, or (..., out) of an output.
 inline LinearShape linear_shape(const char* op, const char* name, const std::vector<int64_t>& sizes,
                                 const std::vector<int64_t>& weight_sizes, Side side) {
-  if (weight_sizes.size() != 2) fail(op, ": weight must have 2 dimensions (out, in), got ", to_string(weight_sizes));
+  if (weight_sizes.size() != 2)
+    fail(op, ": weight must have 2 dimensions (out, in), got ", to_string(weight_sizes));
   if (sizes.empty()) fail(op, ": ", name, " must have at least 1 dimension");
   const int64_t wanted = weight_sizes[side == Side::kInput ? 1 : 0];
   if (sizes.back() != wanted) {
-    fail(op, ": ", name, " ", to_string(sizes), " has ", sizes.back(), " features in its last dimension, but weight ",
-         to_string(weight_sizes), " needs ", wanted);
+    fail(op, ": ", name, " ", to_string(sizes), " has ", sizes.back(),
+         " features in its last dimension, but weight ", to_string(weight_sizes), " needs ", wanted);
   }
   LinearShape s{1, weight_sizes[1], weight_sizes[0]};
   for (size_t i = 0; i + 1 < sizes.size(); ++i) s.rows = multiply_sizes(op, s.rows, sizes[i]);

@@ -2,13 +2,15 @@
 //
 //   c[r][v] = init[r][v] + sum over k of  a[k.a + r * a_stride] * b[k.b + v * b_vector_stride]
 //
-// with vectors c[r][v] and b[...]; `a` is broadcast. Where the factors of step k lie is looked up in a table of offsets, so that
-// one kernel serves every convolution (any kernel size, stride, dilation, layout: only the table differs) as well as
-// plain matrix products, with output channels as lanes and pixels as rows or the other way round.
+// with vectors c[r][v] and b[...]; `a` is broadcast. Where the factors of step k lie is looked up in a table
+// of offsets, so that one kernel serves every convolution (any kernel size, stride, dilation, layout: only
+// the table differs) as well as plain matrix products, with output channels as lanes and pixels as rows or
+// the other way round.
 //
-// With Taps > 1 a step stands for that many in a row, whose factors lie a_stride apart in a and b_tap_stride in b: the
-// taps of a kernel row with stride 1. Neighbouring rows of the tile then share their values of a, and a value is
-// broadcast once for all of them. This matters with one vector, where broadcasts would outnumber what can be loaded.
+// With Taps > 1 a step stands for that many in a row, whose factors lie a_stride apart in a and b_tap_stride
+// in b: the taps of a kernel row with stride 1. Neighbouring rows of the tile then share their values of a,
+// and a value is broadcast once for all of them. This matters with one vector, where broadcasts would
+// outnumber what can be loaded.
 //
 // Registers: rows * vectors accumulators, Taps * vectors for b, one for the broadcast of a.
 #pragma once
@@ -40,11 +42,11 @@ struct Contraction {
   int64_t b_vector_stride;  // width, or the distance of rows of pixels
   const Step* steps;
   int64_t step_count;
-  const T* init;         // one value per row, or lanes like c's
+  const T* init;  // one value per row, or lanes like c's
   bool init_is_per_row;
-  int64_t init_stride;   // from row to row: 0 for a bias per lane
+  int64_t init_stride;  // from row to row: 0 for a bias per lane
   T* c;
-  int64_t c_stride;      // from row to row
+  int64_t c_stride;  // from row to row
   int64_t c_vector_stride;
   int last_lanes;
   int64_t b_tap_stride = 0;
@@ -114,8 +116,8 @@ void contract_tile(const Contraction<typename S::Scalar>& t) {
   });
 }
 
-// The compiled tiles: 1 <= vectors <= kMaxVectors, 1 <= rows <= max_rows<S>(vectors, taps); several taps with one
-// vector only.
+// The compiled tiles: 1 <= vectors <= kMaxVectors, 1 <= rows <= max_rows<S>(vectors, taps); several taps with
+// one vector only.
 template <class S>
 class ContractTiles {
   using T = typename S::Scalar;
@@ -127,8 +129,7 @@ class ContractTiles {
     Row row{};
     [&]<int... R>(std::integer_sequence<int, R...>) {
       ((row[R] = &contract_tile<S, R + 1, V, Taps, UnitStride, Partiality>), ...);
-    }
-    (std::make_integer_sequence<int, max_rows<S>(V, Taps)>{});
+    }(std::make_integer_sequence<int, max_rows<S>(V, Taps)>{});
     return row;
   }
   template <int Taps, bool UnitStride, Partial Partiality>
@@ -136,11 +137,11 @@ class ContractTiles {
     constexpr int kCount = Taps == 1 ? kMaxVectors : 1;
     return []<int... V>(std::integer_sequence<int, V...>) {
       return std::array<Row, kCount>{make_row<V + 1, Taps, UnitStride, Partiality>()...};
-    }
-    (std::make_integer_sequence<int, kCount>{});
+    }(std::make_integer_sequence<int, kCount>{});
   }
 
-  static constexpr std::array kUnitStride = {make_table<1, true, Partial::kNone>(), make_table<1, true, Partial::kLast>(),
+  static constexpr std::array kUnitStride = {make_table<1, true, Partial::kNone>(),
+                                             make_table<1, true, Partial::kLast>(),
                                              make_table<1, true, Partial::kAll>()};
   static constexpr std::array kStrided = {make_table<1, false, Partial::kNone>(),
                                           make_table<1, false, Partial::kLast>()};
@@ -151,16 +152,18 @@ class ContractTiles {
 
  public:
   // Whether run() takes steps of so many taps.
-  static constexpr bool has(int taps, int vectors) { return taps == 1 || (vectors == 1 && (taps == 3 || taps == 5)); }
+  static constexpr bool has(int taps, int vectors) {
+    return taps == 1 || (vectors == 1 && (taps == 3 || taps == 5));
+  }
 
   // One tile, or several of about equal size where there are more than max_rows rows.
   static void run(const Contraction<T>& whole, int64_t rows, int vectors, Partial partial, int taps = 1) {
     const int64_t most = max_rows<S>(vectors, taps);
     const auto p = static_cast<size_t>(partial);
-    const Row& functions = taps == 3           ? kThreeTaps[p][0]
-                           : taps == 5         ? kFiveTaps[p][0]
+    const Row& functions = taps == 3             ? kThreeTaps[p][0]
+                           : taps == 5           ? kFiveTaps[p][0]
                            : whole.a_stride == 1 ? kUnitStride[p][vectors - 1]
-                                               : kStrided[p][vectors - 1];
+                                                 : kStrided[p][vectors - 1];
     if (rows <= most) return functions[rows - 1](whole);
     Contraction<T> t = whole;
     for (int64_t tiles = (rows + most - 1) / most; tiles > 0; --tiles) {

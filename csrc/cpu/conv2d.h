@@ -16,8 +16,8 @@ inline Correlation conv2d_correlation(const Conv2dShape& s, Format format) {
 
 // output (N, C_out, OH, OW) = input * weight + bias; bias may be null.
 template <class S, class Stored>
-void conv2d(const Conv2dShape& s, Format format, const Stored* input, const Stored* weight, const Stored* bias,
-            Stored* output) {
+void conv2d(const Conv2dShape& s, Format format, const Stored* input, const Stored* weight,
+            const Stored* bias, Stored* output) {
   Correlation c = conv2d_correlation(s, format);
   c.in_channels = s.group_in(), c.out_channels = s.group_out();
   c.in_height = s.height, c.in_width = s.width;
@@ -33,9 +33,9 @@ void conv2d(const Conv2dShape& s, Format format, const Stored* input, const Stor
   Correlator<S, Stored>(c, input, weight, bias, output).run();
 }
 
-// grad_input (N, C_in, H, W): input pixel y receives from output row o by kernel row k where o * stride = y + pad - k *
-// dilation. So the pixels of one phase (y modulo stride) are a correlation of grad_output with those k for which the right side
-// is a multiple of the stride.
+// grad_input (N, C_in, H, W): input pixel y receives from output row o by kernel row k where o * stride = y +
+// pad - k * dilation. So the pixels of one phase (y modulo stride) are a correlation of grad_output with
+// those k for which the right side is a multiple of the stride.
 template <class S, class Stored>
 void conv2d_input_grad(const Conv2dShape& s, Format format, const Stored* grad_output, const Stored* weight,
                        Stored* grad_input) {
@@ -53,7 +53,8 @@ void conv2d_input_grad(const Conv2dShape& s, Format format, const Stored* grad_o
       c.taps.clear();
       for (int64_t y = 0; y < s.kernel_height; ++y) {
         for (int64_t x = 0; x < s.kernel_width; ++x) {
-          const int64_t row = c.top + s.pad_top - y * s.dilation_h, column = c.left + s.pad_left - x * s.dilation_w;
+          const int64_t row = c.top + s.pad_top - y * s.dilation_h,
+                        column = c.left + s.pad_left - x * s.dilation_w;
           if (row % s.stride_h == 0 && column % s.stride_w == 0) {
             c.taps.push_back({row / s.stride_h, column / s.stride_w, y * s.kernel_width + x});
           }

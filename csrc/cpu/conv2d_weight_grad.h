@@ -1,14 +1,17 @@
 // conv2d's weight and bias gradient:
 //
-//   grad_weight[o, c, ky, kx] = sum over n, y, x of  grad_output[n, o, y, x] * input[n, c, y * sh + ky * dh - pad, ...]
+//   grad_weight[o, c, ky, kx] = sum over n, y, x of  grad_output[n, o, y, x] * input[n, c, y * sh + ky * dh -
+//   pad, ...]
 //
-// The batch is cut into a number of chunks that depends on the sizes only; each sums its images in order into an accumulator
-// of its own, and these are added in order: the result is the same for every number of threads. One of two
-// register layouts, chosen by estimated cost:
+// The batch is cut into a number of chunks that depends on the sizes only; each sums its images in order into
+// an accumulator of its own, and these are added in order: the result is the same for every number of
+// threads. One of two register layouts, chosen by estimated cost:
 //
-//   lanes = channels   input window channels-last, so that the taps (kx, c) of a pixel are one contiguous run; grad_output
+//   lanes = channels   input window channels-last, so that the taps (kx, c) of a pixel are one contiguous
+//   run; grad_output
 //                      as [pixel][output channel]; contract microkernel with pixels as steps, taps as rows.
-//   lanes = pixels     both as padded planes; dot microkernel along the rows of pixels: for few channels, depthwise.
+//   lanes = pixels     both as padded planes; dot microkernel along the rows of pixels: for few channels,
+//   depthwise.
 #pragma once
 
 #include "cpu/contract.h"
@@ -68,7 +71,8 @@ class WeightGradient {
     for (int64_t o = 0; o < outs; ++o) {
       const int64_t group = o / s_.group_out(), channel = o % s_.group_out();
       const T* from = sums.data() + s_.groups * group_size_ + group * bias_size_;
-      from_compute(lanes_are_channels_ ? from[channel] : S::reduce_add(S::load(from + channel * kWidth)), grad_bias[o]);
+      from_compute(lanes_are_channels_ ? from[channel] : S::reduce_add(S::load(from + channel * kWidth)),
+                   grad_bias[o]);
     }
   }
 
@@ -77,8 +81,12 @@ class WeightGradient {
   int64_t window_height(int64_t rows) const {
     return (rows - 1) * s_.stride_h + (s_.kernel_height - 1) * s_.dilation_h + 1;
   }
-  int64_t window_width() const { return (s_.out_width - 1) * s_.stride_w + (s_.kernel_width - 1) * s_.dilation_w + 1; }
-  PlanarLayout layout() const { return {window_height(block_rows_), window_width(), s_.stride_h, s_.stride_w}; }
+  int64_t window_width() const {
+    return (s_.out_width - 1) * s_.stride_w + (s_.kernel_width - 1) * s_.dilation_w + 1;
+  }
+  PlanarLayout layout() const {
+    return {window_height(block_rows_), window_width(), s_.stride_h, s_.stride_w};
+  }
   static int64_t vectors(int64_t lanes) { return (lanes + kWidth - 1) / kWidth; }
 
   void choose() {
@@ -97,14 +105,17 @@ class WeightGradient {
         kTransposeCycles * (planar ? window + grads : 0);
     dot_rows_ = best_dot_rows<S>(outs, taps * ins);
     const double pixel_cost =
-        static_cast<double>(s_.out_height * vectors(s_.out_width)) * tiled_dot_cost<S>(outs, taps * ins, dot_rows_) +
+        static_cast<double>(s_.out_height * vectors(s_.out_width)) *
+            tiled_dot_cost<S>(outs, taps * ins, dot_rows_) +
         kTransposeCycles * (planar ? 0 : window + static_cast<double>(pixels * outs) / kWidth);
-    constexpr int64_t kMostSums = 32 * 1024;  // partial sums of the pixel layout should stay in the second-level cache
+    constexpr int64_t kMostSums =
+        32 * 1024;  // partial sums of the pixel layout should stay in the second-level cache
     lanes_are_channels_ = channel_cost < pixel_cost || outs * depth() * kWidth > kMostSums;
 
     block_rows_ = s_.out_height;
     constexpr int64_t kWindowBytes = 256 * 1024;
-    while (block_rows_ > 1 && ins * window_height(block_rows_) * window_width() * int64_t{sizeof(T)} > kWindowBytes) {
+    while (block_rows_ > 1 &&
+           ins * window_height(block_rows_) * window_width() * int64_t{sizeof(T)} > kWindowBytes) {
       block_rows_ = (block_rows_ + 1) / 2;
     }
     if (lanes_are_channels_) {
@@ -119,11 +130,13 @@ class WeightGradient {
     }
     chunk_size_ = s_.groups * (group_size_ + bias_size_);
     constexpr int64_t kMostChunks = 32, kMostChunkElements = 4 * 1024 * 1024;
-    chunks_ = std::min({s_.batch, kMostChunks, std::max<int64_t>(kMostChunkElements / std::max<int64_t>(chunk_size_, 1), 1)});
+    chunks_ = std::min({s_.batch, kMostChunks,
+                        std::max<int64_t>(kMostChunkElements / std::max<int64_t>(chunk_size_, 1), 1)});
     chunks_ = std::max<int64_t>(chunks_, 1);
-    chunk_cost_ = std::min(channel_cost, pixel_cost) * static_cast<double>(s_.batch) / static_cast<double>(chunks_);
-    direct_ = !lanes_are_channels_ && std::is_same_v<T, Stored> && planar && s_.stride_h == 1 && s_.stride_w == 1 &&
-              s_.pad_top + s_.pad_bottom + s_.pad_left + s_.pad_right == 0;
+    chunk_cost_ =
+        std::min(channel_cost, pixel_cost) * static_cast<double>(s_.batch) / static_cast<double>(chunks_);
+    direct_ = !lanes_are_channels_ && std::is_same_v<T, Stored> && planar && s_.stride_h == 1 &&
+              s_.stride_w == 1 && s_.pad_top + s_.pad_bottom + s_.pad_left + s_.pad_right == 0;
     if (lanes_are_channels_) {
       make_steps();
     } else {
@@ -135,7 +148,8 @@ class WeightGradient {
     for (int64_t y = 0; y < block_rows_; ++y) {
       for (int64_t x = 0; x < s_.out_width; ++x) {
         const int64_t pixel = (y * s_.stride_h * window_width() + x * s_.stride_w) * s_.group_in();
-        steps_.push_back({static_cast<int32_t>(pixel), static_cast<int32_t>(static_cast<int64_t>(steps_.size()) * lanes_)});
+        steps_.push_back({static_cast<int32_t>(pixel),
+                          static_cast<int32_t>(static_cast<int64_t>(steps_.size()) * lanes_)});
       }
     }
   }
@@ -146,7 +160,8 @@ class WeightGradient {
       for (int64_t y = 0; y < s_.kernel_height; ++y) {
         for (int64_t x = 0; x < s_.kernel_width; ++x) {
           const int64_t down = y * s_.dilation_h, right = x * s_.dilation_w;
-          columns_.push_back(direct_ ? (c * s_.height + down) * s_.width + right : planar.offset(c, down, right));
+          columns_.push_back(direct_ ? (c * s_.height + down) * s_.width + right
+                                     : planar.offset(c, down, right));
         }
       }
     }
@@ -163,11 +178,12 @@ class WeightGradient {
     return {row * s_.stride_h - s_.pad_top, -s_.pad_left, window_height(block_rows_), window_width()};
   }
   Image<const Stored> input_image(int64_t n, int64_t group) const {
-    return image_of(input_, format_, s_.in_channels, s_.height, s_.width, n, group * s_.group_in(), s_.group_in());
+    return image_of(input_, format_, s_.in_channels, s_.height, s_.width, n, group * s_.group_in(),
+                    s_.group_in());
   }
   Image<const Stored> grad_image(int64_t n, int64_t group) const {
-    return image_of(grad_output_, format_, s_.out_channels, s_.out_height, s_.out_width, n, group * s_.group_out(),
-                    s_.group_out());
+    return image_of(grad_output_, format_, s_.out_channels, s_.out_height, s_.out_width, n,
+                    group * s_.group_out(), s_.group_out());
   }
 
   // weight_sums: [kernel row][kernel column][input channel][lanes_]
@@ -183,8 +199,8 @@ class WeightGradient {
         for (int64_t x = 0; x < s_.kernel_width; x += run_taps_) {
           const T* taps = window_memory + (y * s_.dilation_h * window_width() + x * s_.dilation_w) * ins;
           T* sums = weight_sums + (y * s_.kernel_width + x) * ins * lanes_ + first;
-          ContractTiles<S>::run({taps, 1, grads + first, kWidth, steps_.data(), pixels, sums, false, lanes_, sums, lanes_,
-                                 kWidth, kWidth},
+          ContractTiles<S>::run({taps, 1, grads + first, kWidth, steps_.data(), pixels, sums, false, lanes_,
+                                 sums, lanes_, kWidth, kWidth},
                                 run, count, Partial::kNone);
         }
       }
@@ -200,7 +216,8 @@ class WeightGradient {
     if (image.planar()) {
       transpose<S>(from, image.channel_stride, grads, lanes_, image.channels, pixels);
     } else {
-      for (int64_t i = 0; i < pixels; ++i) copy_row<S>(from + i * image.pixel_stride, grads + i * lanes_, image.channels);
+      for (int64_t i = 0; i < pixels; ++i)
+        copy_row<S>(from + i * image.pixel_stride, grads + i * lanes_, image.channels);
     }
   }
 
@@ -228,8 +245,8 @@ class WeightGradient {
       const int64_t most = max_columns<S>(tile_rows);
       for (int64_t j = 0; j < depth(); j += most) {
         const int tile_columns = static_cast<int>(std::min(most, depth() - j));
-        DotTiles<S>::run({grads + o * plane, plane, source, columns_.data() + j, s_.out_width, rows, s_.out_width,
-                          row_step, weight_sums + (o * depth() + j) * kWidth, depth() * kWidth},
+        DotTiles<S>::run({grads + o * plane, plane, source, columns_.data() + j, s_.out_width, rows,
+                          s_.out_width, row_step, weight_sums + (o * depth() + j) * kWidth, depth() * kWidth},
                          tile_rows, tile_columns);
       }
     }
@@ -271,8 +288,8 @@ class WeightGradient {
 };
 
 template <class S, class Stored>
-void conv2d_weight_grad(const Conv2dShape& shape, Format format, const Stored* grad_output, const Stored* input,
-                        Stored* grad_weight, Stored* grad_bias) {
+void conv2d_weight_grad(const Conv2dShape& shape, Format format, const Stored* grad_output,
+                        const Stored* input, Stored* grad_weight, Stored* grad_bias) {
   WeightGradient<S, Stored>(shape, format, grad_output, input).run(grad_weight, grad_bias);
 }
 

@@ -1,5 +1,6 @@
-// Runs a Correlation by its plan (correlation.h): packs the weights once, then each task packs the input window that its
-// block of output rows reads, unless the kernel can read the tensor itself, and contracts both.
+// Runs a Correlation by its plan (correlation.h): packs the weights once, then each task packs the input
+// window that its block of output rows reads, unless the kernel can read the tensor itself, and contracts
+// both.
 #pragma once
 
 #include <memory>
@@ -18,7 +19,8 @@ class Correlator {
   static constexpr bool kStoredIsComputed = std::is_same_v<T, Stored>;
 
  public:
-  Correlator(const Correlation& p, const Stored* input, const Stored* weight, const Stored* bias, Stored* output)
+  Correlator(const Correlation& p, const Stored* input, const Stored* weight, const Stored* bias,
+             Stored* output)
       : p_(p),
         plan_(p, kStoredIsComputed),
         input_(input),
@@ -52,7 +54,8 @@ class Correlator {
   }
 
  private:
-  // Per group and block of channels: [step][channel]. Where the block is wider than the channels left, the rest is zero.
+  // Per group and block of channels: [step][channel]. Where the block is wider than the channels left, the
+  // rest is zero.
   void pack_weights(const Stored* weight) {
     const int64_t block = plan_.channel_block, depth = p_.depth();
     const int64_t taps = static_cast<int64_t>(p_.taps.size()), all_taps = p_.taps.back().weight + 1;
@@ -74,7 +77,8 @@ class Correlator {
           if (!in_order && p_.weight_out_stride == 1) {
             copy_row<S>(from + c * p_.weight_in_stride, unordered.data(), count);
           } else if (!in_order) {
-            transpose<S>(from + c * p_.weight_in_stride, p_.weight_out_stride, unordered.data(), block, count, all_taps);
+            transpose<S>(from + c * p_.weight_in_stride, p_.weight_out_stride, unordered.data(), block, count,
+                         all_taps);
           }
           sort_taps(unordered.data() + (in_order ? c * taps * block : 0), c, count, to);
         }
@@ -113,11 +117,12 @@ class Correlator {
       pack_channels_last<S>(image, window, window_memory);
     }
     for (int64_t i = 0; i < blocks_; ++i) {
-      const int64_t first = i * plan_.channel_block, channels = std::min(plan_.channel_block, p_.out_channels - first);
+      const int64_t first = i * plan_.channel_block,
+                    channels = std::min(plan_.channel_block, p_.out_channels - first);
       const T* weights = weights_.data() + (group * blocks_ + i) * p_.depth() * plan_.channel_block;
       const T* bias = bias_.data() + group * p_.out_channels + first;
-      const Image<Stored> out = image_of(output_, p_.format, p_.groups * p_.out_channels, p_.out_height, p_.out_width,
-                                         n, group * p_.out_channels + first, channels);
+      const Image<Stored> out = image_of(output_, p_.format, p_.groups * p_.out_channels, p_.out_height,
+                                         p_.out_width, n, group * p_.out_channels + first, channels);
       if (plan_.lanes_are_channels) {
         channels_as_lanes(source, weights, bias, row, rows, out, block);
       } else if (plan_.row_tiles) {
@@ -134,10 +139,10 @@ class Correlator {
     t.step_count = range.end - range.begin;
   }
 
-  void write_block(const T* block, int64_t channel_stride, int64_t pixel_stride, const Image<Stored>& out, int64_t row,
-                   int64_t rows) const {
-    unpack<S>(block, channel_stride, plan_.block_pitch, pixel_stride, out, p_.top + row * p_.step_h, p_.left, p_.step_h,
-              p_.step_w, rows, p_.columns);
+  void write_block(const T* block, int64_t channel_stride, int64_t pixel_stride, const Image<Stored>& out,
+                   int64_t row, int64_t rows) const {
+    unpack<S>(block, channel_stride, plan_.block_pitch, pixel_stride, out, p_.top + row * p_.step_h, p_.left,
+              p_.step_h, p_.step_w, rows, p_.columns);
   }
 
   void channels_as_lanes(const T* source, const T* weights, const T* bias, int64_t row, int64_t rows,
@@ -155,8 +160,9 @@ class Correlator {
     const int64_t vectors = plan_.vectors(out.channels);
     const auto last_lanes = static_cast<int>(out.channels - (vectors - 1) * kWidth);
     const auto step_count = static_cast<int64_t>(plan_.steps.size());
-    Contraction<T> t{source, plan_.pixel_step, weights, kWidth,       plan_.steps.data(), step_count, bias, false,
-                     0,      target,           target_pixel, kWidth, last_lanes, plan_.channel_block};
+    Contraction<T> t{
+        source, plan_.pixel_step, weights,      kWidth, plan_.steps.data(), step_count,         bias, false,
+        0,      target,           target_pixel, kWidth, last_lanes,         plan_.channel_block};
     // Where rows follow each other without a gap, in the window and in the result, they are one long row.
     const bool one_row = plan_.direct && plan_.row_step == p_.columns * plan_.pixel_step &&
                          target_row == p_.columns * target_pixel;
@@ -186,8 +192,9 @@ class Correlator {
       }
     }
     const int64_t pixels = (rows - 1) * plan_.row_step + p_.columns;
-    Contraction<T> t{weights, 1, source, kWidth, plan_.steps.data(), p_.depth(), bias, true, 1, target, channel_stride,
-                     kWidth, kWidth};
+    Contraction<T> t{weights,        1,      source, kWidth, plan_.steps.data(),
+                     p_.depth(),     bias,   true,   1,      target,
+                     channel_stride, kWidth, kWidth};
     for (int64_t first = 0; first < pixels; first += plan_.tile_vectors * kWidth) {
       const int64_t left = pixels - first;
       const int count = static_cast<int>(std::min<int64_t>(plan_.tile_vectors, plan_.vectors(left)));
@@ -211,8 +218,8 @@ class Correlator {
         in_place = true;
       }
     }
-    Contraction<T> t{weights, 1, source, plan_.row_step, nullptr, 0, bias, true, 1, target, channel_stride,
-                     target_row, kWidth};
+    Contraction<T> t{weights, 1, source, plan_.row_step, nullptr,    0,     bias,
+                     true,    1, target, channel_stride, target_row, kWidth};
     for (int64_t r = 0; r < rows; r += plan_.tile_vectors) {
       const int64_t count = std::min<int64_t>(plan_.tile_vectors, rows - r);
       select_steps(t, row + r, row + r + count);

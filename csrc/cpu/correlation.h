@@ -1,6 +1,7 @@
 // The problem that conv2d's forward and its input gradient have in common, per group:
 //
-//   out[n, o, y, x] = bias[o] + sum over (c, tap) of  in[n, c, y * stride_h + tap.y, x * stride_w + tap.x] * w[o, c, tap]
+//   out[n, o, y, x] = bias[o] + sum over (c, tap) of  in[n, c, y * stride_h + tap.y, x * stride_w + tap.x] *
+//   w[o, c, tap]
 //
 // where pixels outside of the input are zero; and the plan of how an instruction set computes it.
 #pragma once
@@ -25,7 +26,8 @@ struct Correlation {
   Format format;  // of input and output
   int64_t stride_h, stride_w;
   std::vector<Tap> taps;  // row by row
-  // The computed outputs: rows x columns of them, at (top + i * step_h, left + j * step_w) of the output tensor.
+  // The computed outputs: rows x columns of them, at (top + i * step_h, left + j * step_w) of the output
+  // tensor.
   int64_t rows, columns, top, left, step_h, step_w;
   int64_t weight_group_stride, weight_out_stride, weight_in_stride;
 
@@ -38,14 +40,16 @@ struct TapRow {
   int64_t first_step, last_step;
 };
 
-// How a Correlation is computed: by tasks of a block of output rows of one image and group, with one of two register
-// layouts of the contract microkernel over a packed input window:
+// How a Correlation is computed: by tasks of a block of output rows of one image and group, with one of two
+// register layouts of the contract microkernel over a packed input window:
 //
-//   lanes = channels   vectors of packed weights, one broadcast input value per pixel: for 16 and more channels
-//   lanes = pixels     vectors of neighbouring pixels, one broadcast weight per channel: for few channels. Either the
-//                      pixels of the flat window, row after row, so that lanes are full also where rows are short (the
-//                      few at the end of each row that belong to no output are computed and dropped); or one
-//                      vector per row, which can leave out the rows of taps that meet only padding.
+//   lanes = channels   vectors of packed weights, one broadcast input value per pixel: for 16 and more
+//   channels lanes = pixels     vectors of neighbouring pixels, one broadcast weight per channel: for few
+//   channels. Either the
+//                      pixels of the flat window, row after row, so that lanes are full also where rows are
+//                      short (the few at the end of each row that belong to no output are computed and
+//                      dropped); or one vector per row, which can leave out the rows of taps that meet only
+//                      padding.
 template <class S>
 struct CorrelationPlan {
   using T = typename S::Scalar;
@@ -58,12 +62,12 @@ struct CorrelationPlan {
   int64_t block_rows;     // output rows per task
   double step_cost;       // estimated cycles of a step over all rows
   bool window_is_planar;
-  bool direct;            // the kernel reads the tensor itself
+  bool direct;  // the kernel reads the tensor itself
   int64_t min_y, max_y, min_x, max_x;
-  int64_t pixel_step, row_step;        // from output pixel to output pixel in the window, in elements
-  int64_t window_size = 0;             // elements
-  int64_t block_pitch, block_size;     // of the results of a task: from row to row; elements in all
-  int taps_per_step = 1;               // the taps of a row in one step (contract.h)
+  int64_t pixel_step, row_step;     // from output pixel to output pixel in the window, in elements
+  int64_t window_size = 0;          // elements
+  int64_t block_pitch, block_size;  // of the results of a task: from row to row; elements in all
+  int taps_per_step = 1;            // the taps of a row in one step (contract.h)
   std::vector<Step> steps;
   std::vector<TapRow> tap_rows;
 
@@ -109,7 +113,8 @@ struct CorrelationPlan {
   Range steps_of_rows(int64_t first, int64_t last) const {
     Range range{0, 0};
     for (const TapRow& row : tap_rows) {
-      if ((last - 1) * problem.stride_h + row.y < 0 || first * problem.stride_h + row.y >= problem.in_height) continue;
+      if ((last - 1) * problem.stride_h + row.y < 0 || first * problem.stride_h + row.y >= problem.in_height)
+        continue;
       if (range.begin == range.end) range.begin = row.first_step;
       range.end = row.last_step;
     }
@@ -122,7 +127,8 @@ struct CorrelationPlan {
     const Correlation& p = problem;
     const int64_t channel_vectors = vectors(p.out_channels);
     const int channel_tile = best_tile_vectors<S>(p.columns, channel_vectors);
-    const double channel_cost = static_cast<double>(p.rows) * tiled_cost<S>(p.columns, channel_vectors, channel_tile);
+    const double channel_cost =
+        static_cast<double>(p.rows) * tiled_cost<S>(p.columns, channel_vectors, channel_tile);
     const int64_t pixel_vectors = vectors((p.rows - 1) * layout(p.rows).columns + p.columns);
     int pixel_tile = best_tile_vectors<S>(p.out_channels, pixel_vectors);
     double pixel_cost = tiled_cost<S>(p.out_channels, pixel_vectors, pixel_tile);
@@ -139,7 +145,8 @@ struct CorrelationPlan {
       cost *= static_cast<double>(vectors(p.columns));
       if (cost < pixel_cost) pixel_cost = cost, pixel_tile = tile, row_tiles = true;
     }
-    // What it costs besides to bring the windows and the results into the layout, per step of the contraction.
+    // What it costs besides to bring the windows and the results into the layout, per step of the
+    // contraction.
     const double outputs = static_cast<double>(p.rows * p.columns * p.out_channels) / kWidth;
     const double inputs = static_cast<double>(p.in_height * p.in_width * p.in_channels) / kWidth;
     constexpr double kTransposeCycles = 6;  // per vector
@@ -178,7 +185,8 @@ struct CorrelationPlan {
     const auto too_few = [&](int64_t rows) {
       return p.batch * p.groups * ((p.rows + rows - 1) / rows) < kTasks && task_cost(rows) > kLeastCycles;
     };
-    while (block_rows > 1 && (too_large(block_rows) || too_few(block_rows))) block_rows = (block_rows + 1) / 2;
+    while (block_rows > 1 && (too_large(block_rows) || too_few(block_rows)))
+      block_rows = (block_rows + 1) / 2;
   }
 
   void make_steps() {
@@ -220,7 +228,7 @@ struct CorrelationPlan {
       for (int64_t c = 0; c < p.in_channels; ++c) {
         for (size_t i = tap; i < end; i += taps_per_step, term += taps_per_step) {
           const int64_t y = p.taps[i].y - min_y, x = p.taps[i].x - min_x;
-          const int64_t in = direct ? c * channel_stride + (y * p.in_width + x) * pixel_stride
+          const int64_t in = direct             ? c * channel_stride + (y * p.in_width + x) * pixel_stride
                              : window_is_planar ? planar.offset(c, y, x)
                                                 : (y * window_width() + x) * p.in_channels + c;
           const auto weight = static_cast<int32_t>(term * channel_block);
@@ -232,12 +240,13 @@ struct CorrelationPlan {
     }
   }
 
-  // The length of the rows of taps if they are neighbours, each reading the pixel right of the one before, and there
-  // are tiles for it; else 1.
+  // The length of the rows of taps if they are neighbours, each reading the pixel right of the one before,
+  // and there are tiles for it; else 1.
   int taps_in_a_row() const {
     const auto& taps = problem.taps;
     const auto length = static_cast<int64_t>(taps.size() / std::max<size_t>(tap_rows.size(), 1));
-    bool neighbours = pixel_step == 1 && problem.stride_w == 1 && ContractTiles<S>::has(static_cast<int>(length), 1);
+    bool neighbours =
+        pixel_step == 1 && problem.stride_w == 1 && ContractTiles<S>::has(static_cast<int>(length), 1);
     for (size_t i = 1; i < taps.size(); ++i) {
       neighbours = neighbours && (taps[i].y != taps[i - 1].y || taps[i].x == taps[i - 1].x + 1);
     }
@@ -245,7 +254,8 @@ struct CorrelationPlan {
   }
 
  public:
-  // From channel to channel of a task's results; whole tiles are stored, so there is room beyond the last pixel.
+  // From channel to channel of a task's results; whole tiles are stored, so there is room beyond the last
+  // pixel.
   int64_t pixel_block_stride() const {
     return (vectors((block_rows - 1) * block_pitch + problem.columns) + kMaxVectors) * kWidth;
   }

@@ -2,8 +2,9 @@
 //
 //   acc[r][j][lane] += sum over the runs and their vectors of  a[r * a_stride + i] * b[b_offset[j] + i].
 //
-// Neither factor has to be packed, so it serves linear's forward (both matrices have the reduction as the contiguous
-// dimension) and the weight gradient of convolutions with few channels (the runs are rows of pixels).
+// Neither factor has to be packed, so it serves linear's forward (both matrices have the reduction as the
+// contiguous dimension) and the weight gradient of convolutions with few channels (the runs are rows of
+// pixels).
 //
 // Registers: rows * columns accumulators, `rows` for a, one for b.
 #pragma once
@@ -19,13 +20,13 @@ namespace lenet_ext::cpu {
 template <class T>
 struct DotProducts {
   const T* a;
-  int64_t a_stride;         // from row to row
+  int64_t a_stride;  // from row to row
   const T* b;
   const int64_t* b_offset;  // of each column
   int64_t run_length;       // elements of a run
   int64_t run_count;
   int64_t a_run_stride, b_run_stride;
-  T* sums;  // [rows][columns] vectors of S::width partial sums, added to
+  T* sums;              // [rows][columns] vectors of S::width partial sums, added to
   int64_t sums_stride;  // elements from row to row
 };
 
@@ -86,11 +87,13 @@ class DotTiles {
   static constexpr auto make_table() {
     std::array<std::array<Function, kMaxColumns>, kMaxRows> table{};
     const auto fill = [&]<int R>(std::integral_constant<int, R>) {
-      [&]<int... J>(std::integer_sequence<int, J...>) { ((table[R - 1][J] = &dot_tile<S, R, J + 1>), ...); }
-      (std::make_integer_sequence<int, max_columns<S>(R)>{});
+      [&]<int... J>(std::integer_sequence<int, J...>) {
+        ((table[R - 1][J] = &dot_tile<S, R, J + 1>), ...);
+      }(std::make_integer_sequence<int, max_columns<S>(R)>{});
     };
-    [&]<int... R>(std::integer_sequence<int, R...>) { (fill(std::integral_constant<int, R + 1>{}), ...); }
-    (std::make_integer_sequence<int, kMaxRows>{});
+    [&]<int... R>(std::integer_sequence<int, R...>) {
+      (fill(std::integral_constant<int, R + 1>{}), ...);
+    }(std::make_integer_sequence<int, kMaxRows>{});
     return table;
   }
   static constexpr auto kTable = make_table();

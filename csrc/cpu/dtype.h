@@ -37,16 +37,26 @@ struct ComputeTypeOf<double> {
 template <class T>
 using ComputeType = typename ComputeTypeOf<T>::Type;
 
-inline float to_compute(float value) { return value; }
-inline double to_compute(double value) { return value; }
-inline float to_compute(BFloat16 value) { return std::bit_cast<float>(uint32_t{value.bits} << 16); }
+inline float to_compute(float value) {
+  return value;
+}
+inline double to_compute(double value) {
+  return value;
+}
+inline float to_compute(BFloat16 value) {
+  return std::bit_cast<float>(uint32_t{value.bits} << 16);
+}
 inline float to_compute(Float16 value) {
   return static_cast<float>(std::bit_cast<NativeFloat16>(value.bits));
 }
 
 // Rounds to nearest, ties to even; a NaN stays a (quiet) NaN.
-inline void from_compute(float value, float& out) { out = value; }
-inline void from_compute(double value, double& out) { out = value; }
+inline void from_compute(float value, float& out) {
+  out = value;
+}
+inline void from_compute(double value, double& out) {
+  out = value;
+}
 inline void from_compute(float value, BFloat16& out) {
   const uint32_t bits = std::bit_cast<uint32_t>(value);
   const bool is_nan = (bits & 0x7fffffffu) > 0x7f800000u;

@@ -23,8 +23,8 @@ struct Image {
 
 // Channels [first, first + count) of image n of a dense (N, C, H, W) tensor.
 template <class Stored>
-Image<Stored> image_of(Stored* tensor, Format format, int64_t all_channels, int64_t height, int64_t width, int64_t n,
-                       int64_t first, int64_t count) {
+Image<Stored> image_of(Stored* tensor, Format format, int64_t all_channels, int64_t height, int64_t width,
+                       int64_t n, int64_t first, int64_t count) {
   Stored* image = tensor + n * all_channels * height * width;
   if (format == Format::kContiguous) {
     return {image + first * height * width, count, height, width, height * width, width, 1};
@@ -47,9 +47,11 @@ inline Range inside(int64_t first, int64_t step, int64_t size, int64_t count) {
   return {std::min(begin, count), std::max(std::min(end, count), std::min(begin, count))};
 }
 
-// A packed window with a plane per channel. With strides, rows and columns are split by their phase (coordinate
-// modulo stride), so that the pixels that one kernel tap meets at neighbouring outputs are neighbours in memory:
-//   element (channel, y, x)  at  channel * plane + ((y % sh * sw + x % sw) * rows + y / sh) * columns + x / sw
+// A packed window with a plane per channel. With strides, rows and columns are split by their phase
+// (coordinate modulo stride), so that the pixels that one kernel tap meets at neighbouring outputs are
+// neighbours in memory:
+//   element (channel, y, x)  at  channel * plane + ((y % sh * sw + x % sw) * rows + y / sh) * columns + x /
+//   sw
 struct PlanarLayout {
   int64_t stride_h, stride_w;
   int64_t rows, columns;  // of one phase
@@ -139,12 +141,12 @@ void pack_channels_last(const Image<const Stored>& image, const Window& window, 
   }
 }
 
-// Writes block[channel * channel_stride + row * row_stride + column * pixel_stride] to the pixels of `image` that are
-// `step_h` x `step_w` apart, beginning at (top, left). Either channel_stride or pixel_stride is 1.
+// Writes block[channel * channel_stride + row * row_stride + column * pixel_stride] to the pixels of `image`
+// that are `step_h` x `step_w` apart, beginning at (top, left). Either channel_stride or pixel_stride is 1.
 template <class S, class Stored>
 void unpack(const typename S::Scalar* block, int64_t channel_stride, int64_t row_stride, int64_t pixel_stride,
-            const Image<Stored>& image, int64_t top, int64_t left, int64_t step_h, int64_t step_w, int64_t rows,
-            int64_t columns) {
+            const Image<Stored>& image, int64_t top, int64_t left, int64_t step_h, int64_t step_w,
+            int64_t rows, int64_t columns) {
   const bool from_planes = pixel_stride == 1;
   // Whole rows of the image: one long row.
   if (step_h == 1 && step_w == 1 && columns == image.width && row_stride == columns * pixel_stride) {
@@ -159,7 +161,8 @@ void unpack(const typename S::Scalar* block, int64_t channel_stride, int64_t row
         copy_row<S>(from + c * channel_stride, to + c * image.channel_stride, columns);
       }
     } else if (!from_planes && !image.planar()) {
-      for (int64_t x = 0; x < columns; ++x) copy_row<S>(from + x * pixel_stride, to + x * step, image.channels);
+      for (int64_t x = 0; x < columns; ++x)
+        copy_row<S>(from + x * pixel_stride, to + x * step, image.channels);
     } else if (from_planes && !image.planar()) {
       transpose<S>(from, channel_stride, to, step, image.channels, columns);
     } else if (!from_planes && step == 1) {

@@ -44,8 +44,12 @@ std::vector<std::string> names(bool detected_only) {
 
 }  // namespace
 
-std::vector<std::string> isas_built() { return names(false); }
-std::vector<std::string> isas_usable() { return names(true); }
+std::vector<std::string> isas_built() {
+  return names(false);
+}
+std::vector<std::string> isas_usable() {
+  return names(true);
+}
 
 void choose_isa() {
   const char* wanted = std::getenv("LENET_EXT_ISA");
@@ -62,7 +66,11 @@ void choose_isa() {
   chosen_name = chosen.name;
 }
 
-const std::string& isa_in_use() { return chosen_name; }
-const Kernels& kernels() { return *chosen.kernels; }
+const std::string& isa_in_use() {
+  return chosen_name;
+}
+const Kernels& kernels() {
+  return *chosen.kernels;
+}
 
 }  // namespace lenet_ext::cpu

@@ -22,13 +22,14 @@ constexpr TypedKernels make_typed_kernels() {
                       (Stored*)output);
           },
       .conv2d_input_grad =
-          [](const Conv2dShape& shape, Format format, const void* grad_output, const void* weight, void* grad_input) {
+          [](const Conv2dShape& shape, Format format, const void* grad_output, const void* weight,
+             void* grad_input) {
             conv2d_input_grad<S>(shape, format, (const Stored*)grad_output, (const Stored*)weight,
                                  (Stored*)grad_input);
           },
       .conv2d_weight_grad =
-          [](const Conv2dShape& shape, Format format, const void* grad_output, const void* input, void* grad_weight,
-             void* grad_bias) {
+          [](const Conv2dShape& shape, Format format, const void* grad_output, const void* input,
+             void* grad_weight, void* grad_bias) {
             conv2d_weight_grad<S>(shape, format, (const Stored*)grad_output, (const Stored*)input,
                                   (Stored*)grad_weight, (Stored*)grad_bias);
           },
@@ -42,18 +43,21 @@ constexpr TypedKernels make_typed_kernels() {
             max_pool2d_input_grad<S>(shape, format, (const Stored*)grad_output, taps, (Stored*)grad_input);
           },
       .linear =
-          [](const LinearShape& shape, const void* input, const void* weight, const void* bias, void* output) {
-            linear<S>(shape, (const Stored*)input, (const Stored*)weight, (const Stored*)bias, (Stored*)output);
+          [](const LinearShape& shape, const void* input, const void* weight, const void* bias,
+             void* output) {
+            linear<S>(shape, (const Stored*)input, (const Stored*)weight, (const Stored*)bias,
+                      (Stored*)output);
           },
       .linear_input_grad =
           [](const LinearShape& shape, const void* grad_output, const void* weight, void* grad_input) {
-            linear_input_grad<S>(shape, (const Stored*)grad_output, (const Stored*)weight, (Stored*)grad_input);
+            linear_input_grad<S>(shape, (const Stored*)grad_output, (const Stored*)weight,
+                                 (Stored*)grad_input);
           },
       .linear_weight_grad =
           [](const LinearShape& shape, const void* grad_output, const void* input, void* grad_weight,
              void* grad_bias) {
-            linear_weight_grad<S>(shape, (const Stored*)grad_output, (const Stored*)input, (Stored*)grad_weight,
-                                  (Stored*)grad_bias);
+            linear_weight_grad<S>(shape, (const Stored*)grad_output, (const Stored*)input,
+                                  (Stored*)grad_weight, (Stored*)grad_bias);
           },
       .relu = [](int64_t count, const void* input,
                  void* output) { relu<S>(count, (const Stored*)input, (Stored*)output); },

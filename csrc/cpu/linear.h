@@ -36,8 +36,10 @@ class Narrowed {
  public:
   Narrowed(Stored* values, int64_t count) : values_(values), count_(count), copy_(kSame ? 0 : count) {}
   T* data() {
-    if constexpr (kSame) return values_;
-    else return copy_.data();
+    if constexpr (kSame)
+      return values_;
+    else
+      return copy_.data();
   }
   void store() {
     if constexpr (!kSame) copy_row<S>(copy_.data(), values_, count_);
@@ -69,8 +71,8 @@ void linear_by_dots(const LinearShape& s, const typename S::Scalar* input, const
       for (int64_t row = 0; row < s.rows; row += tile_rows) {
         const auto rows = static_cast<int>(std::min<int64_t>(tile_rows, s.rows - row));
         std::fill_n(sums, rows * columns * S::width, T(0));
-        DotTiles<S>::run({input + row * s.in_features, s.in_features, weight + column * s.in_features, offsets.data(),
-                          s.in_features, 1, 0, 0, sums, columns * S::width},
+        DotTiles<S>::run({input + row * s.in_features, s.in_features, weight + column * s.in_features,
+                          offsets.data(), s.in_features, 1, 0, 0, sums, columns * S::width},
                          rows, columns);
         for (int64_t r = 0; r < rows; ++r) {
           for (int64_t j = 0; j < columns; ++j) {
@@ -85,9 +87,11 @@ void linear_by_dots(const LinearShape& s, const typename S::Scalar* input, const
 
 // output (rows, out) = input (rows, in) * weight (out, in) ^ T + bias; bias may be null.
 template <class S, class Stored>
-void linear(const LinearShape& s, const Stored* input, const Stored* weight, const Stored* bias, Stored* output) {
+void linear(const LinearShape& s, const Stored* input, const Stored* weight, const Stored* bias,
+            Stored* output) {
   using T = typename S::Scalar;
-  constexpr int64_t kFewRows = 12;  // below, packing the weight costs more than the horizontal sums of the dots
+  constexpr int64_t kFewRows =
+      12;  // below, packing the weight costs more than the horizontal sums of the dots
   Scratch<T> lane_bias(s.out_features);
   if (bias != nullptr) {
     copy_row<S>(bias, lane_bias.data(), s.out_features);
@@ -107,21 +111,24 @@ void linear(const LinearShape& s, const Stored* input, const Stored* weight, con
 
 // grad_input (rows, in) = grad_output (rows, out) * weight (out, in)
 template <class S, class Stored>
-void linear_input_grad(const LinearShape& s, const Stored* grad_output, const Stored* weight, Stored* grad_input) {
+void linear_input_grad(const LinearShape& s, const Stored* grad_output, const Stored* weight,
+                       Stored* grad_input) {
   using T = typename S::Scalar;
   Scratch<T> zeros(s.in_features);
   std::fill_n(zeros.data(), s.in_features, T(0));
-  const Widened<S, Stored> gy(grad_output, s.rows * s.out_features), w(weight, s.out_features * s.in_features);
+  const Widened<S, Stored> gy(grad_output, s.rows * s.out_features),
+      w(weight, s.out_features * s.in_features);
   Narrowed<S, Stored> gx(grad_input, s.rows * s.in_features);
   matmul<S>({s.rows, s.in_features, s.out_features, gy.data(), s.out_features, 1, w.data(), s.in_features, 1,
              zeros.data(), gx.data()});
   gx.store();
 }
 
-// grad_weight (out, in) = grad_output (rows, out) ^ T * input (rows, in); grad_bias (out), may be null, its column sums.
+// grad_weight (out, in) = grad_output (rows, out) ^ T * input (rows, in); grad_bias (out), may be null, its
+// column sums.
 template <class S, class Stored>
-void linear_weight_grad(const LinearShape& s, const Stored* grad_output, const Stored* input, Stored* grad_weight,
-                        Stored* grad_bias) {
+void linear_weight_grad(const LinearShape& s, const Stored* grad_output, const Stored* input,
+                        Stored* grad_weight, Stored* grad_bias) {
   using T = typename S::Scalar;
   Scratch<T> zeros(s.in_features), bias_sums(s.out_features);
   std::fill_n(zeros.data(), s.in_features, T(0));
@@ -132,7 +139,8 @@ void linear_weight_grad(const LinearShape& s, const Stored* grad_output, const S
   gw.store();
   if (grad_bias == nullptr) return;
   std::fill_n(bias_sums.data(), s.out_features, T(0));
-  for (int64_t row = 0; row < s.rows; ++row) add_row<S>(gy.data() + row * s.out_features, bias_sums.data(), s.out_features);
+  for (int64_t row = 0; row < s.rows; ++row)
+    add_row<S>(gy.data() + row * s.out_features, bias_sums.data(), s.out_features);
   copy_row<S>(bias_sums.data(), grad_bias, s.out_features);
 }
 

@@ -22,9 +22,9 @@ struct MatrixProduct {
   T* c;
 };
 
-// Each task computes a block of rows of a panel of columns, as wide as a register tile. The panel of b is packed as
-// [depth][panel width], a block of the depth at a time that stays in the first-level cache while all rows pass
-// over it. The sum runs over the depth in order, however the work is cut.
+// Each task computes a block of rows of a panel of columns, as wide as a register tile. The panel of b is
+// packed as [depth][panel width], a block of the depth at a time that stays in the first-level cache while
+// all rows pass over it. The sum runs over the depth in order, however the work is cut.
 template <class S>
 void matmul(const MatrixProduct<typename S::Scalar>& p) {
   using T = typename S::Scalar;
@@ -54,8 +54,19 @@ void matmul(const MatrixProduct<typename S::Scalar>& p) {
       const int64_t lanes = std::min(panel_width, p.columns - column);
       const int64_t rows = std::min(block_rows, p.rows - row), vectors = (lanes + S::width - 1) / S::width;
       const auto last_lanes = static_cast<int>(lanes - (vectors - 1) * S::width);
-      Contraction<T> t{p.a + row * p.a_row_stride, p.a_row_stride, p.b, S::width, steps.data(), 0, p.init + column, false, 0,
-                       p.c + row * p.columns + column, p.columns, S::width, last_lanes};
+      Contraction<T> t{p.a + row * p.a_row_stride,
+                       p.a_row_stride,
+                       p.b,
+                       S::width,
+                       steps.data(),
+                       0,
+                       p.init + column,
+                       false,
+                       0,
+                       p.c + row * p.columns + column,
+                       p.columns,
+                       S::width,
+                       last_lanes};
       for (int64_t k = 0; k < p.depth || k == 0; k += block) {
         t.step_count = std::min(block, p.depth - k);
         const T* b = p.b + k * p.b_depth_stride + column * p.b_column_stride;

@@ -11,8 +11,8 @@ using RangeBody = void (*)(void* context, int64_t begin, int64_t end);
 void run_parallel(int64_t count, int64_t grain, RangeBody body, void* context);
 
 // body(begin, end) on disjoint ranges that cover [0, count). `cost` is about the cycles of one item: work
-// below kSerialCycles stays on the calling thread. Where the ranges are cut depends on the number of threads, so
-// body must give the same result for every cut.
+// below kSerialCycles stays on the calling thread. Where the ranges are cut depends on the number of threads,
+// so body must give the same result for every cut.
 template <class Body>
 void parallel_for(int64_t count, int64_t cost, const Body& body) {
   constexpr int64_t kSerialCycles = 20'000;  // about 7 us, a few times what waking the pool costs

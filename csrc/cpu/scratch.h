@@ -11,7 +11,8 @@ template <class T>
 class Scratch {
  public:
   explicit Scratch(int64_t count)
-      : data_(static_cast<T*>(::operator new(sizeof(T) * static_cast<size_t>(count > 0 ? count : 1), kAlignment))) {}
+      : data_(static_cast<T*>(
+            ::operator new(sizeof(T) * static_cast<size_t>(count > 0 ? count : 1), kAlignment))) {}
   ~Scratch() { ::operator delete(data_, kAlignment); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;

@@ -38,8 +38,8 @@ void copy_strided(const From* source, int64_t source_stride, To* destination, in
 
 // destination[column * destination_stride + row] = source[row * source_stride + column]
 template <class S, class From, class To>
-void transpose(const From* source, int64_t source_stride, To* destination, int64_t destination_stride, int64_t rows,
-               int64_t columns) {
+void transpose(const From* source, int64_t source_stride, To* destination, int64_t destination_stride,
+               int64_t rows, int64_t columns) {
   constexpr int width = S::width;
   for (int64_t r = 0; r < rows; r += width) {
     const int height = static_cast<int>(std::min<int64_t>(width, rows - r));

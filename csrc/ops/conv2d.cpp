@@ -10,14 +10,17 @@ namespace {
 
 using Ints = std::vector<int64_t>;
 
-const void* data_or_null(const std::optional<Tensor>& tensor) { return tensor ? tensor->const_data_ptr() : nullptr; }
+const void* data_or_null(const std::optional<Tensor>& tensor) {
+  return tensor ? tensor->const_data_ptr() : nullptr;
+}
 
-Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, Ints stride, Ints padding,
-              Ints dilation, int64_t groups) {
+Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias, Ints stride,
+              Ints padding, Ints dilation, int64_t groups) {
   constexpr const char* kOp = "conv2d";
   const DType dtype = dtype_of(kOp, "input", input);
   check_same_dtype(kOp, "input", input, "weight", weight);
-  const Conv2dShape shape = conv2d_shape(kOp, sizes_of(input), sizes_of(weight), {stride, padding, dilation, groups});
+  const Conv2dShape shape =
+      conv2d_shape(kOp, sizes_of(input), sizes_of(weight), {stride, padding, dilation, groups});
   if (bias) {
     check_same_dtype(kOp, "input", input, "bias", *bias);
     check_sizes(kOp, "bias", *bias, {shape.out_channels});
@@ -33,8 +36,8 @@ Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Tensor> b
   return output;
 }
 
-Tensor conv2d_input_grad(const Tensor& grad_output, const Tensor& weight, Ints input_size, Ints stride, Ints padding,
-                         Ints dilation, int64_t groups) {
+Tensor conv2d_input_grad(const Tensor& grad_output, const Tensor& weight, Ints input_size, Ints stride,
+                         Ints padding, Ints dilation, int64_t groups) {
   constexpr const char* kOp = "conv2d_input_grad";
   const DType dtype = dtype_of(kOp, "grad_output", grad_output);
   check_same_dtype(kOp, "grad_output", grad_output, "weight", weight);
@@ -43,9 +46,10 @@ Tensor conv2d_input_grad(const Tensor& grad_output, const Tensor& weight, Ints i
   check_4d(kOp, "weight", weight_sizes);
   check_parameter(kOp, "input_size", input_size, 2, 0);
   const int64_t in_channels = multiply_sizes(kOp, weight_sizes[1], groups > 0 ? groups : 1);
-  const Conv2dShape shape = conv2d_shape(kOp, {grad_sizes[0], in_channels, input_size[0], input_size[1]}, weight_sizes,
-                                         {stride, padding, dilation, groups});
-  check_sizes(kOp, "grad_output", grad_output, {shape.batch, shape.out_channels, shape.out_height, shape.out_width});
+  const Conv2dShape shape = conv2d_shape(kOp, {grad_sizes[0], in_channels, input_size[0], input_size[1]},
+                                         weight_sizes, {stride, padding, dilation, groups});
+  check_sizes(kOp, "grad_output", grad_output,
+              {shape.batch, shape.out_channels, shape.out_height, shape.out_width});
   const Format format = format_of(grad_output);
   const Tensor gy = dense(grad_output, format), w = dense(weight);
   Tensor grad_input = empty({shape.batch, shape.in_channels, shape.height, shape.width}, gy, format);
@@ -56,8 +60,9 @@ Tensor conv2d_input_grad(const Tensor& grad_output, const Tensor& weight, Ints i
   return grad_input;
 }
 
-std::tuple<Tensor, Tensor> conv2d_weight_grad(const Tensor& grad_output, const Tensor& input, Ints kernel_size,
-                                              Ints stride, Ints padding, Ints dilation, int64_t groups, bool bias) {
+std::tuple<Tensor, Tensor> conv2d_weight_grad(const Tensor& grad_output, const Tensor& input,
+                                              Ints kernel_size, Ints stride, Ints padding, Ints dilation,
+                                              int64_t groups, bool bias) {
   constexpr const char* kOp = "conv2d_weight_grad";
   const DType dtype = dtype_of(kOp, "input", input);
   check_same_dtype(kOp, "input", input, "grad_output", grad_output);
@@ -70,7 +75,8 @@ std::tuple<Tensor, Tensor> conv2d_weight_grad(const Tensor& grad_output, const T
   }
   const Ints weight_sizes = {grad_sizes[1], input_sizes[1] / groups, kernel_size[0], kernel_size[1]};
   const Conv2dShape shape = conv2d_shape(kOp, input_sizes, weight_sizes, {stride, padding, dilation, groups});
-  check_sizes(kOp, "grad_output", grad_output, {shape.batch, shape.out_channels, shape.out_height, shape.out_width});
+  check_sizes(kOp, "grad_output", grad_output,
+              {shape.batch, shape.out_channels, shape.out_height, shape.out_width});
   const Format format = format_of(input);
   const Tensor x = dense(input, format), gy = dense(grad_output, format);
   Tensor grad_weight = empty(weight_sizes, x), grad_bias = empty({bias ? shape.out_channels : 0}, x);
@@ -85,7 +91,8 @@ std::tuple<Tensor, Tensor> conv2d_weight_grad(const Tensor& grad_output, const T
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lenet_ext, m) {
   m.def(
-      "conv2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] stride, SymInt[4] padding, SymInt[2] dilation, "
+      "conv2d(Tensor input, Tensor weight, Tensor? bias, SymInt[2] stride, SymInt[4] padding, SymInt[2] "
+      "dilation, "
       "SymInt groups) -> Tensor");
   m.def(
       "conv2d_input_grad(Tensor grad_output, Tensor weight, SymInt[2] input_size, SymInt[2] stride, "

@@ -54,7 +54,8 @@ std::tuple<Tensor, Tensor> linear_weight_grad(const Tensor& grad_output, const T
   const DType dtype = dtype_of(kOp, "input", input);
   check_same_dtype(kOp, "input", input, "grad_output", grad_output);
   const Ints input_sizes = sizes_of(input), grad_sizes = sizes_of(grad_output);
-  if (input_sizes.empty() || grad_sizes.empty()) fail(kOp, ": input and grad_output must have at least 1 dimension");
+  if (input_sizes.empty() || grad_sizes.empty())
+    fail(kOp, ": input and grad_output must have at least 1 dimension");
   check_sizes(kOp, "grad_output", grad_output, with_last(input_sizes, grad_sizes.back()));
   const Ints weight_sizes = {grad_sizes.back(), input_sizes.back()};
   const LinearShape shape = linear_shape(kOp, "input", input_sizes, weight_sizes, Side::kInput);

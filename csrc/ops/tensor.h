@@ -9,8 +9,8 @@
 
 namespace lenet_ext {
 
-using torch::stable::Tensor;
 using torch::headeronly::ScalarType;
+using torch::stable::Tensor;
 
 inline std::vector<int64_t> sizes_of(const Tensor& tensor) {
   const auto sizes = tensor.sizes();
@@ -36,12 +36,13 @@ inline DType dtype_of(const char* op, const char* name, const Tensor& tensor) {
 inline void check_same_dtype(const char* op, const char* first_name, const Tensor& first, const char* name,
                              const Tensor& tensor) {
   if (tensor.scalar_type() != first.scalar_type()) {
-    fail(op, ": ", first_name, " is ", torch::headeronly::toString(first.scalar_type()), ", but ", name, " is ",
-         torch::headeronly::toString(tensor.scalar_type()));
+    fail(op, ": ", first_name, " is ", torch::headeronly::toString(first.scalar_type()), ", but ", name,
+         " is ", torch::headeronly::toString(tensor.scalar_type()));
   }
 }
 
-inline void check_sizes(const char* op, const char* name, const Tensor& tensor, const std::vector<int64_t>& wanted) {
+inline void check_sizes(const char* op, const char* name, const Tensor& tensor,
+                        const std::vector<int64_t>& wanted) {
   if (sizes_of(tensor) != wanted) {
     fail(op, ": ", name, " must have the sizes ", to_string(wanted), ", got ", to_string(sizes_of(tensor)));
   }
@@ -71,9 +72,10 @@ inline Tensor dense(const Tensor& tensor, Format format = Format::kContiguous) {
   return torch::stable::contiguous(tensor, memory_format(format));
 }
 
-// Uninitialised, dense in this format, of the dtype and on the device of `like`. Straight to the shim, which takes half
-// the time of torch::stable::empty with its trip through the dispatcher.
-inline Tensor empty(const std::vector<int64_t>& sizes, const Tensor& like, Format format = Format::kContiguous) {
+// Uninitialised, dense in this format, of the dtype and on the device of `like`. Straight to the shim, which
+// takes half the time of torch::stable::empty with its trip through the dispatcher.
+inline Tensor empty(const std::vector<int64_t>& sizes, const Tensor& like,
+                    Format format = Format::kContiguous) {
   std::vector<int64_t> strides(sizes.size());
   int64_t stride = 1;
   const auto place = [&](size_t axis) {

@@ -1,4 +1,5 @@
-// Plain C++: a vector of one element. Also the description of the names that every file of this folder offers.
+// Plain C++: a vector of one element. Also the description of the names that every file of this folder
+// offers.
 #pragma once
 
 #include <cmath>
@@ -9,9 +10,9 @@ namespace lenet_ext::simd {
 
 template <class T>
 struct Scalar1 {
-  using Scalar = T;     // the compute type: float or double
-  using Vector = T;     // `width` of them
-  using Mask = bool;    // one flag per element
+  using Scalar = T;   // the compute type: float or double
+  using Vector = T;   // `width` of them
+  using Mask = bool;  // one flag per element
   static constexpr int width = 1;
   static constexpr int registers = 16;  // vector registers, the budget of the tiles in tile.h
 

@@ -52,12 +52,13 @@ struct Contraction {
   int64_t b_tap_stride = 0;
 };
 
-inline constexpr int kMaxVectors = 4;
+inline constexpr int kMaxVectors = 8;
 
-// More than 16 rows would save few loads.
+// More than 16 rows would save few loads. More than 4 vectors are for one or two rows (depthwise
+// convolution), which would else have too few accumulators to hide the latency of the arithmetic.
 template <class S>
 constexpr int max_rows(int vectors, int taps = 1) {
-  return std::min((S::registers - 1 - taps * vectors) / vectors, 16);
+  return std::min((S::registers - 1 - taps * vectors) / vectors, vectors > 4 ? 2 : 16);
 }
 
 template <class S, int Rows, int Vectors, int Taps, bool UnitStride, Partial Partiality>
@@ -200,7 +201,9 @@ template <class S>
 int best_tile_vectors(int64_t rows, int64_t vectors) {
   int best = 1;
   for (int v = 2; v <= kMaxVectors && v <= vectors; ++v) {
-    if (max_rows<S>(v) > 0 && tiled_cost<S>(rows, vectors, v) <= tiled_cost<S>(rows, vectors, best)) best = v;
+    if (max_rows<S>(v) < 1) break;
+    const double cost = tiled_cost<S>(rows, vectors, v), least = tiled_cost<S>(rows, vectors, best);
+    if (cost < least || (cost == least && v <= 4)) best = v;  // 4 vectors of 6 rows need the fewest loads
   }
   return best;
 }

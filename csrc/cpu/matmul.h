@@ -10,7 +10,8 @@
 
 namespace lenet_ext::cpu {
 
-// c[row * columns + column] = init[column] + sum over k of  a(row, k) * b(k, column)
+// c[row * columns + column] = init[column] + sum over k of  a(row, k) * b(k, column), or added to c as it is
+// where init is null
 template <class T>
 struct MatrixProduct {
   int64_t rows, columns, depth;
@@ -18,7 +19,7 @@ struct MatrixProduct {
   int64_t a_row_stride, a_depth_stride;
   const T* b;
   int64_t b_depth_stride, b_column_stride;  // one of them is 1
-  const T* init;                            // `columns` values
+  const T* init;                            // `columns` values, or null
   T* c;
 };
 
@@ -67,6 +68,7 @@ void matmul(const MatrixProduct<typename S::Scalar>& p) {
                        p.columns,
                        S::width,
                        last_lanes};
+      if (p.init == nullptr) t.init = t.c, t.init_stride = t.c_stride;
       for (int64_t k = 0; k < p.depth || k == 0; k += block) {
         t.step_count = std::min(block, p.depth - k);
         const T* b = p.b + k * p.b_depth_stride + column * p.b_column_stride;

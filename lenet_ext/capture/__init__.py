@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram, ShapesCollection
 
-from lenet_ext.capture.chain import ELSEWHERE, CannotFuse, Chain
-from lenet_ext.capture.graph import layer_name
+from lenet_ext.capture.chain import Chain
+from lenet_ext.capture.errors import ELSEWHERE, CannotFuse, layer_name
 from lenet_ext.capture.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU
 
 __all__ = ["CannotFuse", "Conv2d", "Flatten", "Layer", "Linear", "MaxPool2d", "ReLU", "capture"]
@@ -73,8 +73,7 @@ def _export(model: torch.nn.Module, example: Tensor) -> ExportedProgram:
     with (
         _unchanged(model),
         torch.random.fork_rng(devices=()),
-        torch.inference_mode(False),
-        torch.enable_grad(),
+        torch.inference_mode(False),  # ends no_grad as well
         _no_autocast(example.device.type),
     ):
         try:
@@ -94,7 +93,7 @@ def _export(model: torch.nn.Module, example: Tensor) -> ExportedProgram:
 def _cause(error: Exception) -> str:
     lines = str(error).strip().splitlines()
     if any(line.startswith("Constraints violated") for line in lines):
-        return "it works for some batch sizes only, as with view(4, -1) or view(len(x), -1) instead of flatten(1)"
+        return "it works for some batch sizes only, as with view(4, -1) or len(x) instead of flatten(1)"
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
 

@@ -14,27 +14,10 @@ from typing import Any, NoReturn, TypeAlias
 from torch.export import ExportedProgram
 from torch.fx import Node
 
+from lenet_ext.capture.errors import ELSEWHERE, HINTS, UNKNOWN, CannotFuse, layer_name
 from lenet_ext.capture.graph import caller, is_number, operator_name, same_sizes, shape_text, tensor
 from lenet_ext.capture.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU
 from lenet_ext.ops._arguments import Padding, Pair
-
-ELSEWHERE = "use lenet_ext.convert instead"
-UNKNOWN = "is no conv2d, relu, max_pool2d, linear or flattening"
-TO_THE_LOSS = "belongs into the loss: let the model end with logits, and train with cross_entropy"
-# What to tell about operators that users meet often.
-HINTS = {
-    "aten.log_softmax": TO_THE_LOSS,
-    "aten.softmax": TO_THE_LOSS,
-    "aten.max_pool2d_with_indices": "returns positions as well (return_indices=True)",
-    "aten.pad": 'is padding that cannot be fused: only that of a conv2d with padding_mode="zeros" can',
-    "aten.detach": "keeps gradients from the layers before it",
-    "wrap_with_set_grad_enabled": "runs layers under torch.no_grad inside the model's forward",
-    "wrap_with_autocast": "runs layers under torch.autocast inside the model's forward",
-}
-
-
-class CannotFuse(RuntimeError):
-    """The model is no chain of layers that the fused engine has."""
 
 
 class Chain:
@@ -124,7 +107,8 @@ class Chain:
 
     def refuse(self, node: Node, reason: str) -> NoReturn:
         """Raises the error for `node`."""
-        self.fail(f"{caller(node, self.model)} ({operator_name(node)}) {reason}")
+        where = layer_name(caller(node), f"{self.model}.forward")
+        self.fail(f"{where} ({operator_name(node)}) {reason}")
 
     def fail(self, reason: str) -> NoReturn:
         """Raises the error for the model as a whole."""

@@ -1,4 +1,4 @@
-"""What there is to know about one node of a graph, and how errors name it."""
+"""What there is to know about one node of a graph."""
 
 from __future__ import annotations
 
@@ -15,16 +15,11 @@ def operator_name(node: Node) -> str:
     return str(packet or getattr(node.target, "__name__", node.target))
 
 
-def layer_name(path: str, whole: str) -> str:
-    """The module at `path` in the model's own terms, or `whole` for the model itself."""
-    return f'layer "{path}"' if path else whole
-
-
-def caller(node: Node, model: str) -> str:
-    """The innermost module that calls `node`."""
+def caller(node: Node) -> str:
+    """The path of the innermost module that calls `node`, "" for the model itself."""
     modules = node.meta.get("nn_module_stack") or {"": ("", None)}
     # A module's later calls have a path of the form "fc@1".
-    return layer_name(list(modules.values())[-1][0].split("@")[0], f"{model}.forward")
+    return list(modules.values())[-1][0].split("@")[0]
 
 
 def is_number(node: Node) -> bool:

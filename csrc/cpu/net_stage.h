@@ -11,7 +11,7 @@
 #include "cpu/linear.h"
 #include "cpu/max_pool2d.h"
 #include "cpu/max_pool2d_grad.h"
-#include "cpu/pooled_weight_grad.h"
+#include "cpu/pooled_conv2d_grad.h"
 #include "cpu/relu.h"
 #include "net_shape.h"
 
@@ -25,7 +25,7 @@ class NetStage {
  public:
   // images: most images per call.
   NetStage(const StageShape& shape, int64_t images, bool backward, bool input_grad)
-      : s_(shape), conv_(shape.conv), pool_(shape.pool) {
+      : s_(shape), conv_(shape.conv), pool_(shape.pool), input_grad_wanted_(input_grad) {
     // The full-size activation of a block of images exists for a moment only.
     constexpr int64_t kBlockBytes = 256 * 1024;
     block_ = std::clamp<int64_t>(kBlockBytes / (s_.core_size * int64_t{sizeof(T)} + 1), 1,
@@ -34,7 +34,10 @@ class NetStage {
     if (s_.core != Core::kConv2d) return;
     forward_ = std::make_unique<Correlator<S, T>>(conv2d_forward_problem(conv_, Format::kContiguous));
     if (!backward) return;
-    if (s_.pooled && PooledWeightGradient<S>::suits(conv_, pool_)) pooled_.emplace(conv_, pool_);
+    if (s_.pooled && PooledConv2dGradient<S>::suits(conv_, pool_)) {
+      pooled_.emplace(conv_, pool_, input_grad);
+      return;
+    }
     if (!input_grad) return;
     for (const Correlation& problem : conv2d_input_grad_problems(conv_, Format::kContiguous)) {
       input_grad_.push_back(std::make_unique<Correlator<S, T>>(problem));
@@ -45,6 +48,7 @@ class NetStage {
   void set_parameters(const T* weight, const T* bias) {
     weight_ = weight, bias_ = bias;
     if (forward_) forward_->set_weights(weight, bias);
+    if (pooled_ && input_grad_wanted_) pooled_->set_weight(weight);
     for (const auto& correlator : input_grad_) correlator->set_weights(weight, nullptr);
   }
 
@@ -82,15 +86,15 @@ class NetStage {
                 T* grad_input, T* sums) const {
     if (s_.relu) relu_grad<S>(images * s_.output_size, grad_output, output, grad_output);
     if (s_.core == Core::kLinear) return linear_backward(images, input, grad_output, grad_input, sums);
-    if (s_.core == Core::kConv2d && pooled_ && sums != nullptr) {
-      Scratch<T> window(pooled_->window_size());
-      Scratch<Step> steps(s_.output_size + 1);
+    if (pooled_) {
+      typename PooledConv2dGradient<S>::Memory memory(*pooled_, grad_input != nullptr);
       for (int64_t i = 0; i < images; ++i) {
         pooled_->add(input + i * s_.input_size, grad_output + i * s_.output_size, taps + i * s_.tap_bytes(),
-                     window.data(), steps.data(), sums);
+                     sums, grad_input == nullptr ? nullptr : grad_input + i * s_.input_size, memory);
       }
+      return;
     }
-    const bool dense_sums = s_.core == Core::kConv2d && !pooled_ && sums != nullptr;
+    const bool dense_sums = s_.core == Core::kConv2d && sums != nullptr;
     if (grad_input == nullptr && !dense_sums) return;
     const bool full = s_.pooled && s_.core == Core::kConv2d;
     Scratch<T> block(full ? block_ * s_.core_size : 0);
@@ -154,7 +158,8 @@ class NetStage {
   int64_t block_;
   std::unique_ptr<Correlator<S, T>> forward_;
   std::vector<std::unique_ptr<Correlator<S, T>>> input_grad_;
-  std::optional<PooledWeightGradient<S>> pooled_;
+  std::optional<PooledConv2dGradient<S>> pooled_;
+  bool input_grad_wanted_;
   const T *weight_ = nullptr, *bias_ = nullptr;
 };
 

@@ -6,6 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+import lenet_ext  # noqa: F401  registers the operators
+
 operators = torch.ops.lenet_ext
 HUGE = [2**31, 2**40, 2**62, 2**63 - 1]
 GEOMETRY = (1, 1, 0, 0, 0, 0, 1, 1, 1)
@@ -34,8 +36,8 @@ CALLS: dict[str, tuple] = {
     "relu_grad": (zeros(2, 3), zeros(2, 3)),
 }
 STRIDES = (3, 4)
-# Where 5 is right too: a large stride leaves one window, more padding makes more of them, and a 5th row or column
-# of the input begins no new window.
+# Where 5 is right too: a large stride leaves one window, more padding makes more of them, and a 5th row or
+# column of the input begins no new window.
 FIVE_FITS = {
     "conv2d": (*STRIDES, 5, 6, 7, 8),
     "max_pool2d": STRIDES,

@@ -45,6 +45,9 @@ def check_against_reference(case: ConvCase) -> None:
     assert_sums_close(grad_weight, grads[1], magnitudes[1], g[:, 0].size, repeated)
     assert_sums_close(grad_bias, grads[2], magnitudes[2], g[:, 0].size, repeated)
     assert operators.conv2d_weight_grad(grad_output, image, *numbers, False)[1].numel() == 0
+    together = operators.conv2d_grads(grad_output, image, weight, *geometry.numbers(), True)
+    for actual, expected in zip(together, (grad_input, grad_weight, grad_bias), strict=True):
+        assert torch.equal(actual, expected)
 
 
 @given(conv_cases())

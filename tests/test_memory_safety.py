@@ -27,12 +27,14 @@ CALLS: dict[str, tuple] = {
     "conv2d": (zeros(1, 2, 4, 4), zeros(3, 2, 3, 3), zeros(3), *GEOMETRY),
     "conv2d_input_grad": (zeros(1, 3, 2, 2), zeros(3, 2, 3, 3), 4, 4, *GEOMETRY),
     "conv2d_weight_grad": (zeros(1, 3, 2, 2), zeros(1, 2, 4, 4), 3, 3, *GEOMETRY, True),
+    "conv2d_grads": (zeros(1, 3, 2, 2), zeros(1, 2, 4, 4), zeros(3, 2, 3, 3), *GEOMETRY, True),
     "max_pool2d": (zeros(1, 2, 4, 4), *POOL, False, True),
     "max_pool2d_indices": (taps(1, 2, 2, 2), 4, 4, *POOL),
     "max_pool2d_input_grad": (zeros(1, 2, 2, 2), taps(1, 2, 2, 2), 4, 4, *POOL),
     "linear": (zeros(2, 3), zeros(4, 3), zeros(4)),
     "linear_input_grad": (zeros(2, 4), zeros(4, 3)),
     "linear_weight_grad": (zeros(2, 4), zeros(2, 3), True),
+    "linear_grads": (zeros(2, 4), zeros(2, 3), zeros(4, 3), True),
     "relu_grad": (zeros(2, 3), zeros(2, 3)),
 }
 STRIDES = (3, 4)

@@ -27,12 +27,14 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
         "conv2d": (image, weight, bias, *GEOMETRY),
         "conv2d_input_grad": (tensor(2, 6, 4, 6), weight, 7, 6, *GEOMETRY),
         "conv2d_weight_grad": (tensor(2, 6, 4, 6), image, 3, 2, *GEOMETRY, True),
+        "conv2d_grads": (tensor(2, 6, 4, 6), image, weight, *GEOMETRY, True),
         "max_pool2d": (image, *POOL, True, True),
         "max_pool2d_indices": (taps, 7, 6, *POOL),
         "max_pool2d_input_grad": (torch.randn_like(pooled), taps, 7, 6, *POOL),
         "linear": (image, tensor(5, 6), tensor(5)),
         "linear_input_grad": (tensor(2, 3, 5), tensor(5, 6)),
         "linear_weight_grad": (tensor(2, 3, 5), tensor(2, 3, 6), True),
+        "linear_grads": (tensor(2, 3, 5), tensor(2, 3, 6), tensor(5, 6), True),
         "relu": (image,),
         "relu_": (image.clone(),),
         "relu_grad": (tensor(2, 4, 7, 6), image),
@@ -44,9 +46,9 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
 @pytest.mark.parametrize(
     "name",
     [
-        *("conv2d", "conv2d_input_grad", "conv2d_weight_grad"),
+        *("conv2d", "conv2d_input_grad", "conv2d_weight_grad", "conv2d_grads"),
         *("max_pool2d", "max_pool2d_indices", "max_pool2d_input_grad"),
-        *("linear", "linear_input_grad", "linear_weight_grad"),
+        *("linear", "linear_input_grad", "linear_weight_grad", "linear_grads"),
         *("relu", "relu_", "relu_grad"),
     ],
 )
@@ -81,6 +83,7 @@ def test_fake_conv2d(case: ConvCase) -> None:
     grad = laid_out(normal(tuple(output.shape), case.dtype, 0), case.layout)
     check_fake(operators.conv2d_input_grad, grad, weight, *image.shape[2:], *geometry)
     check_fake(operators.conv2d_weight_grad, grad, image, *weight.shape[2:], *geometry, case.bias)
+    check_fake(operators.conv2d_grads, grad, image, weight, *geometry, case.bias)
 
 
 @given(pool_cases())

@@ -98,6 +98,29 @@ std::tuple<Tensor, Tensor> conv2d_weight_grad(const Tensor& grad_output, const T
   return {grad_weight, grad_bias};
 }
 
+// All three at once, for the sake of one call instead of two.
+std::tuple<Tensor, Tensor, Tensor> conv2d_grads(const Tensor& grad_output, const Tensor& input,
+                                                const Tensor& weight, int64_t stride_h, int64_t stride_w,
+                                                int64_t pad_top, int64_t pad_bottom, int64_t pad_left,
+                                                int64_t pad_right, int64_t dilation_h, int64_t dilation_w,
+                                                int64_t groups, bool bias) {
+  constexpr const char* kOp = "conv2d_grads";
+  const Sizes input_sizes = sizes_of(input), weight_sizes = sizes_of(weight);
+  check_4d(kOp, "input", input_sizes);
+  check_4d(kOp, "weight", weight_sizes);
+  if (input_sizes[1] != multiply_sizes(kOp, weight_sizes[1], groups > 0 ? groups : 1)) {
+    fail(kOp, ": weight has ", weight_sizes[1], " input channels per group, but input has ", input_sizes[1],
+         " channels and groups=", groups);
+  }
+  Tensor grad_input =
+      conv2d_input_grad(grad_output, weight, input_sizes[2], input_sizes[3], stride_h, stride_w, pad_top,
+                        pad_bottom, pad_left, pad_right, dilation_h, dilation_w, groups);
+  auto [grad_weight, grad_bias] =
+      conv2d_weight_grad(grad_output, input, weight_sizes[2], weight_sizes[3], stride_h, stride_w, pad_top,
+                         pad_bottom, pad_left, pad_right, dilation_h, dilation_w, groups, bias);
+  return {grad_input, grad_weight, grad_bias};
+}
+
 }  // namespace
 }  // namespace lenet_ext
 
@@ -116,10 +139,15 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lenet_ext, m) {
       "SymInt stride_h, SymInt stride_w, SymInt pad_top, SymInt pad_bottom, SymInt pad_left, "
       "SymInt pad_right, SymInt dilation_h, SymInt dilation_w, SymInt groups, bool bias) "
       "-> (Tensor, Tensor)");
+  m.def(
+      "conv2d_grads(Tensor grad_output, Tensor input, Tensor weight, SymInt stride_h, SymInt stride_w, "
+      "SymInt pad_top, SymInt pad_bottom, SymInt pad_left, SymInt pad_right, SymInt dilation_h, "
+      "SymInt dilation_w, SymInt groups, bool bias) -> (Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CPU, m) {
   m.impl("conv2d", TORCH_BOX(&lenet_ext::conv2d));
   m.impl("conv2d_input_grad", TORCH_BOX(&lenet_ext::conv2d_input_grad));
   m.impl("conv2d_weight_grad", TORCH_BOX(&lenet_ext::conv2d_weight_grad));
+  m.impl("conv2d_grads", TORCH_BOX(&lenet_ext::conv2d_grads));
 }

@@ -5,6 +5,8 @@ The convolution and its two gradients are bilinear, and each one's gradients are
     output      = conv2d(input, weight) + bias
     grad_input  = conv2d_input_grad(grad_output, weight)
     grad_weight = conv2d_weight_grad(grad_output, input)
+
+conv2d_grads is both gradients in one call, for a backward that is not differentiated again.
 """
 
 from __future__ import annotations
@@ -18,12 +20,13 @@ from torch.autograd import Function
 
 from lenet_ext.ops import _fake
 from lenet_ext.ops._arguments import Padding, Pair, autocast, integer, not_tensors, pair, plane
-from lenet_ext.ops._autograd import add, differentiable, save
+from lenet_ext.ops._autograd import add, differentiable, followed, save
 from lenet_ext.ops._batching import fold, unfold
 
 _conv2d_op = torch.ops.lenet_ext.conv2d.default
 _input_grad_op = torch.ops.lenet_ext.conv2d_input_grad.default
 _weight_grad_op = torch.ops.lenet_ext.conv2d_weight_grad.default
+_grads_op = torch.ops.lenet_ext.conv2d_grads.default
 
 Dim: TypeAlias = int | None
 # stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, dilation_h, dilation_w, groups: arguments of
@@ -71,6 +74,15 @@ def _fake_weight_grad(
     return grad_weight, _fake.bias_gradient(grad_output, out_channels, bias)
 
 
+@_fake.register("conv2d_grads")
+def _fake_grads(
+    grad_output: Tensor, input: Tensor, weight: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_input = _fake.empty(grad_output, input.shape)
+    grad_weight = input.new_empty(weight.shape)
+    return grad_input, grad_weight, _fake.bias_gradient(grad_output, weight.shape[0], rest[-1])
+
+
 class Conv2d(Function):
     """The convolution: bilinear in input and weight, linear in bias."""
 
@@ -90,6 +102,9 @@ class Conv2d(Function):
         input, weight = ctx.saved_tensors
         needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_input = grad_weight = grad_bias = None
+        if needs_input and needs_weight and not followed():
+            grads = _grads_op(grad_output, input, weight, *ctx.geometry, needs_bias)
+            return *(grads if needs_bias else (*grads[:2], None)), None
         if needs_input:
             grad_input = _input_grad(grad_output, weight, plane(input), ctx.geometry)
         if needs_weight:

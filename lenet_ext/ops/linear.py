@@ -200,9 +200,9 @@ class LinearWeightGrad(Function):
         return (grad_weight, grad_rows.sum(1) if bias else grad_rows.new_empty(size, 0)), (0, 0)
 
 
-_linear = differentiable(Linear, tensors=3)
-_linear_input_grad = differentiable(LinearInputGrad, tensors=2)
-_linear_weight_grad = differentiable(LinearWeightGrad, tensors=2)
+_linear = differentiable(Linear, tensors=3, direct=_linear_op)
+_linear_input_grad = differentiable(LinearInputGrad, tensors=2, direct=_input_grad_op)
+_linear_weight_grad = differentiable(LinearWeightGrad, tensors=2, direct=_weight_grad_op)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

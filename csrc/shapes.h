@@ -1,12 +1,13 @@
 // Sizes of the operators and the checks of their arguments, shared by all backends. Nothing here knows torch.
 #pragma once
 
+#include <array>
 #include <cstdint>
 #include <limits>
+#include <span>
 #include <sstream>
 #include <stdexcept>
 #include <string>
-#include <vector>
 
 namespace lenet_ext {
 
@@ -19,7 +20,10 @@ template <class... Parts>
   throw std::runtime_error(text.str());
 }
 
-inline std::string to_string(const std::vector<int64_t>& values) {
+// The sizes of a tensor, or some of them.
+using Sizes = std::span<const int64_t>;
+
+inline std::string to_string(Sizes values) {
   std::string text = "[";
   for (size_t i = 0; i < values.size(); ++i) text += (i ? ", " : "") + std::to_string(values[i]);
   return text + "]";
@@ -33,7 +37,7 @@ inline int64_t multiply_sizes(const char* op, int64_t a, int64_t b) {
 }
 
 // Elements of a tensor of these sizes; an error where its bytes could not be addressed.
-inline int64_t element_count(const char* op, const std::vector<int64_t>& sizes) {
+inline int64_t element_count(const char* op, Sizes sizes) {
   constexpr int64_t kLargestElement = 8;
   int64_t count = kLargestElement;
   for (int64_t size : sizes) {
@@ -46,61 +50,54 @@ inline int64_t element_count(const char* op, const std::vector<int64_t>& sizes) 
   return count;
 }
 
-// One value per spatial dimension, each in [least, kLargestParameter].
+// An argument in pixels, in [least, kLargestParameter].
 inline constexpr int64_t kLargestParameter = int64_t{1} << 30;
-inline void check_parameter(const char* op, const char* name, const std::vector<int64_t>& values,
-                            size_t length, int64_t least) {
-  if (values.size() != length)
-    fail(op, ": ", name, " must have ", length, " values, got ", to_string(values));
-  for (int64_t value : values) {
-    if (value < least) fail(op, ": ", name, " must be at least ", least, ", got ", to_string(values));
-    if (value > kLargestParameter) fail(op, ": ", name, " is too large: ", to_string(values));
-  }
+inline void check_parameter(const char* op, const char* name, int64_t value, int64_t least) {
+  if (value < least) fail(op, ": ", name, " must be at least ", least, ", got ", value);
+  if (value > kLargestParameter) fail(op, ": ", name, " is too large: ", value);
 }
 
 // The four-dimensional (N, C, H, W) arguments.
-inline void check_4d(const char* op, const char* name, const std::vector<int64_t>& sizes) {
+inline void check_4d(const char* op, const char* name, Sizes sizes) {
   if (sizes.size() != 4) fail(op, ": ", name, " must have 4 dimensions (N, C, H, W), got ", to_string(sizes));
 }
 
-struct Conv2dShape {
-  int64_t batch, in_channels, height, width;
-  int64_t out_channels, kernel_height, kernel_width;
-  int64_t out_height, out_width;
+struct Conv2dParameters {
   int64_t stride_h, stride_w;
   int64_t pad_top, pad_bottom, pad_left, pad_right;
   int64_t dilation_h, dilation_w;
   int64_t groups;
+};
+
+struct Conv2dShape : Conv2dParameters {
+  int64_t batch, in_channels, height, width;
+  int64_t out_channels, kernel_height, kernel_width;
+  int64_t out_height, out_width;
 
   int64_t group_in() const { return in_channels / groups; }
   int64_t group_out() const { return out_channels / groups; }
 };
 
-struct Conv2dParameters {
-  std::vector<int64_t> stride, padding, dilation;
-  int64_t groups;
-};
-
-// input_sizes (N, C_in, H, W), weight_sizes (C_out, C_in / groups, KH, KW); padding (top, bottom, left,
-// right).
-inline Conv2dShape conv2d_shape(const char* op, const std::vector<int64_t>& input_sizes,
-                                const std::vector<int64_t>& weight_sizes, const Conv2dParameters& p) {
+// input_sizes (N, C_in, H, W), weight_sizes (C_out, C_in / groups, KH, KW).
+inline Conv2dShape conv2d_shape(const char* op, Sizes input_sizes, Sizes weight_sizes,
+                                const Conv2dParameters& p) {
   check_4d(op, "input", input_sizes);
   check_4d(op, "weight", weight_sizes);
-  check_parameter(op, "stride", p.stride, 2, 1);
-  check_parameter(op, "padding", p.padding, 4, 0);
-  check_parameter(op, "dilation", p.dilation, 2, 1);
+  check_parameter(op, "stride_h", p.stride_h, 1);
+  check_parameter(op, "stride_w", p.stride_w, 1);
+  check_parameter(op, "pad_top", p.pad_top, 0);
+  check_parameter(op, "pad_bottom", p.pad_bottom, 0);
+  check_parameter(op, "pad_left", p.pad_left, 0);
+  check_parameter(op, "pad_right", p.pad_right, 0);
+  check_parameter(op, "dilation_h", p.dilation_h, 1);
+  check_parameter(op, "dilation_w", p.dilation_w, 1);
   element_count(op, input_sizes);
   element_count(op, weight_sizes);
   Conv2dShape s{};
+  static_cast<Conv2dParameters&>(s) = p;
   s.batch = input_sizes[0], s.in_channels = input_sizes[1];
   s.height = input_sizes[2], s.width = input_sizes[3];
   s.out_channels = weight_sizes[0], s.kernel_height = weight_sizes[2], s.kernel_width = weight_sizes[3];
-  s.stride_h = p.stride[0], s.stride_w = p.stride[1];
-  s.pad_top = p.padding[0], s.pad_bottom = p.padding[1], s.pad_left = p.padding[2],
-  s.pad_right = p.padding[3];
-  s.dilation_h = p.dilation[0], s.dilation_w = p.dilation[1];
-  s.groups = p.groups;
   if (s.groups < 1) fail(op, ": groups must be at least 1, got ", s.groups);
   if (s.out_channels % s.groups != 0) {
     fail(op, ": weight has ", s.out_channels, " output channels, which groups=", s.groups,
@@ -126,21 +123,20 @@ inline Conv2dShape conv2d_shape(const char* op, const std::vector<int64_t>& inpu
       output_size("height", s.height, s.pad_top + s.pad_bottom, s.kernel_height, s.stride_h, s.dilation_h);
   s.out_width =
       output_size("width", s.width, s.pad_left + s.pad_right, s.kernel_width, s.stride_w, s.dilation_w);
-  element_count(op, {s.batch, s.out_channels, s.out_height, s.out_width});
+  element_count(op, std::array{s.batch, s.out_channels, s.out_height, s.out_width});
   return s;
 }
 
 struct MaxPool2dParameters {
-  std::vector<int64_t> kernel_size, stride, padding, dilation;
-};
-
-struct MaxPool2dShape {
-  int64_t batch, channels, height, width;
-  int64_t out_height, out_width;
   int64_t kernel_height, kernel_width;
   int64_t stride_h, stride_w;
-  int64_t pad_h, pad_w;
+  int64_t pad_h, pad_w;  // on both sides
   int64_t dilation_h, dilation_w;
+};
+
+struct MaxPool2dShape : MaxPool2dParameters {
+  int64_t batch, channels, height, width;
+  int64_t out_height, out_width;
 
   int64_t planes() const { return batch * channels; }
   // Positions within a window are stored as uint8_t, else as int32_t.
@@ -156,44 +152,46 @@ inline int64_t max_pool_output_size(int64_t size, int64_t kernel, int64_t stride
   return ceil_mode && (windows - 1) * stride >= size + pad ? windows - 1 : windows;
 }
 
-// input_sizes (N, C, H, W); padding on both sides.
-inline MaxPool2dShape max_pool2d_shape(const char* op, const std::vector<int64_t>& input_sizes,
-                                       const MaxPool2dParameters& p, bool ceil_mode) {
+// input_sizes (N, C, H, W).
+inline MaxPool2dShape max_pool2d_shape(const char* op, Sizes input_sizes, const MaxPool2dParameters& p,
+                                       bool ceil_mode) {
   constexpr int64_t kLargestWindow = int64_t{1} << 24;  // its positions are exact in float32
   check_4d(op, "input", input_sizes);
-  check_parameter(op, "kernel_size", p.kernel_size, 2, 1);
-  check_parameter(op, "stride", p.stride, 2, 1);
-  check_parameter(op, "padding", p.padding, 2, 0);
-  check_parameter(op, "dilation", p.dilation, 2, 1);
+  check_parameter(op, "kernel_height", p.kernel_height, 1);
+  check_parameter(op, "kernel_width", p.kernel_width, 1);
+  check_parameter(op, "stride_h", p.stride_h, 1);
+  check_parameter(op, "stride_w", p.stride_w, 1);
+  check_parameter(op, "pad_h", p.pad_h, 0);
+  check_parameter(op, "pad_w", p.pad_w, 0);
+  check_parameter(op, "dilation_h", p.dilation_h, 1);
+  check_parameter(op, "dilation_w", p.dilation_w, 1);
   element_count(op, input_sizes);
   for (int axis = 1; axis < 4; ++axis) {
     if (input_sizes[axis] == 0) fail(op, ": only the batch may be empty, got input ", to_string(input_sizes));
   }
-  if (p.kernel_size[0] * p.kernel_size[1] > kLargestWindow) {
-    fail(op, ": kernel_size ", to_string(p.kernel_size), " has more than ", kLargestWindow, " positions");
+  if (p.kernel_height * p.kernel_width > kLargestWindow) {
+    fail(op, ": a kernel of ", p.kernel_height, " x ", p.kernel_width, " has more than ", kLargestWindow,
+         " positions");
   }
-  int64_t out[2];
-  for (int axis = 0; axis < 2; ++axis) {
-    const int64_t kernel = p.kernel_size[axis], pad = p.padding[axis], dilation = p.dilation[axis];
+  const auto output_size = [&](const char* axis, int64_t size, int64_t kernel, int64_t stride, int64_t pad,
+                               int64_t dilation) {
     if (pad > kernel / 2) {
-      fail(op, ": padding must be at most half of kernel_size, got padding=", to_string(p.padding),
-           ", kernel_size=", to_string(p.kernel_size), ", dilation=", to_string(p.dilation));
+      fail(op, ": padding must be at most half of the kernel, got ", axis, " padding ", pad, ", kernel ",
+           kernel, ", dilation ", dilation);
     }
-    const int64_t size = input_sizes[2 + axis];
-    out[axis] = max_pool_output_size(size, kernel, p.stride[axis], pad, dilation, ceil_mode);
-    if (out[axis] < 1) {
-      fail(op, ": padded input ", axis == 0 ? "height" : "width", " ", size + 2 * pad,
-           " is smaller than the dilated kernel's ", dilation * (kernel - 1) + 1);
+    const int64_t windows = max_pool_output_size(size, kernel, stride, pad, dilation, ceil_mode);
+    if (windows < 1) {
+      fail(op, ": padded input ", axis, " ", size + 2 * pad, " is smaller than the dilated kernel's ",
+           dilation * (kernel - 1) + 1);
     }
-  }
-  element_count(op, {input_sizes[0], input_sizes[1], out[0], out[1]});
+    return windows;
+  };
   MaxPool2dShape s{};
+  static_cast<MaxPool2dParameters&>(s) = p;
   s.batch = input_sizes[0], s.channels = input_sizes[1], s.height = input_sizes[2], s.width = input_sizes[3];
-  s.out_height = out[0], s.out_width = out[1];
-  s.kernel_height = p.kernel_size[0], s.kernel_width = p.kernel_size[1];
-  s.stride_h = p.stride[0], s.stride_w = p.stride[1];
-  s.pad_h = p.padding[0], s.pad_w = p.padding[1];
-  s.dilation_h = p.dilation[0], s.dilation_w = p.dilation[1];
+  s.out_height = output_size("height", s.height, p.kernel_height, p.stride_h, p.pad_h, p.dilation_h);
+  s.out_width = output_size("width", s.width, p.kernel_width, p.stride_w, p.pad_w, p.dilation_w);
+  element_count(op, std::array{s.batch, s.channels, s.out_height, s.out_width});
   return s;
 }
 
@@ -204,8 +202,8 @@ struct LinearShape {
 enum class Side { kInput, kOutput };
 
 // weight_sizes (out, in); sizes (..., in) of an input, or (..., out) of an output.
-inline LinearShape linear_shape(const char* op, const char* name, const std::vector<int64_t>& sizes,
-                                const std::vector<int64_t>& weight_sizes, Side side) {
+inline LinearShape linear_shape(const char* op, const char* name, Sizes sizes, Sizes weight_sizes,
+                                Side side) {
   if (weight_sizes.size() != 2)
     fail(op, ": weight must have 2 dimensions (out, in), got ", to_string(weight_sizes));
   if (sizes.empty()) fail(op, ": ", name, " must have at least 1 dimension");
@@ -217,8 +215,8 @@ inline LinearShape linear_shape(const char* op, const char* name, const std::vec
   LinearShape s{1, weight_sizes[1], weight_sizes[0]};
   for (size_t i = 0; i + 1 < sizes.size(); ++i) s.rows = multiply_sizes(op, s.rows, sizes[i]);
   element_count(op, weight_sizes);
-  element_count(op, {s.rows, s.in_features});
-  element_count(op, {s.rows, s.out_features});
+  element_count(op, std::array{s.rows, s.in_features});
+  element_count(op, std::array{s.rows, s.out_features});
   return s;
 }
 

@@ -20,6 +20,10 @@ class Geometry(NamedTuple):
     dilation: tuple[int, int] = (1, 1)
     groups: int = 1
 
+    def numbers(self) -> tuple[int, ...]:
+        """One by one, as the operators take them."""
+        return *self.stride, *self.padding, *self.dilation, self.groups
+
 
 def taps(geometry: Geometry, kernel: tuple[int, int], y: int, x: int) -> tuple[slice, slice]:
     """The rows and columns of the padded input that output pixel (y, x) is computed from."""

@@ -104,6 +104,10 @@ class PoolCase:
     def arguments(self) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int], tuple[int, int], bool]:
         return self.kernel_size, self.stride, self.padding, self.dilation, self.ceil_mode
 
+    def geometry(self) -> tuple[int, ...]:
+        """One by one, as the operators take them."""
+        return *self.kernel_size, *self.stride, *self.padding, *self.dilation
+
     def input(self) -> Tensor:
         """Few distinct values, so that windows hold ties; with levels=0 normal ones."""
         values = normal(self.input_shape, self.dtype, self.seed)

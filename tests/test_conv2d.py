@@ -24,7 +24,7 @@ def check_against_reference(case: ConvCase) -> None:
     geometry, x, w = case.geometry, exact(image), exact(weight)
     b = None if bias is None else exact(bias)
     repeated = case.layout == "expanded"
-    output = operators.conv2d(image, weight, bias, *geometry)
+    output = operators.conv2d(image, weight, bias, *geometry.numbers())
     assert_sums_close(
         output,
         reference.conv2d(x, w, b, geometry),
@@ -37,13 +37,17 @@ def check_against_reference(case: ConvCase) -> None:
     g = exact(grad_output)
     grads = reference.conv2d_gradients(g, x, w, geometry)
     magnitudes = reference.conv2d_gradients(abs(g), abs(x), abs(w), geometry)
-    input_size, kernel_size = image.shape[2:], weight.shape[2:]
-    grad_input = operators.conv2d_input_grad(grad_output, weight, input_size, *geometry)
-    grad_weight, grad_bias = operators.conv2d_weight_grad(grad_output, image, kernel_size, *geometry, True)
+    numbers = (*image.shape[2:], *geometry.numbers())
+    grad_input = operators.conv2d_input_grad(grad_output, weight, *numbers)
+    numbers = (*weight.shape[2:], *geometry.numbers())
+    grad_weight, grad_bias = operators.conv2d_weight_grad(grad_output, image, *numbers, True)
     assert_sums_close(grad_input, grads[0], magnitudes[0], w[:, 0].size // geometry.groups, repeated)
     assert_sums_close(grad_weight, grads[1], magnitudes[1], g[:, 0].size, repeated)
     assert_sums_close(grad_bias, grads[2], magnitudes[2], g[:, 0].size, repeated)
-    assert operators.conv2d_weight_grad(grad_output, image, kernel_size, *geometry, False)[1].numel() == 0
+    assert operators.conv2d_weight_grad(grad_output, image, *numbers, False)[1].numel() == 0
+    together = operators.conv2d_grads(grad_output, image, weight, *geometry.numbers(), True)
+    for actual, expected in zip(together, (grad_input, grad_weight, grad_bias), strict=True):
+        assert torch.equal(actual, expected)
 
 
 @given(conv_cases())

@@ -26,15 +26,17 @@ def check(
     b = np.zeros(len(w)) if bias is None else exact(bias)
     output = operators.linear(x, weight, bias)
     assert_sums_close(output, a @ w.T + b, abs(a) @ abs(w).T + abs(b), a.shape[1] + 1, repeated)
-    assert_sums_close(
-        operators.linear_input_grad(grad_output, weight), g @ w, abs(g) @ abs(w), len(w), repeated
-    )
+    grad_input = operators.linear_input_grad(grad_output, weight)
+    assert_sums_close(grad_input, g @ w, abs(g) @ abs(w), len(w), repeated)
     grad_weight, grad_bias = operators.linear_weight_grad(grad_output, x, True)
     assert_sums_close(grad_weight, g.T @ a, abs(g).T @ abs(a), len(a), repeated)
     assert_sums_close(grad_bias, g.sum(0), abs(g).sum(0), len(a), repeated)
     grad_weight_alone, empty = operators.linear_weight_grad(grad_output, x, False)
     assert torch.equal(grad_weight_alone, grad_weight)
     assert empty.numel() == 0
+    together = operators.linear_grads(grad_output, x, weight, True)
+    for actual, expected in zip(together, (grad_input, grad_weight, grad_bias), strict=True):
+        assert torch.equal(actual, expected)
 
 
 def strided(tensor: Tensor, layout: str) -> Tensor:

@@ -13,8 +13,7 @@ import lenet_ext
 import lenet_ext.functional as F
 
 operators = torch.ops.lenet_ext
-ONE, GEOMETRY = (1, 1), ((2, 1), (1, 2, 0, 1), (1, 1), 2)
-POOL = ((3, 2), (2, 2), (1, 0), (1, 1))
+GEOMETRY, POOL = (2, 1, 1, 2, 0, 1, 1, 1, 2), (3, 2, 2, 2, 1, 0, 1, 1)
 
 
 def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
@@ -26,14 +25,16 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
     pooled, taps = operators.max_pool2d(image, *POOL, False, True)
     return {
         "conv2d": (image, weight, bias, *GEOMETRY),
-        "conv2d_input_grad": (tensor(2, 6, 4, 6), weight, (7, 6), *GEOMETRY),
-        "conv2d_weight_grad": (tensor(2, 6, 4, 6), image, (3, 2), *GEOMETRY, True),
+        "conv2d_input_grad": (tensor(2, 6, 4, 6), weight, 7, 6, *GEOMETRY),
+        "conv2d_weight_grad": (tensor(2, 6, 4, 6), image, 3, 2, *GEOMETRY, True),
+        "conv2d_grads": (tensor(2, 6, 4, 6), image, weight, *GEOMETRY, True),
         "max_pool2d": (image, *POOL, True, True),
-        "max_pool2d_indices": (taps, (7, 6), *POOL),
-        "max_pool2d_input_grad": (torch.randn_like(pooled), taps, (7, 6), *POOL),
+        "max_pool2d_indices": (taps, 7, 6, *POOL),
+        "max_pool2d_input_grad": (torch.randn_like(pooled), taps, 7, 6, *POOL),
         "linear": (image, tensor(5, 6), tensor(5)),
         "linear_input_grad": (tensor(2, 3, 5), tensor(5, 6)),
         "linear_weight_grad": (tensor(2, 3, 5), tensor(2, 3, 6), True),
+        "linear_grads": (tensor(2, 3, 5), tensor(2, 3, 6), tensor(5, 6), True),
         "relu": (image,),
         "relu_": (image.clone(),),
         "relu_grad": (tensor(2, 4, 7, 6), image),
@@ -45,9 +46,9 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
 @pytest.mark.parametrize(
     "name",
     [
-        *("conv2d", "conv2d_input_grad", "conv2d_weight_grad"),
+        *("conv2d", "conv2d_input_grad", "conv2d_weight_grad", "conv2d_grads"),
         *("max_pool2d", "max_pool2d_indices", "max_pool2d_input_grad"),
-        *("linear", "linear_input_grad", "linear_weight_grad"),
+        *("linear", "linear_input_grad", "linear_weight_grad", "linear_grads"),
         *("relu", "relu_", "relu_grad"),
     ],
 )
@@ -77,20 +78,23 @@ def check_fake(operator, *args) -> tuple[Tensor, ...]:
 @given(conv_cases())
 def test_fake_conv2d(case: ConvCase) -> None:
     image, weight, bias = case.tensors()
-    (output,) = check_fake(operators.conv2d, image, weight, bias, *case.geometry)
+    geometry = case.geometry.numbers()
+    (output,) = check_fake(operators.conv2d, image, weight, bias, *geometry)
     grad = laid_out(normal(tuple(output.shape), case.dtype, 0), case.layout)
-    check_fake(operators.conv2d_input_grad, grad, weight, image.shape[2:], *case.geometry)
-    check_fake(operators.conv2d_weight_grad, grad, image, weight.shape[2:], *case.geometry, case.bias)
+    check_fake(operators.conv2d_input_grad, grad, weight, *image.shape[2:], *geometry)
+    check_fake(operators.conv2d_weight_grad, grad, image, *weight.shape[2:], *geometry, case.bias)
+    check_fake(operators.conv2d_grads, grad, image, weight, *geometry, case.bias)
 
 
 @given(pool_cases())
 def test_fake_max_pool2d(case: PoolCase) -> None:
     image, size = case.input(), case.input_shape[2:]
-    check_fake(operators.max_pool2d, image, *case.arguments(), False)
-    output, taps = check_fake(operators.max_pool2d, image, *case.arguments(), True)
+    geometry = case.geometry()
+    check_fake(operators.max_pool2d, image, *geometry, case.ceil_mode, False)
+    output, taps = check_fake(operators.max_pool2d, image, *geometry, case.ceil_mode, True)
     grad = laid_out(normal(tuple(output.shape), case.dtype, 0), case.layout)
-    check_fake(operators.max_pool2d_indices, taps, size, *case.arguments()[:-1])
-    check_fake(operators.max_pool2d_input_grad, grad, taps, size, *case.arguments()[:-1])
+    check_fake(operators.max_pool2d_indices, taps, *size, *geometry)
+    check_fake(operators.max_pool2d_input_grad, grad, taps, *size, *geometry)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

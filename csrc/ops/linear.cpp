@@ -8,11 +8,10 @@
 namespace lenet_ext {
 namespace {
 
-using Ints = std::vector<int64_t>;
-
-Ints with_last(Ints sizes, int64_t last) {
-  sizes.back() = last;
-  return sizes;
+std::vector<int64_t> with_last(Sizes sizes, int64_t last) {
+  std::vector<int64_t> changed(sizes.begin(), sizes.end());
+  changed.back() = last;
+  return changed;
 }
 
 Tensor linear(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias) {
@@ -22,7 +21,7 @@ Tensor linear(const Tensor& input, const Tensor& weight, std::optional<Tensor> b
   const LinearShape shape = linear_shape(kOp, "input", sizes_of(input), sizes_of(weight), Side::kInput);
   if (bias) {
     check_same_dtype(kOp, "input", input, "bias", *bias);
-    check_sizes(kOp, "bias", *bias, {shape.out_features});
+    check_sizes(kOp, "bias", *bias, std::array{shape.out_features});
     bias = dense(*bias);
   }
   const Tensor x = dense(input), w = dense(weight);
@@ -53,18 +52,28 @@ std::tuple<Tensor, Tensor> linear_weight_grad(const Tensor& grad_output, const T
   constexpr const char* kOp = "linear_weight_grad";
   const DType dtype = dtype_of(kOp, "input", input);
   check_same_dtype(kOp, "input", input, "grad_output", grad_output);
-  const Ints input_sizes = sizes_of(input), grad_sizes = sizes_of(grad_output);
+  const Sizes input_sizes = sizes_of(input), grad_sizes = sizes_of(grad_output);
   if (input_sizes.empty() || grad_sizes.empty())
     fail(kOp, ": input and grad_output must have at least 1 dimension");
   check_sizes(kOp, "grad_output", grad_output, with_last(input_sizes, grad_sizes.back()));
-  const Ints weight_sizes = {grad_sizes.back(), input_sizes.back()};
+  const std::array weight_sizes = {grad_sizes.back(), input_sizes.back()};
   const LinearShape shape = linear_shape(kOp, "input", input_sizes, weight_sizes, Side::kInput);
   const Tensor x = dense(input), gy = dense(grad_output);
-  Tensor grad_weight = empty(weight_sizes, x), grad_bias = empty({bias ? shape.out_features : 0}, x);
+  Tensor grad_weight = empty(weight_sizes, x),
+         grad_bias = empty(std::array{bias ? shape.out_features : 0}, x);
   cpu::kernels()[dtype].linear_weight_grad(shape, gy.const_data_ptr(), x.const_data_ptr(),
                                            grad_weight.mutable_data_ptr(),
                                            bias ? grad_bias.mutable_data_ptr() : nullptr);
   return {grad_weight, grad_bias};
+}
+
+// All three at once, for the sake of one call instead of two.
+std::tuple<Tensor, Tensor, Tensor> linear_grads(const Tensor& grad_output, const Tensor& input,
+                                                const Tensor& weight, bool bias) {
+  linear_shape("linear_grads", "input", sizes_of(input), sizes_of(weight), Side::kInput);
+  Tensor grad_input = linear_input_grad(grad_output, weight);
+  auto [grad_weight, grad_bias] = linear_weight_grad(grad_output, input, bias);
+  return {grad_input, grad_weight, grad_bias};
 }
 
 }  // namespace
@@ -74,10 +83,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lenet_ext, m) {
   m.def("linear(Tensor input, Tensor weight, Tensor? bias) -> Tensor");
   m.def("linear_input_grad(Tensor grad_output, Tensor weight) -> Tensor");
   m.def("linear_weight_grad(Tensor grad_output, Tensor input, bool bias) -> (Tensor, Tensor)");
+  m.def(
+      "linear_grads(Tensor grad_output, Tensor input, Tensor weight, bool bias) -> (Tensor, Tensor, Tensor)");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CPU, m) {
   m.impl("linear", TORCH_BOX(&lenet_ext::linear));
   m.impl("linear_input_grad", TORCH_BOX(&lenet_ext::linear_input_grad));
   m.impl("linear_weight_grad", TORCH_BOX(&lenet_ext::linear_weight_grad));
+  m.impl("linear_grads", TORCH_BOX(&lenet_ext::linear_grads));
 }

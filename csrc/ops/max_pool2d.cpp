@@ -7,44 +7,45 @@
 namespace lenet_ext {
 namespace {
 
-using Sizes = std::vector<int64_t>;
-
 Tensor empty_taps(const MaxPool2dShape& s, const Tensor& like, Format format) {
-  return torch::stable::empty(Sizes{s.batch, s.channels, s.out_height, s.out_width},
-                              s.byte_taps() ? ScalarType::Byte : ScalarType::Int, std::nullopt, like.device(),
-                              std::nullopt, memory_format(format));
+  return empty(s.byte_taps() ? aoti_torch_dtype_uint8() : aoti_torch_dtype_int32(),
+               std::array{s.batch, s.channels, s.out_height, s.out_width}, like, format);
 }
 
 // (output, argmax): argmax is the tap of each maximum, or empty if not asked for.
-std::tuple<Tensor, Tensor> max_pool2d(const Tensor& input, Sizes kernel_size, Sizes stride, Sizes padding,
-                                      Sizes dilation, bool ceil_mode, bool return_argmax) {
+std::tuple<Tensor, Tensor> max_pool2d(const Tensor& input, int64_t kernel_height, int64_t kernel_width,
+                                      int64_t stride_h, int64_t stride_w, int64_t pad_h, int64_t pad_w,
+                                      int64_t dilation_h, int64_t dilation_w, bool ceil_mode,
+                                      bool return_argmax) {
   const char* op = "max_pool2d";
   const DType dtype = dtype_of(op, "input", input);
-  const MaxPool2dShape s =
-      max_pool2d_shape(op, sizes_of(input), {kernel_size, stride, padding, dilation}, ceil_mode);
+  const MaxPool2dShape s = max_pool2d_shape(
+      op, sizes_of(input),
+      {kernel_height, kernel_width, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w}, ceil_mode);
   const Format format = format_of(input);
   const Tensor x = dense(input, format);
-  Tensor output = empty({s.batch, s.channels, s.out_height, s.out_width}, x, format);
-  Tensor argmax = return_argmax ? empty_taps(s, x, format)
-                                : torch::stable::empty(Sizes{0}, ScalarType::Byte, std::nullopt, x.device());
+  Tensor output = empty(std::array{s.batch, s.channels, s.out_height, s.out_width}, x, format);
+  Tensor argmax = return_argmax
+                      ? empty_taps(s, x, format)
+                      : empty(aoti_torch_dtype_uint8(), std::array{int64_t{0}}, x, Format::kContiguous);
   cpu::kernels()[dtype].max_pool2d(s, format, x.const_data_ptr(), output.mutable_data_ptr(),
                                    return_argmax ? argmax.mutable_data_ptr() : nullptr);
   return {output, argmax};
 }
 
 // The shape that belongs to the pooled sizes (N, C, OH, OW): of one or the other ceil_mode.
-MaxPool2dShape shape_of_pooled(const char* op, const char* name, const Sizes& pooled, const Sizes& input_size,
-                               const MaxPool2dParameters& p) {
+MaxPool2dShape shape_of_pooled(const char* op, const char* name, Sizes pooled, int64_t in_height,
+                               int64_t in_width, const MaxPool2dParameters& p) {
   check_4d(op, name, pooled);
-  if (input_size.size() != 2) fail(op, ": input_size must be (H, W), got ", to_string(input_size));
-  const Sizes input_sizes = {pooled[0], pooled[1], input_size[0], input_size[1]};
+  const std::array input_sizes = {pooled[0], pooled[1], in_height, in_width};
   // ceil_mode never has fewer windows, so it tells first whether the arguments are sound.
   const MaxPool2dShape ceiled = max_pool2d_shape(op, input_sizes, p, true);
   if (ceiled.out_height == pooled[2] && ceiled.out_width == pooled[3]) return ceiled;
   const MaxPool2dShape s = max_pool2d_shape(op, input_sizes, p, false);
   if (s.out_height != pooled[2] || s.out_width != pooled[3]) {
-    fail(op, ": ", name, " must have the sizes ", to_string({s.batch, s.channels, s.out_height, s.out_width}),
-         " for input_size=", to_string(input_size), ", got ", to_string(pooled));
+    fail(op, ": ", name, " must have the sizes ",
+         to_string(std::array{s.batch, s.channels, s.out_height, s.out_width}), " for an input of ",
+         in_height, " x ", in_width, ", got ", to_string(pooled));
   }
   return s;
 }
@@ -57,32 +58,36 @@ void check_argmax(const char* op, const MaxPool2dShape& s, const Tensor& argmax)
   }
 }
 
-Tensor max_pool2d_indices(const Tensor& argmax, Sizes input_size, Sizes kernel_size, Sizes stride,
-                          Sizes padding, Sizes dilation) {
+Tensor max_pool2d_indices(const Tensor& argmax, int64_t in_height, int64_t in_width, int64_t kernel_height,
+                          int64_t kernel_width, int64_t stride_h, int64_t stride_w, int64_t pad_h,
+                          int64_t pad_w, int64_t dilation_h, int64_t dilation_w) {
   const char* op = "max_pool2d_indices";
-  const MaxPool2dShape s =
-      shape_of_pooled(op, "argmax", sizes_of(argmax), input_size, {kernel_size, stride, padding, dilation});
+  const MaxPool2dShape s = shape_of_pooled(
+      op, "argmax", sizes_of(argmax), in_height, in_width,
+      {kernel_height, kernel_width, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w});
   check_argmax(op, s, argmax);
   const Format format = format_of(argmax);
   const Tensor taps = dense(argmax, format);
-  Tensor indices = torch::stable::empty(sizes_of(taps), ScalarType::Long, std::nullopt, taps.device(),
-                                        std::nullopt, memory_format(format));
+  Tensor indices = empty(aoti_torch_dtype_int64(), sizes_of(taps), taps, format);
   cpu::max_pool2d_indices(s, format, taps.const_data_ptr(),
                           static_cast<int64_t*>(indices.mutable_data_ptr()));
   return indices;
 }
 
-Tensor max_pool2d_input_grad(const Tensor& grad_output, const Tensor& argmax, Sizes input_size,
-                             Sizes kernel_size, Sizes stride, Sizes padding, Sizes dilation) {
+Tensor max_pool2d_input_grad(const Tensor& grad_output, const Tensor& argmax, int64_t in_height,
+                             int64_t in_width, int64_t kernel_height, int64_t kernel_width, int64_t stride_h,
+                             int64_t stride_w, int64_t pad_h, int64_t pad_w, int64_t dilation_h,
+                             int64_t dilation_w) {
   const char* op = "max_pool2d_input_grad";
   const DType dtype = dtype_of(op, "grad_output", grad_output);
-  const MaxPool2dShape s = shape_of_pooled(op, "grad_output", sizes_of(grad_output), input_size,
-                                           {kernel_size, stride, padding, dilation});
+  const MaxPool2dShape s = shape_of_pooled(
+      op, "grad_output", sizes_of(grad_output), in_height, in_width,
+      {kernel_height, kernel_width, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w});
   check_argmax(op, s, argmax);
   check_sizes(op, "argmax", argmax, sizes_of(grad_output));
   const Format format = format_of(grad_output);
   const Tensor gy = dense(grad_output, format), taps = dense(argmax, format);
-  Tensor grad_input = empty({s.batch, s.channels, s.height, s.width}, gy, format);
+  Tensor grad_input = empty(std::array{s.batch, s.channels, s.height, s.width}, gy, format);
   cpu::kernels()[dtype].max_pool2d_input_grad(s, format, gy.const_data_ptr(), taps.const_data_ptr(),
                                               grad_input.mutable_data_ptr());
   return grad_input;
@@ -93,15 +98,17 @@ Tensor max_pool2d_input_grad(const Tensor& grad_output, const Tensor& argmax, Si
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lenet_ext, m) {
   m.def(
-      "max_pool2d(Tensor input, SymInt[2] kernel_size, SymInt[2] stride, SymInt[2] padding, SymInt[2] "
-      "dilation, "
-      "bool ceil_mode, bool return_argmax) -> (Tensor, Tensor)");
+      "max_pool2d(Tensor input, SymInt kernel_height, SymInt kernel_width, SymInt stride_h, SymInt stride_w, "
+      "SymInt pad_h, SymInt pad_w, SymInt dilation_h, SymInt dilation_w, bool ceil_mode, "
+      "bool return_argmax) -> (Tensor, Tensor)");
   m.def(
-      "max_pool2d_indices(Tensor argmax, SymInt[2] input_size, SymInt[2] kernel_size, SymInt[2] stride, "
-      "SymInt[2] padding, SymInt[2] dilation) -> Tensor");
+      "max_pool2d_indices(Tensor argmax, SymInt in_height, SymInt in_width, SymInt kernel_height, "
+      "SymInt kernel_width, SymInt stride_h, SymInt stride_w, SymInt pad_h, SymInt pad_w, "
+      "SymInt dilation_h, SymInt dilation_w) -> Tensor");
   m.def(
-      "max_pool2d_input_grad(Tensor grad_output, Tensor argmax, SymInt[2] input_size, SymInt[2] kernel_size, "
-      "SymInt[2] stride, SymInt[2] padding, SymInt[2] dilation) -> Tensor");
+      "max_pool2d_input_grad(Tensor grad_output, Tensor argmax, SymInt in_height, SymInt in_width, "
+      "SymInt kernel_height, SymInt kernel_width, SymInt stride_h, SymInt stride_w, SymInt pad_h, "
+      "SymInt pad_w, SymInt dilation_h, SymInt dilation_w) -> Tensor");
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CPU, m) {

@@ -4,6 +4,9 @@
 #include <torch/csrc/stable/ops.h>
 #include <torch/csrc/stable/tensor.h>
 
+#include <algorithm>
+#include <vector>
+
 #include "cpu/dtype.h"
 #include "shapes.h"
 
@@ -12,9 +15,10 @@ namespace lenet_ext {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-inline std::vector<int64_t> sizes_of(const Tensor& tensor) {
+// Those in the tensor itself: valid as long as it lives.
+inline Sizes sizes_of(const Tensor& tensor) {
   const auto sizes = tensor.sizes();
-  return {sizes.begin(), sizes.end()};
+  return {sizes.data(), sizes.size()};
 }
 
 inline DType dtype_of(const char* op, const char* name, const Tensor& tensor) {
@@ -41,9 +45,8 @@ inline void check_same_dtype(const char* op, const char* first_name, const Tenso
   }
 }
 
-inline void check_sizes(const char* op, const char* name, const Tensor& tensor,
-                        const std::vector<int64_t>& wanted) {
-  if (sizes_of(tensor) != wanted) {
+inline void check_sizes(const char* op, const char* name, const Tensor& tensor, Sizes wanted) {
+  if (!std::ranges::equal(sizes_of(tensor), wanted)) {
     fail(op, ": ", name, " must have the sizes ", to_string(wanted), ", got ", to_string(sizes_of(tensor)));
   }
 }
@@ -72,10 +75,10 @@ inline Tensor dense(const Tensor& tensor, Format format = Format::kContiguous) {
   return torch::stable::contiguous(tensor, memory_format(format));
 }
 
-// Uninitialised, dense in this format, of the dtype and on the device of `like`. Straight to the shim, which
-// takes half the time of torch::stable::empty with its trip through the dispatcher.
-inline Tensor empty(const std::vector<int64_t>& sizes, const Tensor& like,
-                    Format format = Format::kContiguous) {
+// Uninitialised, dense in this format, on the device of `like`. Straight to the shim, which takes half the
+// time of torch::stable::empty with its trip through the dispatcher. dtype: what aoti_torch_dtype_uint8()
+// etc. give.
+inline Tensor empty(int32_t dtype, Sizes sizes, const Tensor& like, Format format) {
   std::vector<int64_t> strides(sizes.size());
   int64_t stride = 1;
   const auto place = [&](size_t axis) {
@@ -87,14 +90,20 @@ inline Tensor empty(const std::vector<int64_t>& sizes, const Tensor& like,
   } else {
     for (size_t axis = sizes.size(); axis-- > 0;) place(axis);
   }
-  int32_t dtype, device_type;
+  int32_t device_type;
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
                                                          strides.data(), dtype, device_type,
                                                          like.get_device_index(), &handle));
   return Tensor(handle);
+}
+
+// The same, of the dtype of `like`.
+inline Tensor empty(Sizes sizes, const Tensor& like, Format format = Format::kContiguous) {
+  int32_t dtype;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  return empty(dtype, sizes, like, format);
 }
 
 }  // namespace lenet_ext

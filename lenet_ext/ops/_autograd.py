@@ -56,6 +56,11 @@ def traced_in_python() -> bool:
     return _transforms_active() or is_dynamo_compiling() or forward_ad._current_level >= 0
 
 
+def followed() -> bool:
+    """Whether anything follows the operators called now: false in a backward without create_graph."""
+    return _grad_enabled() or _transforms_active() or forward_ad._current_level >= 0
+
+
 def save(ctx: Any, *tensors: Tensor) -> None:
     """Keeps `tensors` for `backward` and `jvp`, which get None for each gradient or tangent that is zero."""
     ctx.set_materialize_grads(False)
@@ -74,9 +79,11 @@ def add(first: Tensor | None, second: Tensor | None) -> Tensor | None:
 def _ctx_style(function: type[Function], *rules: str) -> type[Function]:
     """`function` with its forward in the other style, and of its further methods those named in `rules`."""
 
+    operator, setup_context = function.forward, function.setup_context
+
     def forward(ctx: Any, *args: Any) -> Any:
-        output = function.forward(*args)
-        function.setup_context(ctx, args, output)
+        output = operator(*args)
+        setup_context(ctx, args, output)
         return output
 
     methods = {name: staticmethod(getattr(function, name)) for name in rules}

@@ -5,6 +5,8 @@ The convolution and its two gradients are bilinear, and each one's gradients are
     output      = conv2d(input, weight) + bias
     grad_input  = conv2d_input_grad(grad_output, weight)
     grad_weight = conv2d_weight_grad(grad_output, input)
+
+conv2d_grads is both gradients in one call, for a backward that is not differentiated again.
 """
 
 from __future__ import annotations
@@ -18,15 +20,18 @@ from torch.autograd import Function
 
 from lenet_ext.ops import _fake
 from lenet_ext.ops._arguments import Padding, Pair, autocast, integer, not_tensors, pair, plane
-from lenet_ext.ops._autograd import add, differentiable, save
+from lenet_ext.ops._autograd import add, differentiable, followed, save
 from lenet_ext.ops._batching import fold, unfold
 
 _conv2d_op = torch.ops.lenet_ext.conv2d.default
 _input_grad_op = torch.ops.lenet_ext.conv2d_input_grad.default
 _weight_grad_op = torch.ops.lenet_ext.conv2d_weight_grad.default
+_grads_op = torch.ops.lenet_ext.conv2d_grads.default
 
 Dim: TypeAlias = int | None
-# "geometry" below: stride, padding, dilation, groups, the last arguments of each of the three operators.
+# stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, dilation_h, dilation_w, groups: arguments of
+# all three operators.
+Geometry: TypeAlias = tuple[int, int, int, int, int, int, int, int, int]
 
 
 @_fake.register("conv2d")
@@ -34,70 +39,79 @@ def _fake_conv2d(
     input: Tensor,
     weight: Tensor,
     bias: Tensor | None,
-    stride: Pair,
-    padding: Padding,
-    dilation: Pair,
+    stride_h: int,
+    stride_w: int,
+    pad_top: int,
+    pad_bottom: int,
+    pad_left: int,
+    pad_right: int,
+    dilation_h: int,
+    dilation_w: int,
     groups: int,
 ) -> Tensor:
-    height, width = (
-        (
-            input.shape[2 + i]
-            + padding[2 * i]
-            + padding[2 * i + 1]
-            - dilation[i] * (weight.shape[2 + i] - 1)
-            - 1
-        )
-        // stride[i]
-        + 1
-        for i in range(2)
-    )
-    return _fake.empty(input, (input.shape[0], weight.shape[0], height, width))
+    batch, _, height, width = input.shape
+    out_channels, _, kernel_height, kernel_width = weight.shape
+    out_height = (height + pad_top + pad_bottom - dilation_h * (kernel_height - 1) - 1) // stride_h + 1
+    out_width = (width + pad_left + pad_right - dilation_w * (kernel_width - 1) - 1) // stride_w + 1
+    return _fake.empty(input, (batch, out_channels, out_height, out_width))
 
 
 @_fake.register("conv2d_input_grad")
-def _fake_input_grad(grad_output: Tensor, weight: Tensor, input_size: Pair, *geometry: Any) -> Tensor:
-    groups = geometry[-1]
-    return _fake.empty(grad_output, (grad_output.shape[0], weight.shape[1] * groups, *input_size))
+def _fake_input_grad(
+    grad_output: Tensor, weight: Tensor, in_height: int, in_width: int, *geometry: int
+) -> Tensor:
+    channels = weight.shape[1] * geometry[-1]
+    return _fake.empty(grad_output, (grad_output.shape[0], channels, in_height, in_width))
 
 
 @_fake.register("conv2d_weight_grad")
 def _fake_weight_grad(
-    grad_output: Tensor, input: Tensor, kernel_size: Pair, *geometry: Any
+    grad_output: Tensor, input: Tensor, kernel_height: int, kernel_width: int, *rest: Any
 ) -> tuple[Tensor, Tensor]:
-    *_, groups, bias = geometry
+    *_, groups, bias = rest
     out_channels = grad_output.shape[1]
-    grad_weight = input.new_empty(out_channels, input.shape[1] // groups, *kernel_size)
+    grad_weight = input.new_empty(out_channels, input.shape[1] // groups, kernel_height, kernel_width)
     return grad_weight, _fake.bias_gradient(grad_output, out_channels, bias)
+
+
+@_fake.register("conv2d_grads")
+def _fake_grads(
+    grad_output: Tensor, input: Tensor, weight: Tensor, *rest: Any
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_input = _fake.empty(grad_output, input.shape)
+    grad_weight = input.new_empty(weight.shape)
+    return grad_input, grad_weight, _fake.bias_gradient(grad_output, weight.shape[0], rest[-1])
 
 
 class Conv2d(Function):
     """The convolution: bilinear in input and weight, linear in bias."""
 
     @staticmethod
-    def forward(input: Tensor, weight: Tensor, bias: Tensor | None, *geometry: Any) -> Tensor:
+    def forward(input: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
         return _conv2d_op(input, weight, bias, *geometry)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         save(ctx, inputs[0], inputs[1])
-        ctx.geometry = inputs[3:]
+        ctx.geometry = inputs[3]
 
     @staticmethod
     def backward(ctx: Any, grad_output: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad_output is None:
-            return (None,) * 7
+            return None, None, None, None
         input, weight = ctx.saved_tensors
         needs_input, needs_weight, needs_bias = ctx.needs_input_grad[:3]
         grad_input = grad_weight = grad_bias = None
+        if needs_input and needs_weight and not followed():
+            grads = _grads_op(grad_output, input, weight, *ctx.geometry, needs_bias)
+            return *(grads if needs_bias else (*grads[:2], None)), None
         if needs_input:
-            grad_input = _input_grad(grad_output, weight, plane(input), *ctx.geometry)
+            grad_input = _input_grad(grad_output, weight, plane(input), ctx.geometry)
         if needs_weight:
-            grad_weight, grad_bias = _weight_grad(
-                grad_output, input, plane(weight), *ctx.geometry, needs_bias
-            )
+            grad_weight, grad_bias = _weight_grad(grad_output, input, plane(weight), ctx.geometry, needs_bias)
         elif needs_bias:
             grad_bias = grad_output.sum((0, 2, 3))
-        return grad_input, grad_weight, grad_bias if needs_bias else None, None, None, None, None
+        return grad_input, grad_weight, grad_bias if needs_bias else None, None
 
     @staticmethod
     def jvp(
@@ -111,8 +125,8 @@ class Conv2d(Function):
         if bias_tangent is not None and weight_tangent is None:
             weight_tangent = torch.zeros_like(weight)
         return add(
-            None if input_tangent is None else _conv2d(input_tangent, weight, None, *ctx.geometry),
-            None if weight_tangent is None else _conv2d(input, weight_tangent, bias_tangent, *ctx.geometry),
+            None if input_tangent is None else _conv2d(input_tangent, weight, None, ctx.geometry),
+            None if weight_tangent is None else _conv2d(input, weight_tangent, bias_tangent, ctx.geometry),
         )
 
     @staticmethod
@@ -122,17 +136,17 @@ class Conv2d(Function):
         input: Tensor,
         weight: Tensor,
         bias: Tensor | None,
-        *geometry: Any,
+        geometry: Geometry,
     ) -> tuple[Tensor, int]:
         input_dim, weight_dim, bias_dim = in_dims[:3]
         size = info.batch_size
         if weight_dim is None and bias_dim is None:
-            return unfold(_conv2d(fold(input, input_dim, size, 0), weight, bias, *geometry), size, 0), 0
+            return unfold(_conv2d(fold(input, input_dim, size, 0), weight, bias, geometry), size, 0), 0
         *shape, groups = geometry
         weight, bias = fold(weight, weight_dim, size, 0), fold(bias, bias_dim, size, 0)
         if input_dim is None and groups == 1:
-            return unfold(_conv2d(input, weight, bias, *shape, 1), size, 1), 1
-        output = _conv2d(fold(input, input_dim, size, 1), weight, bias, *shape, groups * size)
+            return unfold(_conv2d(input, weight, bias, (*shape, 1)), size, 1), 1
+        output = _conv2d(fold(input, input_dim, size, 1), weight, bias, (*shape, groups * size))
         return unfold(output, size, 1), 1
 
 
@@ -140,32 +154,32 @@ class Conv2dInputGrad(Function):
     """The convolution's gradient with respect to its input: bilinear in grad_output and weight."""
 
     @staticmethod
-    def forward(grad_output: Tensor, weight: Tensor, input_size: Pair, *geometry: Any) -> Tensor:
-        return _input_grad_op(grad_output, weight, input_size, *geometry)
+    def forward(grad_output: Tensor, weight: Tensor, input_size: Pair, geometry: Geometry) -> Tensor:
+        return _input_grad_op(grad_output, weight, *input_size, *geometry)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         save(ctx, inputs[0], inputs[1])
-        ctx.input_size, ctx.geometry = inputs[2], inputs[3:]
+        ctx.input_size, ctx.geometry = inputs[2:]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
         if grad is None:
-            return (None,) * 7
+            return None, None, None, None
         grad_output, weight = ctx.saved_tensors
         through_grad_output = through_weight = None
         if ctx.needs_input_grad[0]:
-            through_grad_output = _conv2d(grad, weight, None, *ctx.geometry)
+            through_grad_output = _conv2d(grad, weight, None, ctx.geometry)
         if ctx.needs_input_grad[1]:
-            through_weight, _ = _weight_grad(grad_output, grad, plane(weight), *ctx.geometry, False)
-        return through_grad_output, through_weight, None, None, None, None, None
+            through_weight, _ = _weight_grad(grad_output, grad, plane(weight), ctx.geometry, False)
+        return through_grad_output, through_weight, None, None
 
     @staticmethod
     def jvp(
         ctx: Any, grad_output_tangent: Tensor | None, weight_tangent: Tensor | None, *_: None
     ) -> Tensor | None:
         grad_output, weight = ctx.saved_tensors
-        arguments = (ctx.input_size, *ctx.geometry)
+        arguments = (ctx.input_size, ctx.geometry)
         return add(
             None if grad_output_tangent is None else _input_grad(grad_output_tangent, weight, *arguments),
             None if weight_tangent is None else _input_grad(grad_output, weight_tangent, *arguments),
@@ -178,15 +192,15 @@ class Conv2dInputGrad(Function):
         grad_output: Tensor,
         weight: Tensor,
         input_size: Pair,
-        *geometry: Any,
+        geometry: Geometry,
     ) -> tuple[Tensor, int]:
         size = info.batch_size
         if in_dims[1] is None:
-            grad_input = _input_grad(fold(grad_output, in_dims[0], size, 0), weight, input_size, *geometry)
+            grad_input = _input_grad(fold(grad_output, in_dims[0], size, 0), weight, input_size, geometry)
             return unfold(grad_input, size, 0), 0
         *shape, groups = geometry
         grad_output, weight = fold(grad_output, in_dims[0], size, 1), fold(weight, in_dims[1], size, 0)
-        return unfold(_input_grad(grad_output, weight, input_size, *shape, groups * size), size, 1), 1
+        return unfold(_input_grad(grad_output, weight, input_size, (*shape, groups * size)), size, 1), 1
 
 
 class Conv2dWeightGrad(Function):
@@ -194,14 +208,14 @@ class Conv2dWeightGrad(Function):
 
     @staticmethod
     def forward(
-        grad_output: Tensor, input: Tensor, kernel_size: Pair, *geometry: Any
+        grad_output: Tensor, input: Tensor, kernel_size: Pair, geometry: Geometry, bias: bool
     ) -> tuple[Tensor, Tensor]:
-        return _weight_grad_op(grad_output, input, kernel_size, *geometry)
+        return _weight_grad_op(grad_output, input, *kernel_size, *geometry, bias)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         save(ctx, inputs[0], inputs[1])
-        ctx.kernel_size, ctx.geometry, ctx.bias = inputs[2], inputs[3:-1], inputs[-1]
+        ctx.kernel_size, ctx.geometry, ctx.bias = inputs[2:]
         if not ctx.bias:
             ctx.mark_non_differentiable(output[1])
 
@@ -211,19 +225,19 @@ class Conv2dWeightGrad(Function):
         through_grad_output = through_input = None
         if ctx.needs_input_grad[0]:
             if grad_weight is not None:
-                through_grad_output = _conv2d(input, grad_weight, grad_bias, *ctx.geometry)
+                through_grad_output = _conv2d(input, grad_weight, grad_bias, ctx.geometry)
             elif grad_bias is not None:
                 through_grad_output = grad_bias[:, None, None].expand_as(grad_output)
         if ctx.needs_input_grad[1] and grad_weight is not None:
-            through_input = _input_grad(grad_output, grad_weight, plane(input), *ctx.geometry)
-        return through_grad_output, through_input, None, None, None, None, None, None
+            through_input = _input_grad(grad_output, grad_weight, plane(input), ctx.geometry)
+        return through_grad_output, through_input, None, None, None
 
     @staticmethod
     def jvp(
         ctx: Any, grad_output_tangent: Tensor | None, input_tangent: Tensor | None, *_: None
     ) -> tuple[Tensor | None, Tensor | None]:
         grad_output, input = ctx.saved_tensors
-        arguments = (ctx.kernel_size, *ctx.geometry)
+        arguments = (ctx.kernel_size, ctx.geometry)
         if grad_output_tangent is None:
             grad_output_tangent = torch.zeros_like(grad_output)
         weight_tangent, bias_tangent = _weight_grad(grad_output_tangent, input, *arguments, ctx.bias)
@@ -233,12 +247,18 @@ class Conv2dWeightGrad(Function):
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Dim, ...], grad_output: Tensor, input: Tensor, kernel_size: Pair, *rest: Any
+        info: Any,
+        in_dims: tuple[Dim, ...],
+        grad_output: Tensor,
+        input: Tensor,
+        kernel_size: Pair,
+        geometry: Geometry,
+        bias: bool,
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        *shape, groups, bias = rest
+        *shape, groups = geometry
         size = info.batch_size
         grad_output, input = fold(grad_output, in_dims[0], size, 1), fold(input, in_dims[1], size, 1)
-        grad_weight, grad_bias = _weight_grad(grad_output, input, kernel_size, *shape, groups * size, bias)
+        grad_weight, grad_bias = _weight_grad(grad_output, input, kernel_size, (*shape, groups * size), bias)
         return (unfold(grad_weight, size, 0), unfold(grad_bias, size, 0)), (0, 0)
 
 
@@ -277,10 +297,10 @@ def conv2d(
     else:
         vertical, horizontal = pair("conv2d", "padding", padding)
         edges = (vertical, vertical, horizontal, horizontal)
-    groups = integer("conv2d", "groups", groups)
+    geometry = (*stride, *edges, *dilation, integer("conv2d", "groups", groups))
     if input.dim() == 3:
-        return _conv2d(input.unsqueeze(0), weight, bias, stride, edges, dilation, groups).squeeze(0)
-    return _conv2d(input, weight, bias, stride, edges, dilation, groups)
+        return _conv2d(input.unsqueeze(0), weight, bias, geometry).squeeze(0)
+    return _conv2d(input, weight, bias, geometry)
 
 
 def _named_padding(padding: str, weight: Tensor, stride: Pair, dilation: Pair) -> Padding:

@@ -10,12 +10,13 @@ from torch.autograd import Function
 
 from lenet_ext.ops import _fake
 from lenet_ext.ops._arguments import autocast, not_tensors
-from lenet_ext.ops._autograd import add, differentiable, save
+from lenet_ext.ops._autograd import add, differentiable, followed, save
 from lenet_ext.ops._batching import batch_first
 
 _linear_op = torch.ops.lenet_ext.linear.default
 _input_grad_op = torch.ops.lenet_ext.linear_input_grad.default
 _weight_grad_op = torch.ops.lenet_ext.linear_weight_grad.default
+_grads_op = torch.ops.lenet_ext.linear_grads.default
 
 Dim: TypeAlias = int | None
 
@@ -35,6 +36,14 @@ def _fake_weight_grad(grad_output: Tensor, input: Tensor, bias: bool) -> tuple[T
     out_features = grad_output.shape[-1]
     grad_weight = grad_output.new_empty(out_features, input.shape[-1])
     return grad_weight, _fake.bias_gradient(grad_output, out_features, bias)
+
+
+@_fake.register("linear_grads")
+def _fake_grads(
+    grad_output: Tensor, input: Tensor, weight: Tensor, bias: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    grad_bias = _fake.bias_gradient(grad_output, weight.shape[0], bias)
+    return grad_output.new_empty(input.shape), grad_output.new_empty(weight.shape), grad_bias
 
 
 def _rows(batched: Tensor) -> Tensor:
@@ -60,6 +69,9 @@ class Linear(Function):
         input, weight = ctx.saved_tensors
         needs_input, needs_weight, needs_bias = ctx.needs_input_grad
         grad_input = grad_weight = grad_bias = None
+        if needs_input and needs_weight and not followed():
+            grads = _grads_op(grad_output, input, weight, needs_bias)
+            return grads if needs_bias else (*grads[:2], None)
         if needs_input:
             grad_input = _linear_input_grad(grad_output, weight)
         if needs_weight:
@@ -188,9 +200,9 @@ class LinearWeightGrad(Function):
         return (grad_weight, grad_rows.sum(1) if bias else grad_rows.new_empty(size, 0)), (0, 0)
 
 
-_linear = differentiable(Linear, tensors=3)
-_linear_input_grad = differentiable(LinearInputGrad, tensors=2)
-_linear_weight_grad = differentiable(LinearWeightGrad, tensors=2)
+_linear = differentiable(Linear, tensors=3, direct=_linear_op)
+_linear_input_grad = differentiable(LinearInputGrad, tensors=2, direct=_input_grad_op)
+_linear_weight_grad = differentiable(LinearWeightGrad, tensors=2, direct=_weight_grad_op)
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -23,6 +23,9 @@ _indices_op = torch.ops.lenet_ext.max_pool2d_indices.default
 _input_grad_op = torch.ops.lenet_ext.max_pool2d_input_grad.default
 
 Dim: TypeAlias = int | None
+# kernel_height, kernel_width, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w: arguments of all
+# three operators.
+Geometry: TypeAlias = tuple[int, int, int, int, int, int, int, int]
 MAX_BYTE_TAPS = 256
 
 
@@ -36,61 +39,76 @@ def _output_size(size: int, kernel: int, stride: int, padding: int, dilation: in
 @_fake.register("max_pool2d")
 def _fake_max_pool2d(
     input: Tensor,
-    kernel_size: Pair,
-    stride: Pair,
-    padding: Pair,
-    dilation: Pair,
+    kernel_height: int,
+    kernel_width: int,
+    stride_h: int,
+    stride_w: int,
+    pad_h: int,
+    pad_w: int,
+    dilation_h: int,
+    dilation_w: int,
     ceil_mode: bool,
     return_argmax: bool,
 ) -> tuple[Tensor, Tensor]:
-    geometry = zip(input.shape[2:], kernel_size, stride, padding, dilation, strict=True)
-    shape = (*input.shape[:2], *(_output_size(*axis, ceil_mode) for axis in geometry))
-    taps = torch.uint8 if kernel_size[0] * kernel_size[1] <= MAX_BYTE_TAPS else torch.int32
+    batch, channels, height, width = input.shape
+    out_height = _output_size(height, kernel_height, stride_h, pad_h, dilation_h, ceil_mode)
+    out_width = _output_size(width, kernel_width, stride_w, pad_w, dilation_w, ceil_mode)
+    shape = (batch, channels, out_height, out_width)
+    taps = torch.uint8 if kernel_height * kernel_width <= MAX_BYTE_TAPS else torch.int32
     argmax = _fake.empty(input, shape, taps) if return_argmax else input.new_empty(0, dtype=torch.uint8)
     return _fake.empty(input, shape), argmax
 
 
 @_fake.register("max_pool2d_indices")
-def _fake_indices(argmax: Tensor, *geometry: Pair) -> Tensor:
+def _fake_indices(argmax: Tensor, *sizes: int) -> Tensor:
     return _fake.empty(argmax, argmax.shape, torch.int64)
 
 
 @_fake.register("max_pool2d_input_grad")
-def _fake_input_grad(grad_output: Tensor, argmax: Tensor, input_size: Pair, *geometry: Pair) -> Tensor:
-    return _fake.empty(grad_output, (*grad_output.shape[:2], *input_size))
+def _fake_input_grad(
+    grad_output: Tensor, argmax: Tensor, in_height: int, in_width: int, *geometry: int
+) -> Tensor:
+    return _fake.empty(grad_output, (*grad_output.shape[:2], in_height, in_width))
 
 
 class MaxPool2d(Function):
     """(maxima, taps): piecewise linear, each output is one element of the input. Always returns the taps."""
 
     @staticmethod
-    def forward(input: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
-        return _max_pool2d_op(input, *arguments[:-1], True)
+    def forward(
+        input: Tensor, geometry: Geometry, ceil_mode: bool, return_argmax: bool
+    ) -> tuple[Tensor, Tensor]:
+        return _max_pool2d_op(input, *geometry, ceil_mode, True)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
         save(ctx, output[1])
         ctx.mark_non_differentiable(output[1])
-        ctx.geometry = (plane(inputs[0]), *inputs[1:5])
+        ctx.sizes = plane(inputs[0]), inputs[1]
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor | None, _: None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad_output: Tensor | None, _: None) -> tuple[Tensor | None, None, None, None]:
         if grad_output is None:
-            return (None,) * 7
+            return None, None, None, None
         (argmax,) = ctx.saved_tensors
-        return _input_grad(grad_output, argmax, *ctx.geometry), None, None, None, None, None, None
+        return _input_grad(grad_output, argmax, *ctx.sizes), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> tuple[Tensor, None]:
         (argmax,) = ctx.saved_tensors
-        return _gather(tangent, argmax, *ctx.geometry), None
+        return _gather(tangent, argmax, *ctx.sizes), None
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Dim, ...], input: Tensor, *arguments: Any
+        info: Any,
+        in_dims: tuple[Dim, ...],
+        input: Tensor,
+        geometry: Geometry,
+        ceil_mode: bool,
+        return_argmax: bool,
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
         size = info.batch_size
-        output, argmax = _max_pool2d(fold(input, in_dims[0], size, 0), *arguments[:-1], True)
+        output, argmax = _max_pool2d(fold(input, in_dims[0], size, 0), geometry, ceil_mode, True)
         return (unfold(output, size, 0), unfold(argmax, size, 0)), (0, 0)
 
 
@@ -98,60 +116,73 @@ class MaxPool2dInputGrad(Function):
     """Adds each element of grad_output to its window's maximum: linear."""
 
     @staticmethod
-    def forward(grad_output: Tensor, argmax: Tensor, *geometry: Any) -> Tensor:
-        return _input_grad_op(grad_output, argmax, *geometry)
+    def forward(grad_output: Tensor, argmax: Tensor, input_size: Pair, geometry: Geometry) -> Tensor:
+        return _input_grad_op(grad_output, argmax, *input_size, *geometry)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         save(ctx, inputs[1])
-        ctx.geometry = inputs[2:]
+        ctx.sizes = inputs[2:]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, grad: Tensor | None) -> tuple[Tensor | None, None, None, None]:
         if grad is None:
-            return (None,) * 7
+            return None, None, None, None
         (argmax,) = ctx.saved_tensors
-        return _gather(grad, argmax, *ctx.geometry), None, None, None, None, None, None
+        return _gather(grad, argmax, *ctx.sizes), None, None, None
 
     @staticmethod
     def jvp(ctx: Any, tangent: Tensor, *_: None) -> Tensor:
         (argmax,) = ctx.saved_tensors
-        return _input_grad(tangent, argmax, *ctx.geometry)
+        return _input_grad(tangent, argmax, *ctx.sizes)
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Dim, ...], grad_output: Tensor, argmax: Tensor, *geometry: Any
+        info: Any,
+        in_dims: tuple[Dim, ...],
+        grad_output: Tensor,
+        argmax: Tensor,
+        input_size: Pair,
+        geometry: Geometry,
     ) -> tuple[Tensor, int]:
         size = info.batch_size
         grad_output, argmax = fold(grad_output, in_dims[0], size, 0), fold(argmax, in_dims[1], size, 0)
-        return unfold(_input_grad(grad_output, argmax, *geometry), size, 0), 0
+        return unfold(_input_grad(grad_output, argmax, input_size, geometry), size, 0), 0
 
 
 class MaxPool2dIndices(Function):
     """Flat positions from taps: not differentiable, a Function for its vmap rule."""
 
     @staticmethod
-    def forward(argmax: Tensor, *geometry: Any) -> Tensor:
-        return _indices_op(argmax, *geometry)
+    def forward(argmax: Tensor, input_size: Pair, geometry: Geometry) -> Tensor:
+        return _indices_op(argmax, *input_size, *geometry)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         ctx.mark_non_differentiable(output)
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[Dim, ...], argmax: Tensor, *geometry: Any) -> tuple[Tensor, int]:
+    def vmap(
+        info: Any, in_dims: tuple[Dim, ...], argmax: Tensor, input_size: Pair, geometry: Geometry
+    ) -> tuple[Tensor, int]:
         size = info.batch_size
-        return unfold(_indices(fold(argmax, in_dims[0], size, 0), *geometry), size, 0), 0
+        return unfold(_indices(fold(argmax, in_dims[0], size, 0), input_size, geometry), size, 0), 0
 
 
-_max_pool2d = differentiable(MaxPool2d, tensors=1, direct=_max_pool2d_op)
+def _without_gradient(
+    input: Tensor, geometry: Geometry, ceil_mode: bool, return_argmax: bool
+) -> tuple[Tensor, Tensor]:
+    return _max_pool2d_op(input, *geometry, ceil_mode, return_argmax)
+
+
+_max_pool2d = differentiable(MaxPool2d, tensors=1, direct=_without_gradient)
 _input_grad = differentiable(MaxPool2dInputGrad, tensors=1)
 _indices = differentiable(MaxPool2dIndices, tensors=1)
 
 
-def _gather(input: Tensor, argmax: Tensor, *geometry: Any) -> Tensor:
+def _gather(input: Tensor, argmax: Tensor, input_size: Pair, geometry: Geometry) -> Tensor:
     """The element of `input` at each window's maximum: the transpose of MaxPool2dInputGrad."""
-    indices = _indices(argmax, *geometry)
+    indices = _indices(argmax, input_size, geometry)
     batch, channels, height, width = input.shape
     # reshape, not flatten: torch.autograd.grad(is_grads_batched=True) knows no rule for the latter.
     planes = input.reshape(batch, channels, height * width)
@@ -183,15 +214,15 @@ def max_pool2d(
     if not isinstance(input, Tensor):
         raise not_tensors("max_pool2d", input=input)
     kernel_size = pair("max_pool2d", "kernel_size", kernel_size)
-    arguments = (
-        kernel_size,
-        kernel_size if stride is None or stride in ([], ()) else pair("max_pool2d", "stride", stride),
-        pair("max_pool2d", "padding", padding),
-        pair("max_pool2d", "dilation", dilation),
+    geometry = (
+        *kernel_size,
+        *(kernel_size if stride is None or stride in ([], ()) else pair("max_pool2d", "stride", stride)),
+        *pair("max_pool2d", "padding", padding),
+        *pair("max_pool2d", "dilation", dilation),
     )
     batched = input.unsqueeze(0) if input.dim() == 3 else input
-    output, argmax = _max_pool2d(batched, *arguments, ceil_mode, return_indices)
+    output, argmax = _max_pool2d(batched, geometry, ceil_mode, return_indices)
     if return_indices:
-        indices = _indices(argmax, plane(batched), *arguments)
+        indices = _indices(argmax, plane(batched), geometry)
         return (output, indices) if batched is input else (output.squeeze(0), indices.squeeze(0))
     return output if batched is input else output.squeeze(0)

@@ -109,9 +109,9 @@ class ReLUGrad(Function):
         return grad, 0
 
 
-_relu = differentiable(ReLU, tensors=1)
+_relu = differentiable(ReLU, tensors=1, direct=_relu_op)
 _relu_inplace = differentiable(ReLUInplace, tensors=1)
-_relu_grad = differentiable(ReLUGrad, tensors=2)
+_relu_grad = differentiable(ReLUGrad, tensors=2, direct=_relu_grad_op)
 
 
 def relu(input: Tensor, inplace: bool = False) -> Tensor:

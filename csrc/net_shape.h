@@ -3,12 +3,13 @@
 #pragma once
 
 #include <algorithm>
+#include <vector>
 
 #include "shapes.h"
 
 namespace lenet_ext {
 
-using Sizes = std::vector<int64_t>;
+using SizeList = std::vector<int64_t>;
 
 // One stage: conv2d, linear or nothing, then relu, then max_pool2d, each of the last two if wanted. (relu and
 // max-pool commute: a chain with the pool first is the same stage.) Shapes are those of one image.
@@ -29,7 +30,7 @@ struct StageShape {
 
 struct NetShape {
   std::vector<StageShape> stages;
-  Sizes image_sizes, output_sizes;  // of one image, without the batch
+  SizeList image_sizes, output_sizes;  // of one image, without the batch
   int64_t batch;
 
   int64_t parameter_count() const {
@@ -55,7 +56,7 @@ struct NetShape {
 // Reads a program from front to back.
 class Program {
  public:
-  Program(const char* op, const Sizes& values) : op_(op), values_(values) {}
+  Program(const char* op, const SizeList& values) : op_(op), values_(values) {}
 
   bool at_end() const { return next_ == values_.size(); }
   int64_t take() {
@@ -67,15 +68,10 @@ class Program {
     if (value != 0 && value != 1) fail(op_, ": program has ", value, " where a flag (0 or 1) belongs");
     return value == 1;
   }
-  Sizes take(int count) {
-    Sizes values(count);
-    for (int64_t& value : values) value = take();
-    return values;
-  }
 
  private:
   const char* op_;
-  const Sizes& values_;
+  const SizeList& values_;
   size_t next_ = 0;
 };
 
@@ -83,8 +79,8 @@ class Program {
 // every stage in order. program, per stage: core (0 none, 1 conv2d, 2 linear), bias, relu, pooled, flattened;
 // for conv2d stride (2), padding (4), dilation (2), groups; if pooled kernel_size, stride, padding, dilation (2 each),
 // ceil_mode.
-inline NetShape net_shape(const char* op, const Sizes& input_sizes, const std::vector<Sizes>& parameter_sizes,
-                          const Sizes& program) {
+inline NetShape net_shape(const char* op, Sizes input_sizes, const std::vector<Sizes>& parameter_sizes,
+                          const SizeList& program) {
   using Core = StageShape::Core;
   if (input_sizes.size() != 4 && input_sizes.size() != 2) {
     fail(op, ": input must be (N, C, H, W) or (N, features), got ", to_string(input_sizes));
@@ -92,10 +88,10 @@ inline NetShape net_shape(const char* op, const Sizes& input_sizes, const std::v
   element_count(op, input_sizes);
   NetShape net;
   net.batch = input_sizes[0];
-  Sizes sizes = net.image_sizes = {input_sizes.begin() + 1, input_sizes.end()};
+  SizeList sizes = net.image_sizes = SizeList(input_sizes.begin() + 1, input_sizes.end());
   const auto elements = [&] { return element_count(op, sizes); };
   const auto batched = [&] {
-    Sizes one = {1};
+    SizeList one = {1};
     one.insert(one.end(), sizes.begin(), sizes.end());
     return one;
   };
@@ -117,34 +113,39 @@ inline NetShape net_shape(const char* op, const Sizes& input_sizes, const std::v
     s.input_size = elements();
     if (s.core == Core::kNone && s.bias) fail(name, ": a bias needs a conv2d or linear core");
     if (s.core == Core::kConv2d) {
-      const Sizes stride = reader.take(2), padding = reader.take(4), dilation = reader.take(2);
-      const int64_t groups = reader.take();
+      Conv2dParameters p{};
+      for (int64_t* value : {&p.stride_h, &p.stride_w, &p.pad_top, &p.pad_bottom, &p.pad_left, &p.pad_right,
+                             &p.dilation_h, &p.dilation_w, &p.groups}) {
+        *value = reader.take();
+      }
       if (sizes.size() != 3) fail(name, ": conv2d needs images (N, C, H, W)");
       const Sizes weight = next_parameter();
-      s.conv = conv2d_shape(name.c_str(), batched(), weight, {stride, padding, dilation, groups});
+      s.conv = conv2d_shape(name.c_str(), batched(), weight, p);
       s.weight_size = element_count(op, weight), s.bias_size = s.bias ? s.conv.out_channels : 0;
       sizes = {s.conv.out_channels, s.conv.out_height, s.conv.out_width};
     } else if (s.core == Core::kLinear) {
       const Sizes weight = next_parameter();
-      s.linear = linear_shape(name.c_str(), "input", {1, s.input_size}, weight, Side::kInput);
+      s.linear = linear_shape(name.c_str(), "input", std::array{int64_t{1}, s.input_size}, weight, Side::kInput);
       s.weight_size = element_count(op, weight), s.bias_size = s.bias ? s.linear.out_features : 0;
       sizes = {s.linear.out_features};
     }
     if (s.core != Core::kNone && s.weight_size == 0) fail(name, ": the weight has no element");
     if (s.bias) {
       const Sizes bias = next_parameter();
-      if (bias != Sizes{s.bias_size}) {
-        fail(name, ": bias must have the sizes ", to_string({s.bias_size}), ", got ", to_string(bias));
+      if (bias.size() != 1 || bias[0] != s.bias_size) {
+        fail(name, ": bias must have the sizes ", to_string(std::array{s.bias_size}), ", got ", to_string(bias));
       }
     }
     s.core_size = elements();
     if (s.pooled) {
-      const Sizes kernel_size = reader.take(2), stride = reader.take(2), padding = reader.take(2),
-                  dilation = reader.take(2);
+      MaxPool2dParameters p{};
+      for (int64_t* value : {&p.kernel_height, &p.kernel_width, &p.stride_h, &p.stride_w, &p.pad_h, &p.pad_w,
+                             &p.dilation_h, &p.dilation_w}) {
+        *value = reader.take();
+      }
       const bool ceil_mode = reader.flag();
       if (sizes.size() != 3) fail(name, ": max_pool2d needs images (N, C, H, W)");
-      s.pool =
-          max_pool2d_shape(name.c_str(), batched(), {kernel_size, stride, padding, dilation}, ceil_mode);
+      s.pool = max_pool2d_shape(name.c_str(), batched(), p, ceil_mode);
       sizes = {s.pool.channels, s.pool.out_height, s.pool.out_width};
     }
     s.output_size = elements();
@@ -157,7 +158,7 @@ inline NetShape net_shape(const char* op, const Sizes& input_sizes, const std::v
   }
   net.output_sizes = sizes;
   for (const StageShape& stage : net.stages) {
-    element_count(op, {std::max<int64_t>(net.batch, 1), stage.core_size});
+    element_count(op, std::array{std::max<int64_t>(net.batch, 1), stage.core_size});
   }
   return net;
 }

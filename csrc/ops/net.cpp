@@ -28,7 +28,7 @@ struct NetTensors {
   }
 };
 
-NetTensors check_net(const char* op, const Tensor& images, const Tensors& parameters, const Sizes& program,
+NetTensors check_net(const char* op, const Tensor& images, const Tensors& parameters, const SizeList& program,
                      const std::optional<Tensor>& normalization) {
   const bool bytes = images.scalar_type() == ScalarType::Byte;
   if (bytes != normalization.has_value()) {
@@ -55,18 +55,18 @@ NetTensors check_net(const char* op, const Tensor& images, const Tensors& parame
   t.shape = net_shape(op, sizes_of(images), parameter_sizes, program);
   if (bytes) {
     if (normalization->scalar_type() != ScalarType::Float) fail(op, ": normalization must be float32");
-    check_sizes(op, "normalization", *normalization, {2, t.shape.image_sizes[0]});
+    check_sizes(op, "normalization", *normalization, std::array{int64_t{2}, t.shape.image_sizes[0]});
     t.normalization = dense(*normalization);
   }
   return t;
 }
 
-Sizes with_batch(int64_t batch, Sizes sizes) {
+SizeList with_batch(int64_t batch, SizeList sizes) {
   sizes.insert(sizes.begin(), batch);
   return sizes;
 }
 
-Tensor empty_of(Sizes sizes, ScalarType type, const Tensor& like) {
+Tensor empty_of(SizeList sizes, ScalarType type, const Tensor& like) {
   return torch::stable::empty(sizes, type, std::nullopt, like.device());
 }
 
@@ -81,7 +81,7 @@ ScalarType stored_type(DType dtype) {
 }
 
 // (output, saved, taps): the last two, for net_backward, are empty unless `save`.
-std::tuple<Tensor, Tensor, Tensor> net_forward(const Tensor& input, Tensors parameters, Sizes program,
+std::tuple<Tensor, Tensor, Tensor> net_forward(const Tensor& input, Tensors parameters, SizeList program,
                                                std::optional<Tensor> normalization, bool save) {
   const NetTensors t = check_net("net_forward", input, parameters, program, normalization);
   const int64_t batch = t.shape.batch;
@@ -101,7 +101,7 @@ std::tuple<Tensor, Tensor, Tensor> net_forward(const Tensor& input, Tensors para
 
 // The gradients of the input (empty unless wanted) and of the parameters (none unless wanted).
 Tensors net_backward(const Tensor& grad_output, const Tensor& input, Tensors parameters, const Tensor& saved,
-                     const Tensor& taps, Sizes program, std::optional<Tensor> normalization, bool input_grad,
+                     const Tensor& taps, SizeList program, std::optional<Tensor> normalization, bool input_grad,
                      bool parameter_grads) {
   constexpr const char* kOp = "net_backward";
   const NetTensors t = check_net(kOp, input, parameters, program, normalization);
@@ -113,12 +113,12 @@ Tensors net_backward(const Tensor& grad_output, const Tensor& input, Tensors par
   if (saved.scalar_type() != compute_type(t.dtype) || taps.scalar_type() != ScalarType::Byte) {
     fail(kOp, ": saved and taps must be those of net_forward");
   }
-  check_sizes(kOp, "saved", saved, {batch * t.shape.saved_elements()});
-  check_sizes(kOp, "taps", taps, {t.shape.tap_offset(t.shape.stages.size(), batch)});
+  check_sizes(kOp, "saved", saved, std::array{batch * t.shape.saved_elements()});
+  check_sizes(kOp, "taps", taps, std::array{t.shape.tap_offset(t.shape.stages.size(), batch)});
   if (input_grad && t.normalization) fail(kOp, ": uint8 images have no gradient");
   const Tensor gy = dense(grad_output), values = dense(saved), positions = dense(taps);
   Tensors grads;
-  grads.push_back(empty_of(input_grad ? with_batch(batch, t.shape.image_sizes) : Sizes{0},
+  grads.push_back(empty_of(input_grad ? with_batch(batch, t.shape.image_sizes) : SizeList{0},
                            stored_type(t.dtype), t.images));
   std::vector<void*> pointers;
   for (size_t i = 0; parameter_grads && i < t.parameters.size(); ++i) {
@@ -158,7 +158,7 @@ void check_int64_vector(const char* op, const char* name, const Tensor& tensor) 
 // One step of SGD for each batch of `batch_size` images, in the order of `order`; the mean loss of each.
 // Everything is checked before the first step. Changes parameters and buffers.
 Tensor net_train(const Tensor& images, const Tensor& targets, std::optional<Tensor> order, Tensors parameters,
-                 std::optional<Tensor> buffers, Sizes program, std::optional<Tensor> normalization,
+                 std::optional<Tensor> buffers, SizeList program, std::optional<Tensor> normalization,
                  int64_t batch_size, double lr, double momentum, double weight_decay, bool nesterov,
                  int64_t loss) {
   constexpr const char* kOp = "net_train";
@@ -172,7 +172,7 @@ Tensor net_train(const Tensor& images, const Tensor& targets, std::optional<Tens
   const bool classes = loss == static_cast<int64_t>(cpu::Loss::kCrossEntropy);
   if (classes) {
     check_int64_vector(kOp, "targets", targets);
-    check_sizes(kOp, "targets", targets, {available});
+    check_sizes(kOp, "targets", targets, std::array{available});
     if (t.shape.output_sizes.size() != 1) {
       fail(kOp, ": cross entropy needs an output (N, classes), got sizes ",
            to_string(with_batch(available, t.shape.output_sizes)));
@@ -193,7 +193,7 @@ Tensor net_train(const Tensor& images, const Tensor& targets, std::optional<Tens
     check_indices(kOp, "order", *indices, available);
   }
   if (buffers) {
-    check_sizes(kOp, "buffers", *buffers, {t.shape.parameter_count()});
+    check_sizes(kOp, "buffers", *buffers, std::array{t.shape.parameter_count()});
     if (buffers->scalar_type() != stored_type(t.dtype) || !buffers->is_contiguous()) {
       fail(kOp, ": buffers must be contiguous, of the dtype of the parameters");
     }

@@ -19,6 +19,8 @@ from lenet_ext.capture.graph import caller, is_number, operator_name, same_sizes
 from lenet_ext.capture.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU
 from lenet_ext.ops._arguments import Padding, Pair
 
+EDGES = ("pad_top", "pad_bottom", "pad_left", "pad_right")
+
 
 class Chain:
     """Reads `program` into `layers`.
@@ -120,7 +122,22 @@ def _arguments(chain: Chain, node: Node) -> dict[str, Any]:
     normalized = node.normalized_arguments(chain.program.graph_module, normalize_to_only_use_kwargs=True)
     if normalized is None or normalized.kwargs.get("input") not in chain.current:
         chain.refuse(node, UNKNOWN)
-    return normalized.kwargs
+    return {**normalized.kwargs, **_lists(normalized.kwargs)}
+
+
+def _lists(arguments: dict[str, Any]) -> dict[str, list[Any]]:
+    """What torch takes as one list, from lenet_ext's single numbers."""
+    groups = {
+        "kernel_size": ("kernel_height", "kernel_width"),
+        "stride": ("stride_h", "stride_w"),
+        "padding": ("pad_h", "pad_w") if "pad_h" in arguments else EDGES,
+        "dilation": ("dilation_h", "dilation_w"),
+    }
+    return {
+        name: [arguments[part] for part in parts]
+        for name, parts in groups.items()
+        if all(part in arguments for part in parts)
+    }
 
 
 def _conv2d(chain: Chain, node: Node) -> None:

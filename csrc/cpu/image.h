@@ -132,9 +132,7 @@ void pack_channels_last(const Image<const Stored>& image, const Window& window, 
     const Stored* from = image.at(0, window.top + y, window.left + x.begin);
     T* to = packed + x.begin * channels;
     if (image.planar() && channels <= kFewChannels) {
-      for (int64_t c = 0; c < channels; ++c) {
-        copy_strided(from + c * image.channel_stride, 1, to + c, channels, x.end - x.begin);
-      }
+      interleave<S>(from, image.channel_stride, to, channels, x.end - x.begin);
     } else if (image.planar()) {
       transpose<S>(from, image.channel_stride, to, channels, channels, x.end - x.begin);
     } else if (image.pixel_stride == channels) {

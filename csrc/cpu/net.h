@@ -50,7 +50,6 @@ class Net {
   // Elements and bytes of the activations of so many images.
   int64_t values_size(int64_t images) const { return values_ * images; }
   int64_t taps_size(int64_t images) const { return shape_.tap_offset(shape_.stages.size(), images); }
-  int64_t parameter_count() const { return shape_.parameter_count(); }
 
   // The weight and, where the stage has one, the bias of every stage in order.
   void set_parameters(const T* const* parameters) {
@@ -97,10 +96,10 @@ class Net {
   }
   int64_t grads_size() const { return tile_ * largest_; }
 
-  // body(first, count, sums) for tiles of images with the partial sums to add to; then the sums of all
-  // chunks as gradients: weight and bias of every stage, one after the other.
-  template <class Body>
-  void sum_gradients(T* gradients, const Body& body) const {
+  // body(first, count, chunk, sums) for tiles of images with the partial sums to add to; then
+  // use(parameter, size, gradient) for the weight and, where the stage has one, the bias of every stage.
+  template <class Body, class Use>
+  void with_gradients(const Body& body, const Use& use) const {
     Scratch<T> sums(chunks_ * sums_);
     parallel_for(chunks_, tile_ * image_cost(), [&](int64_t begin, int64_t end) {
       for (int64_t chunk = begin; chunk < end; ++chunk) {
@@ -119,12 +118,14 @@ class Net {
         add_row<S>(sums.data() + chunk * sums_ + first, sums.data() + first, count);
       }
     });
+    int parameter = 0;
     for (size_t i = 0; i < stages_.size(); ++i) {
       const StageShape& stage = shape_.stages[i];
       if (stage.weight_size == 0) continue;
-      stages_[i]->write_gradients(sums.data() + sum_offsets_[i], gradients,
-                                  stage.bias ? gradients + stage.weight_size : nullptr);
-      gradients += stage.parameter_count();
+      stages_[i]->with_gradients(sums.data() + sum_offsets_[i], [&](const T* weight, const T* bias) {
+        use(parameter++, stage.weight_size, weight);
+        if (stage.bias) use(parameter++, stage.bias_size, bias);
+      });
     }
   }
   int64_t chunks() const { return chunks_; }

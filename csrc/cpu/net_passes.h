@@ -113,17 +113,9 @@ void net_backward(const NetShape& shape, const NetBackward& pass) {
     net.for_each_tile([&](int64_t first, int64_t count) { backward(first, count, 0, nullptr); });
     return;
   }
-  Scratch<T> gradients(net.parameter_count());
-  net.sum_gradients(gradients.data(), backward);
-  const T* from = gradients.data();
-  void* const* to = pass.grad_parameters;
-  for (const StageShape& stage : shape.stages) {
-    for (int64_t size : {stage.weight_size, stage.bias_size}) {
-      if (size == 0) continue;
-      copy_row<S>(from, static_cast<Stored*>(*to++), size);
-      from += size;
-    }
-  }
+  net.with_gradients(backward, [&](int parameter, int64_t size, const T* gradient) {
+    copy_row<S>(gradient, static_cast<Stored*>(pass.grad_parameters[parameter]), size);
+  });
 }
 
 template <class S, class Stored>
@@ -133,13 +125,12 @@ void net_train(const NetShape& shape, const NetTrain& pass) {
   Net<S> net(shape, true, false);
   net.set_parameters(parameters.pointers());
   const int64_t tile = net.tile_images(), out = net.output_size();
-  Scratch<T> gradients(net.parameter_count());
   std::vector<double> losses(net.chunks());
   const bool classes = pass.loss == Loss::kCrossEntropy;
   const double terms = static_cast<double>(classes ? shape.batch : shape.batch * out);
   const T scale = static_cast<T>(1 / terms);
   const auto target = [&](int64_t i) { return pass.images.order == nullptr ? i : pass.images.order[i]; };
-  net.sum_gradients(gradients.data(), [&](int64_t first, int64_t count, int64_t chunk, T* sums) {
+  const auto pass_tile = [&](int64_t first, int64_t count, int64_t chunk, T* sums) {
     Scratch<T> images(tile * shape.stages.front().input_size), values(net.values_size(tile));
     Scratch<uint8_t> taps(net.taps_size(tile));
     Scratch<T> grads(2 * net.grads_size());
@@ -160,27 +151,20 @@ void net_train(const NetShape& shape, const NetTrain& pass) {
     }
     losses[chunk] += sum;
     net.backward(count, x, activations, 0, {grads.data(), grads.data() + net.grads_size()}, nullptr, sums);
+  };
+  auto* buffer = static_cast<Stored*>(pass.buffers);
+  net.with_gradients(pass_tile, [&](int parameter, int64_t size, const T* gradient) {
+    auto* values = static_cast<Stored*>(pass.parameters[parameter]);
+    constexpr int64_t kBlock = 8192;
+    parallel_for((size + kBlock - 1) / kBlock, kBlock / 4, [&](int64_t begin, int64_t end) {
+      const int64_t first = begin * kBlock, count = std::min(end * kBlock, size) - first;
+      sgd<S>(pass.sgd, count, gradient + first, buffer ? buffer + first : nullptr, values + first);
+    });
+    if (buffer != nullptr) buffer += size;
   });
   double mean = 0;
   for (double loss : losses) mean += loss / terms;
   from_compute(static_cast<T>(mean), *static_cast<Stored*>(pass.mean_loss));
-
-  const T* gradient = gradients.data();
-  auto* buffer = static_cast<Stored*>(pass.buffers);
-  void* const* parameter = pass.parameters;
-  for (const StageShape& stage : shape.stages) {
-    for (int64_t size : {stage.weight_size, stage.bias_size}) {
-      if (size == 0) continue;
-      auto* values = static_cast<Stored*>(*parameter++);
-      constexpr int64_t kBlock = 8192;
-      parallel_for((size + kBlock - 1) / kBlock, kBlock / 4, [&](int64_t begin, int64_t end) {
-        const int64_t first = begin * kBlock, count = std::min(end * kBlock, size) - first;
-        sgd<S>(pass.sgd, count, gradient + first, buffer ? buffer + first : nullptr, values + first);
-      });
-      gradient += size;
-      if (buffer != nullptr) buffer += size;
-    }
-  }
 }
 
 }  // namespace lenet_ext::cpu

@@ -78,7 +78,7 @@ class NetStage {
   }
 
   // Partial sums of the weight and bias gradient, to be zeroed, added to by backward and summed by the
-  // caller, then brought into order by write_gradients.
+  // caller, then brought into order by with_gradients.
   int64_t sums_size() const { return pooled_ ? pooled_->sums_size() : s_.parameter_count(); }
 
   // grad_output is overwritten; grad_input may be null, sums too (no parameter gradient is wanted).
@@ -114,11 +114,12 @@ class NetStage {
     }
   }
 
-  // grad_bias may be null.
-  void write_gradients(const T* sums, T* grad_weight, T* grad_bias) const {
-    if (pooled_) return pooled_->write(sums, grad_weight, grad_bias);
-    std::copy_n(sums, s_.weight_size, grad_weight);
-    if (grad_bias != nullptr) std::copy_n(sums + s_.weight_size, s_.bias_size, grad_bias);
+  // use(grad_weight, grad_bias), in the layout of the parameters.
+  template <class Use>
+  void with_gradients(const T* sums, const Use& use) const {
+    if (!pooled_) return use(sums, sums + s_.weight_size);
+    Scratch<T> gradients(s_.weight_size);
+    use(gradients.data(), pooled_->write(sums, gradients.data()));
   }
 
  private:

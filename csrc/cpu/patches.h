@@ -64,7 +64,7 @@ void scatter_patches(const PatchList<typename S::Scalar>& list, const PatchBlock
     unroll<Vectors>(
         [&](auto v) { weights[r][v] = S::load(block.values + r * block.row_size + v * S::width); });
   });
-  for (int64_t k = 0; k < list.count; ++k) {
+  const auto add = [&](int64_t k) {
     T* patch = block.patches + list.offsets[k];
     const auto factor = S::broadcast(list.factors[k]);
     unroll<Rows>([&](auto r) {
@@ -73,7 +73,15 @@ void scatter_patches(const PatchList<typename S::Scalar>& list, const PatchBlock
         S::store(p, S::fma(factor, weights[r][v], S::load(p)));
       });
     });
+  };
+  // Neighbours in the list mostly overlap, and a load from what was stored a moment ago has to wait for it: so
+  // one from the first half of the list, one from the second.
+  const int64_t half = list.count / 2;
+  for (int64_t k = 0; k < half; ++k) {
+    add(k);
+    add(half + k);
   }
+  if (list.count % 2 != 0) add(list.count - 1);
 }
 
 // The compiled blocks: rows * vectors <= kMost, vectors <= kMostVectors, rows <= kMostRows.

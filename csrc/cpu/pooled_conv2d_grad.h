@@ -42,6 +42,7 @@ class PooledConv2dGradient {
         run_taps_(conv.dilation_w == 1 ? conv.kernel_width : 1),
         runs_(conv.kernel_width / run_taps_),
         vectors_((run_taps_ * conv.in_channels + kWidth - 1) / kWidth),
+        few_taps_(pool.kernel_height * pool.kernel_width <= 16),
         last_offset_(static_cast<int32_t>(offset(conv.out_height - 1, conv.out_width - 1))),
         weights_(input_grad ? conv.out_channels * channel_size() : 0) {
     for (int64_t oh = 0; oh < pool.out_height; ++oh) {
@@ -70,8 +71,8 @@ class PooledConv2dGradient {
     explicit Memory(const PooledConv2dGradient& g, bool input_grad)
         : input(g.frame_size()),
           grad_input(input_grad ? g.frame_size() : 0),
-          factors(g.windows_ + 1),
-          offsets(g.windows_ + 1) {}
+          factors(g.windows_ + kWidth),
+          offsets(g.windows_ + kWidth) {}
     Scratch<T> input, grad_input, factors;
     Scratch<int32_t> offsets;
   };
@@ -102,10 +103,10 @@ class PooledConv2dGradient {
     unpack<S>(inner, 1, row_pitch_, s_.in_channels, image(grad_input), 0, 0, 1, 1, s_.height, s_.width);
   }
 
-  // grad_weight (O, C, KH, KW); grad_bias (O) may be null.
-  void write(const T* sums, T* grad_weight, T* grad_bias) const {
+  // Writes grad_weight (O, C, KH, KW); returns grad_bias (O).
+  const T* write(const T* sums, T* grad_weight) const {
     for_each_weight([&](int64_t index, int64_t place) { grad_weight[index] = sums[place]; });
-    if (grad_bias != nullptr) std::copy_n(sums + s_.out_channels * channel_size(), s_.out_channels, grad_bias);
+    return sums + s_.out_channels * channel_size();
   }
 
  private:
@@ -119,13 +120,14 @@ class PooledConv2dGradient {
   // body(index in (O, C, KH, KW), place in [output channel][run][kernel row][vectors])
   template <class Body>
   void for_each_weight(const Body& body) const {
+    const int64_t row_size = vectors_ * kWidth;
     int64_t index = 0;
     for (int64_t o = 0; o < s_.out_channels; ++o) {
       for (int64_t c = 0; c < s_.in_channels; ++c) {
         for (int64_t y = 0; y < s_.kernel_height; ++y) {
-          for (int64_t x = 0; x < s_.kernel_width; ++x, ++index) {
-            const int64_t row = x / run_taps_ * s_.kernel_height + y;
-            body(index, o * channel_size() + row * vectors_ * kWidth + x % run_taps_ * s_.in_channels + c);
+          for (int64_t run = 0; run < runs_; ++run) {
+            int64_t place = o * channel_size() + (run * s_.kernel_height + y) * row_size + c;
+            for (int64_t x = 0; x < run_taps_; ++x, ++index, place += s_.in_channels) body(index, place);
           }
         }
       }
@@ -137,8 +139,15 @@ class PooledConv2dGradient {
   PatchList<T> list_patches(const T* grads, const uint8_t* taps, Memory& memory) const {
     T* const factors = memory.factors.data();
     int32_t* const offsets = memory.offsets.data();
-    int64_t count = 0;
-    for (int64_t i = 0; i < windows_; ++i) {
+    int64_t count = 0, i = 0;
+    if constexpr (requires { &S::compress_nonzero; }) {
+      for (; few_taps_ && i < windows_; i += kWidth) {
+        const int n = static_cast<int>(std::min<int64_t>(kWidth, windows_ - i));
+        count += S::compress_nonzero(grads + i, corners_.data() + i, taps + i, n, taps_.data(), last_offset_,
+                                     factors + count, offsets + count);
+      }
+    }
+    for (; i < windows_; ++i) {
       factors[count] = grads[i];
       offsets[count] = std::clamp(corners_[i] + taps_[taps[i]], 0, last_offset_);
       count += grads[i] != T(0);
@@ -168,6 +177,7 @@ class PooledConv2dGradient {
   const Window frame_;
   // A run: the taps that are neighbours in memory, a kernel row or with dilation a single tap.
   const int64_t windows_, row_pitch_, run_taps_, runs_, vectors_;
+  const bool few_taps_;
   const int32_t last_offset_;
   std::vector<int32_t> corners_;  // of the pooling windows
   std::array<int32_t, 256> taps_{};

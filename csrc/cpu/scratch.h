@@ -7,7 +7,7 @@
 
 namespace lenet_ext::cpu {
 
-// Large blocks that are kept for the next Scratch of this thread: the system would take them back at once and
+// Blocks that are kept for the next Scratch of this thread: the system would take them back at once and
 // hand out fresh pages, each with a page fault, which take longer than the work of a small network.
 class ScratchCache {
  public:
@@ -43,7 +43,7 @@ class ScratchCache {
 
  private:
   static constexpr std::align_val_t kAlignment{64};
-  static constexpr size_t kLeast = 32 * 1024, kMost = 8 * 1024 * 1024, kBlocks = 8;
+  static constexpr size_t kLeast = 4 * 1024, kMost = 8 * 1024 * 1024, kBlocks = 16;
   Block blocks_[kBlocks];
   size_t next_ = 0;
 };

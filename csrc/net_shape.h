@@ -26,12 +26,15 @@ struct StageShape {
 
   int64_t tap_bytes() const { return pooled ? output_size * (pool.byte_taps() ? 1 : 4) : 0; }
   int64_t parameter_count() const { return weight_size + bias_size; }
+  bool operator==(const StageShape&) const = default;
 };
 
 struct NetShape {
   std::vector<StageShape> stages;
   SizeList image_sizes, output_sizes;  // of one image, without the batch
   int64_t batch;
+
+  bool operator==(const NetShape&) const = default;
 
   int64_t parameter_count() const {
     int64_t count = 0;
@@ -77,8 +80,8 @@ class Program {
 
 // input_sizes (N, C, H, W) or (N, features); parameter_sizes: weight and, where the stage has one, bias of
 // every stage in order. program, per stage: core (0 none, 1 conv2d, 2 linear), bias, relu, pooled, flattened;
-// for conv2d stride (2), padding (4), dilation (2), groups; if pooled kernel_size, stride, padding, dilation (2 each),
-// ceil_mode.
+// for conv2d stride (2), padding (4), dilation (2), groups; if pooled kernel_size, stride, padding, dilation
+// (2 each), ceil_mode.
 inline NetShape net_shape(const char* op, Sizes input_sizes, const std::vector<Sizes>& parameter_sizes,
                           const SizeList& program) {
   using Core = StageShape::Core;
@@ -125,7 +128,8 @@ inline NetShape net_shape(const char* op, Sizes input_sizes, const std::vector<S
       sizes = {s.conv.out_channels, s.conv.out_height, s.conv.out_width};
     } else if (s.core == Core::kLinear) {
       const Sizes weight = next_parameter();
-      s.linear = linear_shape(name.c_str(), "input", std::array{int64_t{1}, s.input_size}, weight, Side::kInput);
+      s.linear =
+          linear_shape(name.c_str(), "input", std::array{int64_t{1}, s.input_size}, weight, Side::kInput);
       s.weight_size = element_count(op, weight), s.bias_size = s.bias ? s.linear.out_features : 0;
       sizes = {s.linear.out_features};
     }
@@ -133,7 +137,8 @@ inline NetShape net_shape(const char* op, Sizes input_sizes, const std::vector<S
     if (s.bias) {
       const Sizes bias = next_parameter();
       if (bias.size() != 1 || bias[0] != s.bias_size) {
-        fail(name, ": bias must have the sizes ", to_string(std::array{s.bias_size}), ", got ", to_string(bias));
+        fail(name, ": bias must have the sizes ", to_string(std::array{s.bias_size}), ", got ",
+             to_string(bias));
       }
     }
     s.core_size = elements();

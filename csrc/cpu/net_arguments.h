@@ -36,7 +36,7 @@ struct NetBackward {
   const void* grad_output;
   const void* saved;
   const uint8_t* taps;
-  void* grad_input;               // may be null
+  void* grad_input;              // may be null
   void* const* grad_parameters;  // like parameters; may be null
 };
 
@@ -46,7 +46,7 @@ struct NetTrain {
   Loss loss;
   SgdOptions sgd;
   void* const* parameters;
-  void* buffers;  // the running sums of all parameters, one after the other; null without momentum
+  void* buffers;    // the running sums of all parameters, one after the other; null without momentum
   void* mean_loss;  // one value of the stored type
 };
 

@@ -72,7 +72,7 @@ template <class S, class Stored>
 void net_forward(const NetShape& shape, const NetForward& pass) {
   using T = typename S::Scalar;
   const WideParameters<S, Stored> parameters(shape, pass.parameters);
-  Net<S> net(shape, false, false);
+  Net<S>& net = Net<S>::of(shape, false, false);
   net.set_parameters(parameters.pointers());
   const int64_t tile = net.tile_images(), out = net.output_size();
   net.for_each_tile([&](int64_t first, int64_t count) {
@@ -80,9 +80,9 @@ void net_forward(const NetShape& shape, const NetForward& pass) {
     Scratch<T> values(pass.saved == nullptr ? net.values_size(tile) : 0);
     const T* x = load_images<S, Stored>(shape, pass.images, first, count, images.data());
     const bool saved = pass.saved != nullptr;
-    const Activations<T> activations = saved
-                                           ? Activations<T>{static_cast<T*>(pass.saved), pass.taps, shape.batch}
-                                           : Activations<T>{values.data(), nullptr, tile};
+    const Activations<T> activations =
+        saved ? Activations<T>{static_cast<T*>(pass.saved), pass.taps, shape.batch}
+              : Activations<T>{values.data(), nullptr, tile};
     net.forward(count, x, activations, saved ? first : 0);
     copy_row<S>(net.output(activations, saved ? first : 0), static_cast<Stored*>(pass.output) + first * out,
                 count * out);
@@ -93,7 +93,7 @@ template <class S, class Stored>
 void net_backward(const NetShape& shape, const NetBackward& pass) {
   using T = typename S::Scalar;
   const WideParameters<S, Stored> parameters(shape, pass.parameters);
-  Net<S> net(shape, true, pass.grad_input != nullptr);
+  Net<S>& net = Net<S>::of(shape, true, pass.grad_input != nullptr);
   net.set_parameters(parameters.pointers());
   const int64_t tile = net.tile_images(), out = net.output_size();
   const int64_t in = shape.stages.front().input_size;
@@ -122,7 +122,7 @@ template <class S, class Stored>
 void net_train(const NetShape& shape, const NetTrain& pass) {
   using T = typename S::Scalar;
   const WideParameters<S, Stored> parameters(shape, pass.parameters);
-  Net<S> net(shape, true, false);
+  Net<S>& net = Net<S>::of(shape, true, false);
   net.set_parameters(parameters.pointers());
   const int64_t tile = net.tile_images(), out = net.output_size();
   std::vector<double> losses(net.chunks());
@@ -143,7 +143,8 @@ void net_train(const NetShape& shape, const NetTrain& pass) {
       const int64_t source = target(first + i);
       T* const grad = grads.data() + i * out;
       if (classes) {
-        sum += cross_entropy<S>(1, out, y + i * out, static_cast<const int64_t*>(pass.targets) + source, scale, grad);
+        sum += cross_entropy<S>(1, out, y + i * out, static_cast<const int64_t*>(pass.targets) + source,
+                                scale, grad);
       } else {
         copy_row<S>(static_cast<const Stored*>(pass.targets) + source * out, grad, out);
         sum += squared_error<S>(out, y + i * out, grad, scale, grad);

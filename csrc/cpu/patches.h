@@ -1,5 +1,6 @@
 // Microkernels over lists of image patches: list entry k is a factor and the offset of a patch in an image
-// stored channels-last. Of a patch they take a block of `Rows` rows, `pitch` apart, of `Vectors` vectors each.
+// stored channels-last. Of a patch they take a block of `Rows` rows, `pitch` apart, of `Vectors` vectors
+// each.
 //
 //   gather_patches   sums[r][v] += sum over k of  factor[k] * patch[k][r][v]      accumulators in registers
 //   scatter_patches  patch[k][r][v] += factor[k] * weights[r][v]  for every k     weights in registers
@@ -37,8 +38,7 @@ void gather_patches(const PatchList<typename S::Scalar>& list, const PatchBlock<
   typename S::Vector sums[Rows][Vectors];
   const int64_t pitch = block.pitch;
   unroll<Rows>([&](auto r) {
-    unroll<Vectors>(
-        [&](auto v) { sums[r][v] = S::load(block.values + r * block.row_size + v * S::width); });
+    unroll<Vectors>([&](auto v) { sums[r][v] = S::load(block.values + r * block.row_size + v * S::width); });
   });
   for (int64_t k = 0; k < list.count; ++k) {
     const T* patch = block.patches + list.offsets[k];
@@ -50,8 +50,7 @@ void gather_patches(const PatchList<typename S::Scalar>& list, const PatchBlock<
     });
   }
   unroll<Rows>([&](auto r) {
-    unroll<Vectors>(
-        [&](auto v) { S::store(block.values + r * block.row_size + v * S::width, sums[r][v]); });
+    unroll<Vectors>([&](auto v) { S::store(block.values + r * block.row_size + v * S::width, sums[r][v]); });
   });
 }
 
@@ -74,8 +73,8 @@ void scatter_patches(const PatchList<typename S::Scalar>& list, const PatchBlock
       });
     });
   };
-  // Neighbours in the list mostly overlap, and a load from what was stored a moment ago has to wait for it: so
-  // one from the first half of the list, one from the second.
+  // Neighbours in the list mostly overlap, and a load from what was stored a moment ago has to wait for it:
+  // so one from the first half of the list, one from the second.
   const int64_t half = list.count / 2;
   for (int64_t k = 0; k < half; ++k) {
     add(k);

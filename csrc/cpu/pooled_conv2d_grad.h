@@ -47,8 +47,8 @@ class PooledConv2dGradient {
         weights_(input_grad ? conv.out_channels * channel_size() : 0) {
     for (int64_t oh = 0; oh < pool.out_height; ++oh) {
       for (int64_t ow = 0; ow < pool.out_width; ++ow) {
-        corners_.push_back(static_cast<int32_t>(
-            offset(oh * pool.stride_h - pool.pad_h, ow * pool.stride_w - pool.pad_w)));
+        corners_.push_back(
+            static_cast<int32_t>(offset(oh * pool.stride_h - pool.pad_h, ow * pool.stride_w - pool.pad_w)));
       }
     }
     for (int64_t tap = 0; tap < pool.kernel_height * pool.kernel_width; ++tap) {
@@ -94,8 +94,7 @@ class PooledConv2dGradient {
         over_runs<false>(list, memory.input.data(), sums + o * channel_size());
       }
       if (grad_input != nullptr) {
-        over_runs<true>(list, memory.grad_input.data(),
-                        const_cast<T*>(weights_.data()) + o * channel_size());
+        over_runs<true>(list, memory.grad_input.data(), const_cast<T*>(weights_.data()) + o * channel_size());
       }
     }
     if (grad_input == nullptr) return;
@@ -159,8 +158,7 @@ class PooledConv2dGradient {
     auto total = S::zero();
     int64_t k = 0;
     for (; k + kWidth <= list.count; k += kWidth) total = S::add(total, S::load(list.factors + k));
-    return S::reduce_add(
-        S::add(total, S::load_partial(list.factors + k, static_cast<int>(list.count - k))));
+    return S::reduce_add(S::add(total, S::load_partial(list.factors + k, static_cast<int>(list.count - k))));
   }
 
   template <bool kScatter>

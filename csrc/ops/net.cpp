@@ -21,8 +21,7 @@ struct NetTensors {
   std::vector<void*> pointers;  // to the parameters
 
   cpu::NetImages net_images() const {
-    const float* scale =
-        normalization ? static_cast<const float*>(normalization->const_data_ptr()) : nullptr;
+    const float* scale = normalization ? static_cast<const float*>(normalization->const_data_ptr()) : nullptr;
     const bool bytes = images.scalar_type() == ScalarType::Byte;
     return {images.const_data_ptr(), nullptr, bytes, scale, bytes ? scale + shape.image_sizes[0] : nullptr};
   }
@@ -32,8 +31,7 @@ NetTensors check_net(const char* op, const Tensor& images, const Tensors& parame
                      const std::optional<Tensor>& normalization) {
   const bool bytes = images.scalar_type() == ScalarType::Byte;
   if (bytes != normalization.has_value()) {
-    fail(op, bytes ? ": uint8 images need normalization"
-                   : ": normalization is for uint8 images only");
+    fail(op, bytes ? ": uint8 images need normalization" : ": normalization is for uint8 images only");
   }
   if (bytes && parameters.empty()) fail(op, ": uint8 images need a stage with parameters");
   NetTensors t{bytes ? dtype_of(op, "parameters", parameters[0]) : dtype_of(op, "input", images),
@@ -66,10 +64,6 @@ SizeList with_batch(int64_t batch, SizeList sizes) {
   return sizes;
 }
 
-Tensor empty_of(SizeList sizes, ScalarType type, const Tensor& like) {
-  return torch::stable::empty(sizes, type, std::nullopt, like.device());
-}
-
 ScalarType compute_type(DType dtype) {
   return dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float;
 }
@@ -80,6 +74,15 @@ ScalarType stored_type(DType dtype) {
   return kTypes[static_cast<int>(dtype)];
 }
 
+Tensor empty_of(Sizes sizes, ScalarType type, const Tensor& like) {
+  const int32_t dtype = type == ScalarType::Float      ? aoti_torch_dtype_float32()
+                        : type == ScalarType::Double   ? aoti_torch_dtype_float64()
+                        : type == ScalarType::BFloat16 ? aoti_torch_dtype_bfloat16()
+                        : type == ScalarType::Half     ? aoti_torch_dtype_float16()
+                                                       : aoti_torch_dtype_uint8();
+  return empty(dtype, sizes, like, Format::kContiguous);
+}
+
 // (output, saved, taps): the last two, for net_backward, are empty unless `save`.
 std::tuple<Tensor, Tensor, Tensor> net_forward(const Tensor& input, Tensors parameters, SizeList program,
                                                std::optional<Tensor> normalization, bool save) {
@@ -88,21 +91,21 @@ std::tuple<Tensor, Tensor, Tensor> net_forward(const Tensor& input, Tensors para
   Tensor output = empty_of(with_batch(batch, t.shape.output_sizes), stored_type(t.dtype), t.images);
   const int64_t saved_size = save ? batch * t.shape.saved_elements() : 0;
   const int64_t tap_size = save ? t.shape.tap_offset(t.shape.stages.size(), batch) : 0;
-  Tensor saved = empty_of({saved_size}, compute_type(t.dtype), t.images);
-  Tensor taps = empty_of({tap_size}, ScalarType::Byte, t.images);
+  Tensor saved = empty_of(std::array{saved_size}, compute_type(t.dtype), t.images);
+  Tensor taps = empty_of(std::array{tap_size}, ScalarType::Byte, t.images);
   if (batch > 0) {
-    cpu::kernels()[t.dtype].net_forward(
-        t.shape, {t.net_images(), t.pointers.data(), output.mutable_data_ptr(),
-                  save ? saved.mutable_data_ptr() : nullptr,
-                  save ? static_cast<uint8_t*>(taps.mutable_data_ptr()) : nullptr});
+    cpu::kernels()[t.dtype].net_forward(t.shape,
+                                        {t.net_images(), t.pointers.data(), output.mutable_data_ptr(),
+                                         save ? saved.mutable_data_ptr() : nullptr,
+                                         save ? static_cast<uint8_t*>(taps.mutable_data_ptr()) : nullptr});
   }
   return {output, saved, taps};
 }
 
 // The gradients of the input (empty unless wanted) and of the parameters (none unless wanted).
 Tensors net_backward(const Tensor& grad_output, const Tensor& input, Tensors parameters, const Tensor& saved,
-                     const Tensor& taps, SizeList program, std::optional<Tensor> normalization, bool input_grad,
-                     bool parameter_grads) {
+                     const Tensor& taps, SizeList program, std::optional<Tensor> normalization,
+                     bool input_grad, bool parameter_grads) {
   constexpr const char* kOp = "net_backward";
   const NetTensors t = check_net(kOp, input, parameters, program, normalization);
   const int64_t batch = t.shape.batch;
@@ -127,10 +130,10 @@ Tensors net_backward(const Tensor& grad_output, const Tensor& input, Tensors par
   }
   if (batch > 0) {
     cpu::kernels()[t.dtype].net_backward(
-        t.shape, {t.net_images(), t.pointers.data(), gy.const_data_ptr(), values.const_data_ptr(),
-                  static_cast<const uint8_t*>(positions.const_data_ptr()),
-                  input_grad ? grads[0].mutable_data_ptr() : nullptr,
-                  parameter_grads ? pointers.data() : nullptr});
+        t.shape,
+        {t.net_images(), t.pointers.data(), gy.const_data_ptr(), values.const_data_ptr(),
+         static_cast<const uint8_t*>(positions.const_data_ptr()),
+         input_grad ? grads[0].mutable_data_ptr() : nullptr, parameter_grads ? pointers.data() : nullptr});
   } else {
     for (size_t i = 1; i < grads.size(); ++i) torch::stable::zero_(grads[i]);
   }
@@ -155,7 +158,8 @@ void check_int64_vector(const char* op, const char* name, const Tensor& tensor) 
   }
 }
 
-// One step of SGD for each batch of `batch_size` images, in the order of `order`; the mean loss of each.
+// One step of SGD for each batch of `batch_size` images, in the order of `order`; the mean loss of each. With
+// batch_size 0 one step with all of them, and its loss as a 0-d tensor.
 // Everything is checked before the first step. Changes parameters and buffers.
 Tensor net_train(const Tensor& images, const Tensor& targets, std::optional<Tensor> order, Tensors parameters,
                  std::optional<Tensor> buffers, SizeList program, std::optional<Tensor> normalization,
@@ -168,7 +172,7 @@ Tensor net_train(const Tensor& images, const Tensor& targets, std::optional<Tens
   }
   const int64_t available = t.shape.batch;
   if (loss != 0 && loss != 1) fail(kOp, ": loss must be 0 (cross entropy) or 1 (mean squared error)");
-  if (batch_size < 1) fail(kOp, ": batch_size must be at least 1, got ", batch_size);
+  if (batch_size < 0) fail(kOp, ": batch_size must be at least 0, got ", batch_size);
   const bool classes = loss == static_cast<int64_t>(cpu::Loss::kCrossEntropy);
   if (classes) {
     check_int64_vector(kOp, "targets", targets);
@@ -200,8 +204,11 @@ Tensor net_train(const Tensor& images, const Tensor& targets, std::optional<Tens
   }
   if (!buffers && momentum != 0) fail(kOp, ": momentum needs buffers");
   const int64_t count = indices ? indices->numel() : available;
+  const bool one_step = batch_size == 0;
+  if (one_step && count == 0) fail(kOp, ": the batch is empty");
+  if (one_step) batch_size = count;
   const int64_t steps = count / batch_size + (count % batch_size != 0);
-  Tensor losses = empty_of({steps}, stored_type(t.dtype), t.images);
+  Tensor losses = empty_of(one_step ? SizeList{} : SizeList{steps}, stored_type(t.dtype), t.images);
   const int64_t stored_bytes = losses.element_size();
   const int64_t image_bytes = t.shape.stages[0].input_size * t.images.element_size();
   const int64_t target_bytes =
@@ -217,10 +224,14 @@ Tensor net_train(const Tensor& images, const Tensor& targets, std::optional<Tens
       batch.data = static_cast<const char*>(batch.data) + first * image_bytes;
       target += first * target_bytes;
     }
-    cpu::kernels()[t.dtype].net_train(
-        t.shape, {batch, target, static_cast<cpu::Loss>(loss), {lr, momentum, weight_decay, nesterov},
-                  t.pointers.data(), buffers ? buffers->mutable_data_ptr() : nullptr,
-                  static_cast<char*>(losses.mutable_data_ptr()) + step * stored_bytes});
+    cpu::kernels()[t.dtype].net_train(t.shape,
+                                      {batch,
+                                       target,
+                                       static_cast<cpu::Loss>(loss),
+                                       {lr, momentum, weight_decay, nesterov},
+                                       t.pointers.data(),
+                                       buffers ? buffers->mutable_data_ptr() : nullptr,
+                                       static_cast<char*>(losses.mutable_data_ptr()) + step * stored_bytes});
   }
   return losses;
 }

@@ -93,9 +93,9 @@ struct Avx512<float> {
     place(std::integral_constant<int, 2>{});
   }
 
-  // The elements of v that are not zero, in order, to `values`, and base[i] + table[bytes[i]] of each, at least
-  // 0 and at most `last`, to `offsets`; returns how many. n elements are read, whole vectors written. bytes
-  // are taken modulo 16.
+  // The elements of v that are not zero, in order, to `values`, and base[i] + table[bytes[i]] of each, at
+  // least 0 and at most `last`, to `offsets`; returns how many. n elements are read, whole vectors written.
+  // bytes are taken modulo 16.
   static int compress_nonzero(const float* v, const int32_t* base, const uint8_t* bytes, int n,
                               const int32_t* table, int32_t last, float* values, int32_t* offsets) {
     const Vector value = load_partial(v, n);

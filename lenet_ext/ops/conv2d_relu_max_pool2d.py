@@ -1,7 +1,8 @@
 """conv2d_relu_max_pool2d: a stage of the fused engine as a function.
 
 The engine computes a few images at a time, so that what lies between convolution and pool stays in the
-cache and is never held as a whole. For backward it keeps the pooled output, and the place of each maximum in a byte.
+cache and is never held as a whole. For backward it keeps the pooled output, and each maximum's place in its
+window, in a byte.
 """
 
 from __future__ import annotations

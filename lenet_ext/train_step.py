@@ -57,7 +57,9 @@ class TrainStep:
             raise ValueError(f'TrainStep: loss must be "cross_entropy" or "mse", got {loss!r}')
         parameters = fused.chain_parameters()
         if len({parameter.data_ptr() for parameter in parameters}) < len(parameters):
-            raise RuntimeError("TrainStep: a parameter is used twice: train with fuse and torch.optim instead")
+            raise RuntimeError(
+                "TrainStep: a parameter is used twice: train with fuse and torch.optim instead"
+            )
         if not all(parameter.requires_grad for parameter in parameters):
             raise RuntimeError("TrainStep: a parameter is frozen: train with fuse and torch.optim instead")
         self.fused, self.loss = fused, loss
@@ -83,13 +85,14 @@ class TrainStep:
 
         permutation: int64, the images to take in this order (those left out are not used; one may come
         twice). callback(steps_done, losses_so_far) is called after every `callback_steps` steps and at the
-        end. All targets are checked before the first step.
+        end. Targets and permutation are checked before the first step: an IndexError changes nothing.
         """
         if batch_size < 1 or callback_steps < 1:
             raise ValueError("TrainStep: batch_size and callback_steps must be at least 1")
         if callback is None:
             return self._train(images, targets, permutation, batch_size)
         order = torch.arange(len(images)) if permutation is None else permutation
+        _check_order(order, len(images))
         losses: list[Tensor] = []
         for part in order.split(batch_size * callback_steps):
             losses.append(self._train(images, targets, part, batch_size))
@@ -114,9 +117,7 @@ class TrainStep:
         (group,) = self._checked_groups(state_dict)
         names = [name for name, _ in self.fused.named_parameters()]
         parameters = self.fused.chain_parameters()
-        saved = {
-            name: state_dict["state"].get(i, {}).get("momentum_buffer") for i, name in enumerate(names)
-        }
+        saved = {name: state_dict["state"].get(i, {}).get("momentum_buffer") for i, name in enumerate(names)}
         buffers = None
         if any(buffer is not None for buffer in saved.values()):
             buffers = parameters[0].new_zeros(sum(parameter.numel() for parameter in parameters))
@@ -147,7 +148,7 @@ class TrainStep:
                 targets,
                 order,
                 parameters,
-                self._buffers,
+                self._buffers if self.momentum != 0 else None,
                 fused.program,
                 normalization,
                 batch_size,
@@ -188,3 +189,12 @@ class TrainStep:
         if groups[0].get("dampening", 0) != 0 or groups[0].get("maximize", False):
             raise ValueError("TrainStep: dampening and maximize are not supported")
         return groups
+
+
+def _check_order(order: Tensor, count: int) -> None:
+    """Raises IndexError for the first index that no image has, as the operator does for a block of them."""
+    bad = ((order < 0) | (order >= count)).nonzero()
+    if len(bad) > 0 and order.dim() == 1:
+        place = int(bad[0])
+        value = int(order[place])
+        raise IndexError(f"net_train: order {value} at position {place} {OUT_OF_RANGE} [0, {count})")

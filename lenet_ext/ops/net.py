@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd import Function
-from torch.autograd.function import once_differentiable
 from torch.nn.functional import conv2d as native_conv2d
 from torch.nn.functional import max_pool2d as native_max_pool2d
 
@@ -69,7 +68,8 @@ def _fake_backward(
     parameter_grads: bool,
 ) -> list[Tensor]:
     grad_input = input.new_empty(input.shape if input_grad else 0, dtype=grad_output.dtype)
-    return [grad_input, *(map(torch.empty_like, parameters) if parameter_grads else ())]
+    grads = [parameter.new_empty(parameter.shape) for parameter in parameters if parameter_grads]
+    return [grad_input, *grads]
 
 
 def _elements(shape: Sequence[int]) -> int:
@@ -126,8 +126,12 @@ class Net(Function):
         return output
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph; torch's once_differentiable lets some of it pass
+            raise RuntimeError(
+                "fuse: a fused network has no gradients of gradients (create_graph=True): "
+                "use lenet_ext.convert(model) for them"
+            )
         input, normalization, saved, taps, *parameters = ctx.saved_tensors
         needs_input, _, _, *needs_parameters = ctx.needs_input_grad
         grad_input, *grads = _backward_op(

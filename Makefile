@@ -43,7 +43,7 @@ $(VENV)/.built: $(VENV)/.requirements setup.py pyproject.toml lenet_ext/_version
 
 build: $(VENV)/.built  ## set up .venv and compile the package into it, editable
 
-train: build  ## train a LeNet of our layers on real digits beside native torch
+train: build  ## train a LeNet in the fused engine on real digits beside native torch
 	@out="$(OUT)"; count=2; \
 	if [ -z "$$out" ]; then \
 		out=runs/digits; \

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,6 +56,15 @@ class FusedNet(torch.nn.Module):
     def extra_repr(self) -> str:
         return f"{len(set(self.parameter_names))} parameters"
 
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FusedNet:
+        """Moves to another device or dtype; mean and std stay float32."""
+        normalization = self.normalization
+        super()._apply(fn, recurse)
+        moved = self.normalization
+        if normalization is not None and moved is not None:
+            self.normalization = normalization.to(moved.device)
+        return self
+
     def _find_holders(self) -> None:
         # The dicts themselves: a walk over dotted names at each call would take longer than a small net.
         self._holders: list[tuple[dict[str, Any], str]] = []
@@ -97,9 +106,11 @@ def fuse(
     Raises TypeError where an argument has the wrong type; RuntimeError that names the layer where `model` is
     no such chain (lenet_ext.convert is for these); ValueError where mean and std do not fit.
     """
-    layers = capture(model, example_input)
+    stages = _stages(capture(model, example_input))
+    if not stages:
+        raise RuntimeError(f"fuse: {type(model).__name__} has no layer that computes anything")
     normalization = _normalization(mean, std, example_input)
-    return FusedNet(dict(model.named_parameters()), _stages(layers), normalization)
+    return FusedNet(dict(model.named_parameters()), stages, normalization)
 
 
 @dataclass
@@ -127,7 +138,7 @@ class _Stage:
 
 
 def _stages(layers: Sequence[Layer]) -> list[_Stage]:
-    """Layers in groups that the engine computes together. relu and max-pool may change places."""
+    """Layers in groups that the engine computes together. relu and max-pool change places."""
     stages: list[_Stage] = []
     flattened = False
     for layer in layers:
@@ -143,10 +154,15 @@ def _stages(layers: Sequence[Layer]) -> list[_Stage]:
             if stages:
                 stages[-1].flattened = True
         elif isinstance(layer, MaxPool2d):
-            if not stages or stages[-1].pool is not None:
+            if not stages or stages[-1].pool is not None or (stages[-1].relu and _may_skip_pixels(layer)):
                 stages.append(_Stage())
             stages[-1].pool = layer
     return stages
+
+
+def _may_skip_pixels(pool: MaxPool2d) -> bool:
+    """Whether a window may lie in the padding alone: its maximum is -inf, and a relu must not come after."""
+    return any(padding > 0 and step > 1 for padding, step in zip(pool.padding, pool.dilation, strict=True))
 
 
 def _register(root: torch.nn.Module, path: str, parameter: torch.nn.Parameter) -> None:

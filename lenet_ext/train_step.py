@@ -83,13 +83,14 @@ class TrainStep:
 
         permutation: int64, the images to take in this order (those left out are not used; one may come
         twice). callback(steps_done, losses_so_far) is called after every `callback_steps` steps and at the
-        end. All targets are checked before the first step.
+        end. Targets and permutation are checked before the first step: an IndexError changes nothing.
         """
         if batch_size < 1 or callback_steps < 1:
             raise ValueError("TrainStep: batch_size and callback_steps must be at least 1")
         if callback is None:
             return self._train(images, targets, permutation, batch_size)
         order = torch.arange(len(images)) if permutation is None else permutation
+        _check_order(order, len(images))
         losses: list[Tensor] = []
         for part in order.split(batch_size * callback_steps):
             losses.append(self._train(images, targets, part, batch_size))
@@ -145,7 +146,7 @@ class TrainStep:
                 targets,
                 order,
                 parameters,
-                self._buffers,
+                self._buffers if self.momentum != 0 else None,
                 fused.program,
                 normalization,
                 batch_size,
@@ -186,3 +187,12 @@ class TrainStep:
         if groups[0].get("dampening", 0) != 0 or groups[0].get("maximize", False):
             raise ValueError("TrainStep: dampening and maximize are not supported")
         return groups
+
+
+def _check_order(order: Tensor, count: int) -> None:
+    """Raises IndexError for the first index that no image has, as the operator does for a block of them."""
+    bad = ((order < 0) | (order >= count)).nonzero()
+    if len(bad) > 0 and order.dim() == 1:
+        place = int(bad[0])
+        value = int(order[place])
+        raise IndexError(f"net_train: order {value} at position {place} {OUT_OF_RANGE} [0, {count})")

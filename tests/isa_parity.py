@@ -1,9 +1,11 @@
-"""Prints the instruction set in use after comparing all operators and dtypes with native torch in float64."""
+"""Prints the instruction set in use after comparing all operators, fused networks and dtypes with float64."""
 
 from __future__ import annotations
 
+import copy
 import itertools
 
+import chains
 import torch
 from strategies import laid_out, normal
 from torch import Tensor
@@ -45,6 +47,42 @@ def results(functions, call, tensors: list[Tensor]) -> list[Tensor]:
     return [output, *torch.autograd.grad(output, inputs, weights)]
 
 
+def fused_networks() -> None:
+    """The fused engine and its training step, in every dtype."""
+    for dtype, (model, images) in itertools.product(TOLERANCE, (lenet(), strided())):
+        model = model.to(torch.bfloat16).to(dtype)
+        exact = copy.deepcopy(model).double()
+        expected = chains.results(exact, exact, images.to(dtype).double())
+        fused = lenet_ext.fuse(model, images.to(dtype))
+        for actual, wanted in zip(chains.results(fused, fused, images.to(dtype)), expected, strict=True):
+            chains.assert_near(actual, wanted, 10 * TOLERANCE[dtype])
+        step = lenet_ext.TrainStep(fused, lr=0.1, momentum=0.9)
+        optimizer = torch.optim.SGD(exact.parameters(), lr=0.1, momentum=0.9)
+        labels = torch.arange(len(images)) % 10
+        for _ in range(2 if dtype.itemsize > 2 else 1):
+            optimizer.zero_grad()
+            loss = torch.nn.functional.cross_entropy(exact(images.to(dtype).double()), labels)
+            loss.backward()
+            optimizer.step()
+            chains.assert_near(step(images.to(dtype), labels), loss.detach(), 10 * TOLERANCE[dtype])
+        for actual, wanted in zip(fused.parameters(), exact.parameters(), strict=True):
+            chains.assert_near(actual.detach(), wanted.detach(), 100 * TOLERANCE[dtype])
+
+
+def lenet() -> tuple[torch.nn.Module, Tensor]:
+    torch.manual_seed(0)
+    return lenet_ext.LeNet(layers=torch.nn), normal((35, 3, 32, 32), torch.bfloat16, 1)
+
+
+def strided() -> tuple[torch.nn.Module, Tensor]:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(
+        *(torch.nn.Conv2d(4, 18, 3, 2, 1, groups=2), torch.nn.ReLU(), torch.nn.MaxPool2d(3, 2, 1)),
+        *(torch.nn.Conv2d(18, 7, 2, dilation=2), torch.nn.Flatten(), torch.nn.Linear(63, 10)),
+    )
+    return model, normal((5, 4, 19, 17), torch.bfloat16, 1)
+
+
 def main() -> None:
     layouts = ["contiguous", "channels_last", "sliced"]
     for (name, (call, shapes)), dtype, layout in itertools.product(CALLS.items(), TOLERANCE, layouts):
@@ -55,6 +93,7 @@ def main() -> None:
         for actual, expected in zip(results(F, call, tensors), exact, strict=True):
             error = (actual.double() - expected).abs().max() / expected.abs().max()
             assert error < TOLERANCE[dtype], f"{name}, {dtype}, {layout}: relative error {error:.1e}"
+    fused_networks()
     print(lenet_ext.cpu_isa())
 
 

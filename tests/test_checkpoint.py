@@ -17,12 +17,13 @@ from lenet_ext.training.data import Normalization
 from lenet_ext.training.dataset import Dataset, Split
 from lenet_ext.training.errors import InputError
 from lenet_ext.training.files import locked, write_atomically
-from lenet_ext.training.loop import Learner, Run
+from lenet_ext.training.learner import LEARNERS
+from lenet_ext.training.loop import Run
 from lenet_ext.training.network import build_network, network_of
 
 
 def make_run(momentum: float = 0.9, seed: int = 0) -> Run:
-    """A run of two learners after one epoch of one step."""
+    """A run of a learner of each kind after one epoch of one step."""
     torch.manual_seed(seed)
     images = torch.from_numpy(random_pixels(seed, 6, 1, 16, 16))
     split = Split(images, torch.tensor([0, 1, 2] * 2))
@@ -30,10 +31,10 @@ def make_run(momentum: float = 0.9, seed: int = 0) -> Run:
     config = TrainingConfig(momentum=momentum, batch_size=6, epochs=3)
     normalize = Normalization.of(images)
     learners = [
-        Learner(engine, build_network(network_of(dataset), engine), config) for engine in ("layers", "torch")
+        learner(engine, network_of(dataset), config, normalize) for engine, learner in LEARNERS.items()
     ]
     for learner in learners:
-        learner.step(normalize(images), split.labels, learning_rate=0.1)
+        learner.step(images, split.labels, learning_rate=0.1)
     return Run(config, dataset, normalize, learners, [{"epoch": 1, "train_loss": 1.1}])
 
 
@@ -48,18 +49,15 @@ def state(run: Run) -> list[torch.Tensor]:
     """All weights and momenta."""
     tensors = []
     for learner in run.learners:
-        for parameter in learner.model.parameters():
-            tensors.append(parameter.detach())
-            buffer = learner.optimizer.state[parameter].get("momentum_buffer")
-            if buffer is not None:
-                tensors.append(buffer)
+        tensors += [parameter.detach() for parameter in learner.model.parameters()]
+        tensors += learner.momenta().values()
     return tensors
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_everything_comes_back_bitwise(tmp_path: Path, momentum: float) -> None:
     run, other = make_run(momentum), make_run(momentum, seed=1)
-    assert len(state(run)) == (40 if momentum else 20)
+    assert len(state(run)) == (60 if momentum else 30)
     save_checkpoint(tmp_path / "c", run, data_sha256="abc")
     checkpoint = load_checkpoint(tmp_path / "c")
     restore_learners(checkpoint, other.learners)
@@ -81,7 +79,7 @@ def test_a_restored_learner_takes_the_same_next_step(path: Path) -> None:
         return state(run)
 
     run, restored = make_run(), make_run(seed=1)
-    batch = run.normalize(run.dataset.train.images), run.dataset.train.labels
+    batch = run.dataset.train.images, run.dataset.train.labels
     restore_learners(load_checkpoint(path), restored.learners)
     assert all(map(torch.equal, second_step(run), second_step(restored)))
 

@@ -27,6 +27,8 @@ from training_helpers import (
 )
 
 from lenet_ext.check import DTYPES, Comparison, rounding_limit
+from lenet_ext.training.config import new_config
+from lenet_ext.training.errors import InputError
 
 OUTPUTS = {
     "checkpoint.safetensors",
@@ -119,7 +121,7 @@ def test_files_of_others_are_not_overwritten(program: Program) -> None:
     ("option", "value", "stored"),
     [
         *(("epochs", 9, 10), ("batch-size", 9, 3), ("lr", 0.5, 0.02), ("momentum", 0.5, 0.9), ("seed", 9, 0)),
-        *(("engine", "torch", "layers"), ("data", "digits", "folder")),
+        *(("engine", "layers", "fused"), ("data", "digits", "folder")),
     ],
 )
 def test_resume_with_another_setting(
@@ -157,7 +159,7 @@ BAD_INPUT: dict[str, tuple[tuple[object, ...], Callable[[], object], str]] = {
     "unknown engine": (
         ("train", "--engine", "jax"),
         lambda: None,
-        "--engine jax: wanted one of layers, torch",
+        "--engine jax: wanted one of fused, layers, torch",
     ),
     "unknown device": (
         ("train", "--device", "tpu"),
@@ -225,7 +227,7 @@ BAD_INPUT: dict[str, tuple[tuple[object, ...], Callable[[], object], str]] = {
     "diverging": (
         (*FOLDER, "--lr", 1e30, "--batch-size", 3),
         lambda: None,
-        "in epoch 1 (engine layers); the checkpoint of epoch 0",
+        "in epoch 1 (engine fused); the checkpoint of epoch 0",
     ),
     "out is a file": ((*FOLDER, "--out", "file"), spoil("file"), "file"),
     "out below a file": (
@@ -270,6 +272,36 @@ def test_bad_input_is_one_line_and_harms_nothing(program: Program, case: str) ->
     assert message in program.error(*arguments)
     after = files_in(Path())
     assert {name: after.get(name) for name in before} == before
+
+
+@pytest.mark.parametrize(
+    ("options", "engine", "device"),
+    [
+        ({}, "layers", "cuda"),
+        ({"device": "cpu"}, "fused", "cpu"),
+        ({"engine": "fused"}, "fused", "cpu"),
+        ({"engine": "torch"}, "torch", "cuda"),
+    ],
+)
+def test_engine_and_device_where_there_is_cuda(
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, str], engine: str, device: str
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    config = new_config(options)
+    assert (config.engine, config.device) == (engine, device)
+    with pytest.raises(InputError, match="--engine fused: it runs on the CPU; use --device cpu"):
+        new_config({"engine": "fused", "device": "cuda"})
+
+
+@pytest.mark.parametrize("engine", ["layers", "torch"])
+def test_other_engines_train_and_predict(program: Program, engine: str) -> None:
+    write_image_folders(Path("data"))
+    options = ("--data", "folder", "--epochs", 1, "--no-compare", "--engine", engine, "--out", "out")
+    assert program("train", *options).code == 0
+    names = load_file("out/checkpoint.safetensors").keys()
+    assert all(name.startswith(f"{engine}/") for name in names)
+    result = program("predict", "--checkpoint", "out/checkpoint.safetensors", "data/test/cat/0.png")
+    assert result.code == 0, result.err
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 from training_helpers import python, write_image_folders
 
 from lenet_ext.training.config import TrainingConfig
+from lenet_ext.training.data import Normalization
 from lenet_ext.training.errors import InputError
-from lenet_ext.training.loop import Learner, Run, learning_rate
+from lenet_ext.training.learner import LEARNERS, FusedLearner
+from lenet_ext.training.loop import Run, learning_rate
 from lenet_ext.training.network import build_network
 from lenet_ext.training.session import train_in_folder
 
@@ -73,19 +75,21 @@ def test_learning_rate_of_very_short_runs_is_positive(total_steps: int) -> None:
     assert all(0 < rate <= 0.5 for rate in rates)
 
 
-@pytest.mark.parametrize("engine", ["layers", "torch"])
+@pytest.mark.parametrize("engine", LEARNERS)
 def test_step_is_sgd_with_momentum(engine: str) -> None:
     """Two steps against the update rule written out: v = momentum v + g, w = w - lr v."""
     torch.manual_seed(0)
     config = TrainingConfig(engine=engine, compare=False, momentum=0.8)
     network = {"in_channels": 1, "num_classes": 3, "image_size": 16}
-    learner = Learner(engine, build_network(network, engine), config)
+    normalize = Normalization([100.0], [50.0])
+    learner = LEARNERS[engine](engine, network, config, normalize)
     twin = build_network(network, "torch")
     twin.load_state_dict(learner.model.state_dict())
     velocities = [torch.zeros_like(parameter) for parameter in twin.parameters()]
     for rate in (0.1, 0.05):
-        images, labels = torch.randn(7, 1, 16, 16), torch.randint(3, (7,))
-        loss = torch.nn.functional.cross_entropy(twin(images), labels)
+        images, labels = torch.randint(256, (7, 1, 16, 16), dtype=torch.uint8), torch.randint(3, (7,))
+        assert torch.equal(learner.predict(images), twin(normalize(images)).argmax(1))
+        loss = torch.nn.functional.cross_entropy(twin(normalize(images)), labels)
         assert float(learner.step(images, labels, rate)) == pytest.approx(float(loss.detach()), rel=1e-5)
         gradients = torch.autograd.grad(loss, list(twin.parameters()))
         with torch.no_grad():
@@ -113,12 +117,12 @@ def test_twins_start_alike_and_take_turns(tmp_path: Path) -> None:
     observer = Silent()
     options = {"data": "folder", "root": str(root), "epochs": 3, "batch_size": 5}
     run = train_in_folder(tmp_path / "out", options, False, observer)
-    assert all(map(torch.equal, observer.first_weights["layers"], observer.first_weights["torch"]))
+    assert all(map(torch.equal, observer.first_weights["fused"], observer.first_weights["torch"]))
     # 12 images in batches of 5 are 3 steps; the end of every epoch is reported.
     assert observer.batches == [
-        *(("layers", 1, 3), ("torch", 1, 3)),
-        *(("torch", 2, 6), ("layers", 2, 6)),
-        *(("layers", 3, 9), ("torch", 3, 9)),
+        *(("fused", 1, 3), ("torch", 1, 3)),
+        *(("torch", 2, 6), ("fused", 2, 6)),
+        *(("fused", 3, 9), ("torch", 3, 9)),
     ]
     assert observer.epochs == 3
     ours, theirs = (list(learner.model.parameters()) for learner in run.learners)
@@ -126,7 +130,8 @@ def test_twins_start_alike_and_take_turns(tmp_path: Path) -> None:
         torch.testing.assert_close(mine, other, rtol=1e-3, atol=1e-4)
 
 
-def test_same_seed_same_weights_whether_compared_or_not(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["fused", "layers"])
+def test_same_seed_same_weights_whether_compared_or_not(tmp_path: Path, engine: str) -> None:
     root = str(write_image_folders(tmp_path / "data"))
     for name, options in {
         "first": {},
@@ -134,18 +139,26 @@ def test_same_seed_same_weights_whether_compared_or_not(tmp_path: Path) -> None:
         "alone": {"compare": False},
         "other seed": {"seed": 1},
     }.items():
-        train(tmp_path / name, data="folder", root=root, epochs=2, batch_size=4, **options)
+        train(tmp_path / name, data="folder", root=root, epochs=2, batch_size=4, engine=engine, **options)
     first = weights(tmp_path / "first")
     assert equal(first, weights(tmp_path / "again"))
     assert not equal(first, weights(tmp_path / "other seed"))
-    layers_only = {name: tensor for name, tensor in first.items() if name.startswith("layers/")}
-    assert equal(layers_only, weights(tmp_path / "alone"))
+    without_twin = {name: tensor for name, tensor in first.items() if name.startswith(f"{engine}/")}
+    assert equal(without_twin, weights(tmp_path / "alone"))
 
 
-def test_diverging_run_keeps_the_last_checkpoint(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", LEARNERS)
+def test_diverging_run_keeps_the_last_checkpoint(tmp_path: Path, engine: str) -> None:
     root = str(write_image_folders(tmp_path / "data"))
-    options = {"data": "folder", "root": root, "epochs": 2, "batch_size": 4, "compare": False}
-    with pytest.raises(InputError, match=r"epoch 1 \(engine layers\); the checkpoint of epoch 0 is kept"):
+    options = {
+        "data": "folder",
+        "root": root,
+        "epochs": 2,
+        "batch_size": 4,
+        "compare": False,
+        "engine": engine,
+    }
+    with pytest.raises(InputError, match=rf"epoch 1 \(engine {engine}\); the checkpoint of epoch 0 is kept"):
         train(tmp_path / "out", lr=1e30, **options)
     assert all(tensor.isfinite().all() for tensor in weights(tmp_path / "out").values())
     assert (tmp_path / "out/metrics.jsonl").read_text() == ""
@@ -155,15 +168,15 @@ def test_weights_that_the_last_update_ruined_are_not_saved(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The loss of a step is computed before its update, so it can't show what the update did."""
-    step = Learner.step
+    step = FusedLearner.step
 
-    def ruinous_step(self: Learner, *arguments: Any) -> torch.Tensor:
+    def ruinous_step(self: FusedLearner, *arguments: Any) -> torch.Tensor:
         loss = step(self, *arguments)
         with torch.no_grad():
             next(iter(self.model.parameters()))[0] = float("nan")
         return loss
 
-    monkeypatch.setattr(Learner, "step", ruinous_step)
+    monkeypatch.setattr(FusedLearner, "step", ruinous_step)
     root = str(write_image_folders(tmp_path / "data"))
     with pytest.raises(InputError, match=r"conv1\.weight is no longer finite, in epoch 1"):
         train(tmp_path / "out", data="folder", root=root, batch_size=12)
@@ -185,9 +198,10 @@ def killing(function, wanted):
         return result
     return wrapper
 from lenet_ext.cli import main
-from lenet_ext.training.loop import Learner
+from lenet_ext.training.learner import FusedLearner, Learner
 if where == "within":
-    Learner.step = killing(Learner.step, lambda *arguments: True)
+    for kind in (FusedLearner, Learner):
+        kind.step = killing(kind.step, lambda *arguments: True)
 else:
     os.replace = killing(os.replace, lambda source, target: target.suffix in (".safetensors", ".jsonl"))
 main()

@@ -30,7 +30,10 @@ def train(
     lr: Annotated[float | None, _option("Peak learning rate", "0.02")] = None,
     momentum: Annotated[float | None, _option("Momentum of SGD", "0.9")] = None,
     engine: Annotated[
-        str | None, _option("layers (ours) or torch (native)", "layers", metavar="NAME")
+        str | None,
+        _option(
+            "fused (ours, the whole net at once), layers (ours) or torch (native)", "fused", metavar="NAME"
+        ),
     ] = None,
     device: Annotated[str | None, _option("auto, cpu or cuda", "auto", metavar="NAME")] = None,
     seed: Annotated[int | None, _option("Decides the first weights and the order of images", "0")] = None,

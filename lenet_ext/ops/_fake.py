@@ -17,7 +17,8 @@ def register(operator: str) -> Callable[[Kernel], Kernel]:
 
     def decorate(kernel: Kernel) -> Kernel:
         def checked(*args: Any) -> Any:
-            devices = {str(argument.device) for argument in args if isinstance(argument, Tensor)}
+            lists = (argument if isinstance(argument, (list, tuple)) else (argument,) for argument in args)
+            devices = {str(value.device) for values in lists for value in values if isinstance(value, Tensor)}
             if len(devices) > 1:
                 raise RuntimeError(f"{operator}: all tensors must be on one device, got {sorted(devices)}")
             return kernel(*args)

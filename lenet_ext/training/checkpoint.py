@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from lenet_ext.training.errors import InputError, os_error_text
 from lenet_ext.training.files import write_atomically
-from lenet_ext.training.loop import EpochRecord, Learner, Run
+from lenet_ext.training.learner import Learner
+from lenet_ext.training.loop import EpochRecord, Run
 from lenet_ext.training.network import network_of
 
 HEADER_ENTRY = "lenet_ext"
@@ -94,20 +95,12 @@ def restore_learners(checkpoint: Checkpoint, learners: Sequence[Learner]) -> Non
     """Give every learner its weights and momenta back."""
     for learner in learners:
         restore_weights(checkpoint, learner.model, learner.name)
-        for name, parameter in learner.model.named_parameters():
-            momentum = checkpoint.tensors.get(f"{learner.name}/momentum/{name}")
-            if momentum is not None:
-                learner.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
+        learner.restore_momenta(_of_prefix(checkpoint, f"{learner.name}/momentum/"))
 
 
 def restore_weights(checkpoint: Checkpoint, model: nn.Module, engine: str) -> None:
     """Copy the engine's weights into `model`; an `InputError` if names or shapes are another network's."""
-    prefix = f"{engine}/weight/"
-    stored = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in checkpoint.tensors.items()
-        if name.startswith(prefix)
-    }
+    stored = _of_prefix(checkpoint, f"{engine}/weight/")
     wanted = dict(model.named_parameters())
     for name in sorted(stored.keys() | wanted.keys()):
         has, needs = (_shape_text(tensors.get(name)) for tensors in (stored, wanted))
@@ -119,13 +112,22 @@ def restore_weights(checkpoint: Checkpoint, model: nn.Module, engine: str) -> No
 
 
 def _learner_tensors(learner: Learner) -> dict[str, Tensor]:
-    tensors = {}
-    for name, parameter in learner.model.named_parameters():
-        tensors[f"{learner.name}/weight/{name}"] = parameter.detach().contiguous()
-        momentum = learner.optimizer.state[parameter].get("momentum_buffer")
-        if momentum is not None:  # there is none before the first step, nor with --momentum 0
-            tensors[f"{learner.name}/momentum/{name}"] = momentum.contiguous()
-    return tensors
+    weights = {name: parameter.detach() for name, parameter in learner.model.named_parameters()}
+    kinds = {"weight": weights, "momentum": learner.momenta()}
+    return {
+        f"{learner.name}/{kind}/{name}": tensor.contiguous()
+        for kind, tensors in kinds.items()
+        for name, tensor in tensors.items()
+    }
+
+
+def _of_prefix(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
+    """The tensors whose names begin so, by the rest of their names."""
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in checkpoint.tensors.items()
+        if name.startswith(prefix)
+    }
 
 
 def _header_entry(path: Path, content: bytes) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import torch
 from lenet_ext.training.data import DATASETS
 from lenet_ext.training.errors import InputError
 
-ENGINE_TITLES = {"layers": "lenet_ext", "torch": "native torch"}
+ENGINE_TITLES = {"fused": "lenet_ext", "layers": "lenet_ext layers", "torch": "native torch"}
 DEVICES = ("auto", "cpu", "cuda")
 # Where a data set wants other values than those of `TrainingConfig`.
 DEFAULTS: dict[str, dict[str, int]] = {
@@ -35,7 +35,7 @@ class TrainingConfig:
     batch_size: int = 64
     lr: float = 0.02
     momentum: float = 0.9
-    engine: str = "layers"
+    engine: str = "fused"
     device: str = "cpu"
     seed: int = 0
     compare: bool = True
@@ -44,6 +44,8 @@ class TrainingConfig:
         _check_choice("data", self.data, DATASETS)
         _check_choice("engine", self.engine, tuple(ENGINE_TITLES))
         _check_choice("device", self.device, ("cpu", "cuda"))
+        if self.engine == "fused" and self.device != "cpu":
+            raise InputError("--engine fused: it runs on the CPU; use --device cpu, or --engine layers")
         _check(self.epochs >= 1, "epochs", self.epochs, "1 or more")
         _check(self.batch_size >= 1, "batch-size", self.batch_size, "1 or more")
         _check(self.lr > 0 and math.isfinite(self.lr), "lr", self.lr, "a positive number")
@@ -60,7 +62,9 @@ def new_config(options: Mapping[str, Any]) -> TrainingConfig:
     given = _given(options)
     given = {**DEFAULTS.get(given.get("data", TrainingConfig.data), {}), **given}
     given.setdefault("compare", given.get("engine") != "torch")
-    given["device"] = resolve_device(given.get("device", "auto"))
+    auto = "cpu" if given.get("engine") == "fused" else "auto"
+    given["device"] = resolve_device(given.get("device", auto))
+    given.setdefault("engine", "fused" if given["device"] == "cpu" else "layers")
     return TrainingConfig(**given)
 
 

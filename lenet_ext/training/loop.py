@@ -14,44 +14,17 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from lenet_ext.training.config import TrainingConfig
 from lenet_ext.training.data import Normalization, shuffled_batches
 from lenet_ext.training.dataset import Dataset, Split
 from lenet_ext.training.errors import InputError
+from lenet_ext.training.learner import Learner
 
 WARM_UP_SHARE = 0.05  # of all steps; the first gradients of a fresh network are too steep for the full rate
 REPORT_EVERY = 20  # steps; reading the loss makes the CPU wait for a GPU
-EVALUATION_BATCH = 500
 
 EpochRecord = dict[str, Any]  # one line of metrics.jsonl
-
-
-class Learner:
-    """A network on its way: the model, its optimizer, and the step that improves it."""
-
-    def __init__(self, name: str, model: nn.Module, config: TrainingConfig) -> None:
-        self.name = name
-        self.model = model.to(config.device)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=config.lr, momentum=config.momentum)
-
-    def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> Tensor:
-        """One step of gradient descent on a batch of normalised images; returns the loss before it."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        self.optimizer.zero_grad()
-        loss = cross_entropy(self.model(images), labels)
-        loss.backward()
-        self.optimizer.step()
-        return loss.detach()
-
-    @torch.no_grad()
-    def predict(self, images: Tensor, normalize: Normalization) -> Tensor:
-        """The most likely class (N,) of each uint8 image."""
-        batches = images.split(EVALUATION_BATCH)
-        return torch.cat([self.model(normalize(batch)).argmax(dim=1) for batch in batches])
 
 
 class Observer(Protocol):
@@ -121,7 +94,7 @@ def fit(run: Run, save: Callable[[Run], None], observer: Observer) -> None:
 def _one_epoch(run: Run, learner: Learner, train: Split, test: Split, observer: Observer) -> EpochRecord:
     loss, seconds = train_one_epoch(run, learner, train, observer)
     _check_weights(learner, run.epoch + 1)
-    correct = learner.predict(test.images, run.normalize) == test.labels
+    correct = learner.predict(test.images) == test.labels
     return {
         "train_loss": loss,
         "test_accuracy": int(correct.sum()) / len(test),
@@ -141,7 +114,7 @@ def train_one_epoch(run: Run, learner: Learner, train: Split, observer: Observer
     start = time.perf_counter()
     for indices in shuffled_batches(len(train), config.batch_size, config.seed, epoch):
         indices = indices.to(config.device)
-        images = run.normalize(train.images.index_select(0, indices))
+        images = train.images.index_select(0, indices)
         labels = train.labels.index_select(0, indices)
         loss = learner.step(images, labels, learning_rate(step, total_steps, config.lr))
         total_loss += loss * len(labels)

@@ -1,4 +1,4 @@
-"""The LeNet that fits a data set, from our layers or from native torch's."""
+"""The LeNet that fits a data set, from our layers or from native torch's, and its fused form."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ from typing import Any
 import torch
 
 import lenet_ext.nn as lnn
+from lenet_ext.fused import FusedNet, fuse
 from lenet_ext.models import LeNet
+from lenet_ext.training.data import Normalization
 from lenet_ext.training.dataset import Dataset
 
-LAYERS: dict[str, Any] = {"layers": lnn, "torch": torch.nn}
+LAYERS: dict[str, Any] = {"fused": lnn, "layers": lnn, "torch": torch.nn}
 
 
 def network_of(dataset: Dataset) -> dict[str, int]:
@@ -25,3 +27,10 @@ def network_of(dataset: Dataset) -> dict[str, int]:
 def build_network(network: dict[str, int], engine: str) -> LeNet:
     """A freshly initialised LeNet; parameters have the same names and shapes for every `engine`."""
     return LeNet(**network, layers=LAYERS[engine])
+
+
+def fuse_network(model: LeNet, network: dict[str, int], normalize: Normalization) -> FusedNet:
+    """`model` in the fused engine, with the normalisation of uint8 images folded in."""
+    example = torch.empty(1, network["in_channels"], network["image_size"], network["image_size"])
+    mean, std = ([value / 255 for value in values] for values in (normalize.mean, normalize.std))
+    return fuse(model, example, mean=mean, std=std)

@@ -9,9 +9,10 @@ import torch
 from PIL import Image
 
 from lenet_ext.training.checkpoint import load_checkpoint, restore_weights
+from lenet_ext.training.config import TrainingConfig
 from lenet_ext.training.data import Normalization
 from lenet_ext.training.images import open_image, pixels_of
-from lenet_ext.training.network import build_network
+from lenet_ext.training.learner import LEARNERS
 
 
 def predict_files(checkpoint_path: Path, image_paths: Sequence[Path]) -> list[tuple[str, float]]:
@@ -23,14 +24,14 @@ def predict_files(checkpoint_path: Path, image_paths: Sequence[Path]) -> list[tu
     checkpoint = load_checkpoint(checkpoint_path)
     metadata = checkpoint.metadata
     engine = metadata.config["engine"]
-    model = build_network(metadata.network, engine)
-    restore_weights(checkpoint, model, engine)
+    config = TrainingConfig(**{**metadata.config, "device": "cpu"})
+    learner = LEARNERS[engine](engine, metadata.network, config, Normalization(metadata.mean, metadata.std))
+    restore_weights(checkpoint, learner.model, engine)
     size = metadata.network["image_size"]
     mode = "L" if metadata.network["in_channels"] == 1 else "RGB"
     images = [_fitted(open_image(path), mode, size) for path in image_paths]
-    normalize = Normalization(metadata.mean, metadata.std)
     with torch.no_grad():
-        probabilities = model(normalize(torch.stack(images))).softmax(dim=1)
+        probabilities = learner.logits(torch.stack(images)).softmax(dim=1)
     best = probabilities.max(dim=1)
     names = [metadata.class_names[index] for index in best.indices.tolist()]
     return list(zip(names, best.values.tolist(), strict=True))

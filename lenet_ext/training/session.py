@@ -25,7 +25,8 @@ from lenet_ext.training.data import Normalization, load_dataset
 from lenet_ext.training.dataset import Dataset
 from lenet_ext.training.errors import InputError, os_error_text
 from lenet_ext.training.files import locked, write_atomically
-from lenet_ext.training.loop import Learner, Observer, Run, fit
+from lenet_ext.training.learner import LEARNERS
+from lenet_ext.training.loop import Observer, Run, fit
 from lenet_ext.training.network import build_network, network_of
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -73,17 +74,17 @@ def train_in_folder(out: Path, options: Mapping[str, Any], resume: bool, observe
 
 def _new_run(config: TrainingConfig, dataset: Dataset) -> Run:
     """Fresh learners that start from the same weights, which only the seed decides."""
-    network = network_of(dataset)
+    network, normalize = network_of(dataset), Normalization.of(dataset.train.images)
     engines = [config.engine, "torch"] if config.compare else [config.engine]
     learners = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         weights = build_network(network, "torch").state_dict()
     for engine in engines:
-        model = build_network(network, engine)
-        model.load_state_dict(weights)
-        learners.append(Learner(engine, model, config))
-    return Run(config, dataset, Normalization.of(dataset.train.images), learners, history=[])
+        learner = LEARNERS[engine](engine, network, config, normalize)
+        learner.model.load_state_dict(weights)
+        learners.append(learner)
+    return Run(config, dataset, normalize, learners, history=[])
 
 
 def _restore(run: Run, checkpoint: Checkpoint, data_sha256: str) -> None:
@@ -147,5 +148,5 @@ def confusion_matrix(run: Run) -> Tensor:
     """(classes, classes) int64: how many test images of class (row) were taken for class (column)."""
     classes = len(run.dataset.class_names)
     test = run.dataset.test
-    predictions = run.learners[0].predict(test.images.to(run.config.device), run.normalize).cpu()
+    predictions = run.learners[0].predict(test.images.to(run.config.device)).cpu()
     return torch.bincount(test.labels * classes + predictions, minlength=classes**2).view(classes, classes)

@@ -1,0 +1,94 @@
+"""A network on its way: the model, what updates it, and the step that improves it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from lenet_ext.train_step import TrainStep
+from lenet_ext.training.config import TrainingConfig
+from lenet_ext.training.data import Normalization
+from lenet_ext.training.network import build_network, fuse_network
+
+EVALUATION_BATCH = 500
+
+
+class Learner:
+    """A network of layers, ours or native torch's, that torch.optim.SGD improves."""
+
+    def __init__(
+        self, engine: str, network: dict[str, int], config: TrainingConfig, normalize: Normalization
+    ) -> None:
+        self.name = engine
+        self.model = build_network(network, engine).to(config.device)
+        self.normalize = normalize
+        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=config.lr, momentum=config.momentum)
+
+    def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> Tensor:
+        """One step of gradient descent on a batch of uint8 images; returns the loss before it."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        self.optimizer.zero_grad()
+        loss = cross_entropy(self.logits(images), labels)
+        loss.backward()
+        self.optimizer.step()
+        return loss.detach()
+
+    def logits(self, images: Tensor) -> Tensor:
+        """(N, classes), of uint8 images."""
+        return self.model(self.normalize(images))
+
+    @torch.no_grad()
+    def predict(self, images: Tensor) -> Tensor:
+        """The most likely class (N,) of each uint8 image."""
+        return torch.cat([self.logits(batch).argmax(dim=1) for batch in images.split(EVALUATION_BATCH)])
+
+    def momenta(self) -> dict[str, Tensor]:
+        """By the names of the parameters; none before the first step, nor with a momentum of 0."""
+        states = {name: self.optimizer.state[p] for name, p in self.model.named_parameters()}
+        buffers = {name: state.get("momentum_buffer") for name, state in states.items()}
+        return {name: buffer for name, buffer in buffers.items() if buffer is not None}
+
+    def restore_momenta(self, momenta: Mapping[str, Tensor]) -> None:
+        """Takes what `momenta` gave."""
+        for name, momentum in momenta.items():
+            parameter = self.model.get_parameter(name)
+            self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
+
+
+class FusedLearner(Learner):
+    """The whole network in the fused engine, which takes bytes and does a step in one call."""
+
+    def __init__(
+        self, engine: str, network: dict[str, int], config: TrainingConfig, normalize: Normalization
+    ) -> None:
+        super().__init__(engine, network, config, normalize)
+        self.fused = fuse_network(self.model, network, normalize)
+        self.train_step = TrainStep(self.fused, lr=config.lr, momentum=config.momentum)
+
+    def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> Tensor:
+        self.train_step.lr = learning_rate
+        return self.train_step(images, labels)
+
+    def logits(self, images: Tensor) -> Tensor:
+        return self.fused(images)
+
+    def momenta(self) -> dict[str, Tensor]:
+        state = self.train_step.state_dict()["state"]
+        return {name: state[i]["momentum_buffer"] for i, name in enumerate(self._names()) if i in state}
+
+    def restore_momenta(self, momenta: Mapping[str, Tensor]) -> None:
+        state = self.train_step.state_dict()
+        state["state"] = {
+            i: {"momentum_buffer": momenta[name]} for i, name in enumerate(self._names()) if name in momenta
+        }
+        self.train_step.load_state_dict(state)
+
+    def _names(self) -> list[str]:
+        return [name for name, _ in self.fused.named_parameters()]
+
+
+LEARNERS: dict[str, type[Learner]] = {"fused": FusedLearner, "layers": Learner, "torch": Learner}

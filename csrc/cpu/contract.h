@@ -127,9 +127,11 @@ class ContractTiles {
 
   template <int V, int Taps, bool UnitStride, Partial Partiality>
   static constexpr Row make_row() {
+    // A vector of one lane is never partial.
+    constexpr Partial kPartiality = S::width == 1 ? Partial::kNone : Partiality;
     Row row{};
     [&]<int... R>(std::integer_sequence<int, R...>) {
-      ((row[R] = &contract_tile<S, R + 1, V, Taps, UnitStride, Partiality>), ...);
+      ((row[R] = &contract_tile<S, R + 1, V, Taps, UnitStride, kPartiality>), ...);
     }(std::make_integer_sequence<int, max_rows<S>(V, Taps)>{});
     return row;
   }

@@ -1,6 +1,7 @@
-// conv2d forward and input gradient, both as correlations (correlate.h).
+// conv2d forward and input gradient, both as correlations (correlate.h); the latter also by patches.
 #pragma once
 
+#include "cpu/conv2d_patch_grad.h"
 #include "cpu/correlate.h"
 #include "shapes.h"
 
@@ -39,6 +40,9 @@ void conv2d(const Conv2dShape& s, Format format, const Stored* input, const Stor
 template <class S, class Stored>
 void conv2d_input_grad(const Conv2dShape& s, Format format, const Stored* grad_output, const Stored* weight,
                        Stored* grad_input) {
+  if (PatchGradient<S, Stored>::suits(s)) {
+    return PatchGradient<S, Stored>(s, format, grad_output, weight, grad_input).run();
+  }
   Correlation c = conv2d_correlation(s, format);
   c.in_channels = s.group_out(), c.out_channels = s.group_in();
   c.in_height = s.out_height, c.in_width = s.out_width;

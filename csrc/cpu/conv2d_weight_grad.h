@@ -7,16 +7,18 @@
 // an accumulator of its own, and these are added in order: the result is the same for every number of
 // threads. One of two register layouts, chosen by estimated cost:
 //
-//   lanes = channels   input window channels-last, so that the taps (kx, c) of a pixel are one contiguous
-//   run; grad_output
-//                      as [pixel][output channel]; contract microkernel with pixels as steps, taps as rows.
+//   lanes = channels   grad_output as [pixel][output channel]. Kernels of 3 or 5 columns with stride 1: the
+//                      input in its own format, kernel_rows microkernel. Others: input window channels-last,
+//                      so that the taps (kx, c) of a pixel are one contiguous run; contract microkernel with
+//                      pixels as steps, taps as rows.
 //   lanes = pixels     both as padded planes; dot microkernel along the rows of pixels: for few channels,
-//   depthwise.
+//                      depthwise.
 #pragma once
 
 #include "cpu/contract.h"
 #include "cpu/dot.h"
 #include "cpu/image.h"
+#include "cpu/kernel_rows.h"
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
 
@@ -51,7 +53,11 @@ class WeightGradient {
           if (n + 1 < last) prefetch_image(n + 1, group);
           for (int64_t row = 0; row < s_.out_height; row += block_rows_) {
             const int64_t rows = std::min(block_rows_, s_.out_height - row);
-            if (lanes_are_channels_) {
+            if (kernel_rows_ && s_.kernel_width == 3) {
+              kernel_rows<3>(n, group, row, rows, window.data(), grads.data(), weight_sums, bias_sums);
+            } else if (kernel_rows_) {
+              kernel_rows<5>(n, group, row, rows, window.data(), grads.data(), weight_sums, bias_sums);
+            } else if (lanes_are_channels_) {
               channels_as_lanes(n, group, row, rows, window.data(), grads.data(), weight_sums, bias_sums);
             } else {
               pixels_as_lanes(n, group, row, rows, window.data(), grads.data(), weight_sums, bias_sums);
@@ -100,9 +106,12 @@ class WeightGradient {
     const double window = static_cast<double>(s_.height * s_.width * ins) / kWidth;
     const double grads = static_cast<double>(pixels * vectors(outs));
     const bool planar = format_ == Format::kContiguous;
+    kernel_rows_ = (s_.kernel_width == 3 || s_.kernel_width == 5) && s_.dilation_w == 1 && s_.stride_w == 1;
     const double channel_cost =
-        static_cast<double>(runs * pixels) * tiled_cost<S>(run, vectors(outs), tile_vectors_) +
-        kTransposeCycles * (planar ? window + grads : 0);
+        kernel_rows_ ? 0.5 * static_cast<double>(taps * ins * pixels * vectors(outs)) +
+                           kTransposeCycles * (planar ? grads : 0)
+                     : static_cast<double>(runs * pixels) * tiled_cost<S>(run, vectors(outs), tile_vectors_) +
+                           kTransposeCycles * (planar ? window + grads : 0);
     dot_rows_ = best_dot_rows<S>(outs, taps * ins);
     const double pixel_cost =
         static_cast<double>(s_.out_height * vectors(s_.out_width)) *
@@ -111,6 +120,7 @@ class WeightGradient {
     constexpr int64_t kMostSums =
         32 * 1024;  // partial sums of the pixel layout should stay in the second-level cache
     lanes_are_channels_ = channel_cost < pixel_cost || outs * depth() * kWidth > kMostSums;
+    kernel_rows_ = kernel_rows_ && lanes_are_channels_;
 
     block_rows_ = s_.out_height;
     constexpr int64_t kWindowBytes = 256 * 1024;
@@ -121,7 +131,7 @@ class WeightGradient {
     if (lanes_are_channels_) {
       lanes_ = vectors(outs) * kWidth;
       group_size_ = depth() * lanes_, bias_size_ = lanes_;
-      window_size_ = ins * window_height(block_rows_) * window_width();
+      window_size_ = ins * (kernel_rows_ ? layout().plane() : window_height(block_rows_) * window_width());
       grads_size_ = block_rows_ * s_.out_width * lanes_;
     } else {
       group_size_ = outs * depth() * kWidth, bias_size_ = outs * kWidth;
@@ -135,9 +145,10 @@ class WeightGradient {
     chunks_ = std::max<int64_t>(chunks_, 1);
     chunk_cost_ =
         std::min(channel_cost, pixel_cost) * static_cast<double>(s_.batch) / static_cast<double>(chunks_);
-    direct_ = !lanes_are_channels_ && std::is_same_v<T, Stored> && planar && s_.stride_h == 1 &&
-              s_.stride_w == 1 && s_.pad_top + s_.pad_bottom + s_.pad_left + s_.pad_right == 0;
-    if (lanes_are_channels_) {
+    direct_ = (!lanes_are_channels_ || kernel_rows_) && std::is_same_v<T, Stored> &&
+              s_.pad_top + s_.pad_bottom + s_.pad_left + s_.pad_right == 0 &&
+              (kernel_rows_ || (planar && s_.stride_h == 1 && s_.stride_w == 1));
+    if (lanes_are_channels_ && !kernel_rows_) {
       make_steps();
     } else {
       make_columns();
@@ -154,14 +165,19 @@ class WeightGradient {
     }
   }
 
+  // Of each tap, or with kernel_rows_ of the first tap of each row of the kernel.
   void make_columns() {
     const PlanarLayout planar = layout();
+    const Image<const Stored> image = input_image(0, 0);
+    const int64_t taps = kernel_rows_ ? 1 : s_.kernel_width;
     for (int64_t c = 0; c < s_.group_in(); ++c) {
       for (int64_t y = 0; y < s_.kernel_height; ++y) {
-        for (int64_t x = 0; x < s_.kernel_width; ++x) {
+        for (int64_t x = 0; x < taps; ++x) {
           const int64_t down = y * s_.dilation_h, right = x * s_.dilation_w;
-          columns_.push_back(direct_ ? (c * s_.height + down) * s_.width + right
-                                     : planar.offset(c, down, right));
+          columns_.push_back(direct_ ? image.at(c, down, right) - image.data
+                             : image.planar() || !kernel_rows_
+                                 ? planar.offset(c, down, right)
+                                 : (down * window_width() + right) * s_.group_in() + c);
         }
       }
     }
@@ -186,6 +202,45 @@ class WeightGradient {
                     group * s_.group_out(), s_.group_out());
   }
 
+  // weight_sums: [input channel][kernel row][kernel column][lanes_]
+  template <int kTaps>
+  void kernel_rows(int64_t n, int64_t group, int64_t row, int64_t rows, T* window_memory, T* grads_memory,
+                   T* weight_sums, T* bias_sums) const {
+    const Image<const Stored> in = input_image(n, group), image = grad_image(n, group);
+    const T *source = window_memory, *grads = grads_memory;
+    int64_t step = 1, row_step = layout().columns, pixel_step = lanes_;
+    bool grads_direct = false;
+    if constexpr (std::is_same_v<T, Stored>) {
+      if (direct_) source = in.at(0, row * s_.stride_h, 0);
+      grads_direct = !image.planar() && lanes_ == image.channels;
+      if (grads_direct) grads = image.at(0, row, 0), pixel_step = image.pixel_stride;
+    }
+    if (direct_) {
+      step = in.pixel_stride, row_step = s_.stride_h * in.row_stride;
+    } else if (in.planar()) {
+      pack_planar<S>(in, window(row), layout(), window_memory);
+    } else {
+      pack_channels_last<S>(in, window(row), window_memory);
+      step = in.channels, row_step = s_.stride_h * window_width() * step;
+    }
+    if (!grads_direct) pack_pixels(image, row, rows, grads_memory);
+    for (int64_t first = 0; first < lanes_; first += kWidth) {
+      KernelRowTiles<S, kTaps>::run({source, columns_.data(), step, row_step, grads + first, pixel_step, rows,
+                                     s_.out_width, weight_sums + first, lanes_},
+                                    s_.group_in() * s_.kernel_height);
+    }
+    add_pixels(grads, pixel_step, rows * s_.out_width, bias_sums);
+  }
+
+  // sums[lane] += the gradients of all pixels
+  void add_pixels(const T* grads, int64_t pixel_step, int64_t pixels, T* sums) const {
+    for (int64_t first = 0; first < lanes_; first += kWidth) {
+      auto sum = S::load(sums + first);
+      for (int64_t i = 0; i < pixels; ++i) sum = S::add(sum, S::load(grads + i * pixel_step + first));
+      S::store(sums + first, sum);
+    }
+  }
+
   // weight_sums: [kernel row][kernel column][input channel][lanes_]
   void channels_as_lanes(int64_t n, int64_t group, int64_t row, int64_t rows, T* window_memory, T* grads,
                          T* weight_sums, T* bias_sums) const {
@@ -205,7 +260,7 @@ class WeightGradient {
         }
       }
     }
-    for (int64_t pixel = 0; pixel < pixels; ++pixel) add_row<S>(grads + pixel * lanes_, bias_sums, lanes_);
+    add_pixels(grads, lanes_, pixels, bias_sums);
   }
 
   // [pixel][lanes_], the lanes beyond the channels zero.
@@ -267,6 +322,7 @@ class WeightGradient {
       }
       return;
     }
+    if (kernel_rows_) return transpose<S>(sums, lanes_, grad_weight, depth(), depth(), outs);
     for (int64_t tap = 0; tap < taps; ++tap) {
       for (int64_t c = 0; c < ins; ++c) {
         copy_strided(sums + (tap * ins + c) * lanes_, 1, grad_weight + c * taps + tap, depth(), outs);
@@ -277,8 +333,8 @@ class WeightGradient {
   const Conv2dShape& s_;
   Format format_;
   const Stored *grad_output_, *input_;
-  bool lanes_are_channels_;
-  bool direct_;  // the planes of the input are read where they lie
+  bool lanes_are_channels_, kernel_rows_;
+  bool direct_;  // the input is read where it lies
   int tile_vectors_, dot_rows_;
   int64_t run_taps_, block_rows_, chunks_, lanes_ = 0;
   double chunk_cost_;

@@ -28,6 +28,21 @@ void add_row(const typename S::Scalar* row, typename S::Scalar* sum, int64_t cou
   }
 }
 
+// destination[i] = source[2 * i]; nothing behind the last of these is read.
+template <class S, class From, class To>
+void copy_every_second(const From* source, To* destination, int64_t count) {
+  int64_t i = 0;
+  for (; i + S::width < count; i += S::width) {
+    S::store(destination + i, S::even(S::load(source + 2 * i), S::load(source + 2 * i + S::width)));
+  }
+  const int rest = static_cast<int>(count - i);
+  if (rest <= 0) return;
+  const int last = 2 * rest - 1;
+  const auto low = S::load_partial(source + 2 * i, std::min(last, S::width));
+  const auto high = last > S::width ? S::load_partial(source + 2 * i + S::width, last - S::width) : S::zero();
+  S::store_partial(destination + i, S::even(low, high), rest);
+}
+
 template <class From, class To>
 void copy_strided(const From* source, int64_t source_stride, To* destination, int64_t destination_stride,
                   int64_t count) {

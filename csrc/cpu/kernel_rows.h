@@ -14,8 +14,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
-
-#include "cpu/unroll.h"
+#include <utility>
 
 namespace lenet_ext::cpu {
 
@@ -59,26 +58,33 @@ class KernelRowTiles {
   [[gnu::always_inline]] static void step(const KernelRows<T>& t, const T* const (&a)[Groups], int64_t shift,
                                           const T* b, V (&acc)[Groups][Taps]) {
     V factor[Pixels];
-    unroll<Pixels>([&](auto p) { factor[p] = S::load(b + p * t.b_stride); });
-    unroll<Taps + Pixels - 1>([&](auto i) {
-      unroll<Groups>([&](auto g) {
+#pragma GCC unroll 16
+    for (int p = 0; p < Pixels; ++p) factor[p] = S::load(b + p * t.b_stride);
+#pragma GCC unroll 16
+    for (int i = 0; i < Taps + Pixels - 1; ++i) {
+#pragma GCC unroll 16
+      for (int g = 0; g < Groups; ++g) {
         const V value = S::broadcast(a[g][shift + i * t.a_stride]);
-        unroll<Pixels>([&](auto p) {
-          constexpr int tap = i - p;
-          if constexpr (tap >= 0 && tap < Taps) acc[g][tap] = S::fma(value, factor[p], acc[g][tap]);
-        });
-      });
-    });
+#pragma GCC unroll 16
+        for (int p = 0; p < Pixels; ++p) {
+          const int tap = i - p;
+          if (tap >= 0 && tap < Taps) acc[g][tap] = S::fma(value, factor[p], acc[g][tap]);
+        }
+      }
+    }
   }
 
   template <int Groups>
   static void tile(const KernelRows<T>& t) {
     V acc[Groups][Taps];
-    unroll<Groups>([&](auto g) {
-      unroll<Taps>([&](auto tap) { acc[g][tap] = S::load(t.sums + (g * Taps + tap) * t.sums_stride); });
-    });
+#pragma GCC unroll 16
+    for (int g = 0; g < Groups; ++g) {
+#pragma GCC unroll 16
+      for (int tap = 0; tap < Taps; ++tap) acc[g][tap] = S::load(t.sums + (g * Taps + tap) * t.sums_stride);
+    }
     const T* a[Groups];
-    unroll<Groups>([&](auto g) { a[g] = t.a + t.a_offset[g]; });
+#pragma GCC unroll 16
+    for (int g = 0; g < Groups; ++g) a[g] = t.a + t.a_offset[g];
     const T* b = t.b;
     for (int64_t y = 0; y < t.rows; ++y) {
       int64_t x = 0;
@@ -89,9 +95,11 @@ class KernelRowTiles {
         step<Groups, 1>(t, a, y * t.a_row_stride + x * t.a_stride, b, acc);
       }
     }
-    unroll<Groups>([&](auto g) {
-      unroll<Taps>([&](auto tap) { S::store(t.sums + (g * Taps + tap) * t.sums_stride, acc[g][tap]); });
-    });
+#pragma GCC unroll 16
+    for (int g = 0; g < Groups; ++g) {
+#pragma GCC unroll 16
+      for (int tap = 0; tap < Taps; ++tap) S::store(t.sums + (g * Taps + tap) * t.sums_stride, acc[g][tap]);
+    }
   }
 
   static constexpr auto kTiles = []<int... G>(std::integer_sequence<int, G...>) {

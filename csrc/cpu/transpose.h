@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "cpu/dtype.h"
-#include "cpu/unroll.h"
 
 namespace lenet_ext::cpu {
 
@@ -64,17 +63,21 @@ void transpose(const From* source, int64_t source_stride, To* destination, int64
       To* to = destination + c * destination_stride + r;
       typename S::Vector block[width];
       if (height == width && breadth == width) {
-        unroll<width>([&](auto i) { block[i] = S::load(from + i * source_stride); });
+#pragma GCC unroll 16
+        for (int i = 0; i < width; ++i) block[i] = S::load(from + i * source_stride);
         S::transpose(block);
-        unroll<width>([&](auto i) { S::store(to + i * destination_stride, block[i]); });
+#pragma GCC unroll 16
+        for (int i = 0; i < width; ++i) S::store(to + i * destination_stride, block[i]);
       } else {
-        unroll<width>([&](auto i) {
+#pragma GCC unroll 16
+        for (int i = 0; i < width; ++i) {
           block[i] = i < height ? S::load_partial(from + i * source_stride, breadth) : S::zero();
-        });
+        }
         S::transpose(block);
-        unroll<width>([&](auto i) {
+#pragma GCC unroll 16
+        for (int i = 0; i < width; ++i) {
           if (i < breadth) S::store_partial(to + i * destination_stride, block[i], height);
-        });
+        }
       }
     }
   }

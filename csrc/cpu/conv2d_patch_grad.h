@@ -1,8 +1,7 @@
 // conv2d's input gradient for few input channels and stride 1, by patches: each pixel of grad_output, times
 // the weights, is spread over a patch of the input, one row of which is
 //
-//   patch[n, y, x][lane] = sum over ky, o of  grad_output[n, o, y + pad - ky * dilation, x] * weight[o,
-//   ky][lane]
+//   patch[n, y, x][lane] = sum over ky, o of  grad_output[n, o, y + pad - ky * dilation, x] * w[o, ky][lane]
 //
 // with the kernel's columns and the input channels together as lanes (LeNet's second convolution: 5 * 6 of
 // 32). A row of grad_input, channels-last, is the sum of the patches of its row, each `channels` lanes right
@@ -36,13 +35,14 @@ class PatchGradient {
     if (s.stride_h != 1 || s.stride_w != 1 || s.dilation_w != 1 || s.group_in() >= kWidth) return false;
     if (s.kernel_height * s.group_out() < kLeastDepth || s.kernel_width > s.width || s.height < 1)
       return false;
+    const int64_t lanes = s.kernel_width * s.group_in();
     const int64_t largest_offset =
-        s.out_channels * (s.out_height + s.kernel_height * s.dilation_h) * s.out_width;
+        std::max(s.out_channels * (s.out_height + s.kernel_height * s.dilation_h) * s.out_width,
+                 s.kernel_height * s.group_out() * vectors(lanes) * kWidth);
     if (largest_offset > std::numeric_limits<int32_t>::max()) return false;
     const auto share = [](int64_t useful, int64_t all) {
       return static_cast<double>(useful) / static_cast<double>(all);
     };
-    const int64_t lanes = s.kernel_width * s.group_in();
     const double by_rows = share(s.out_width, vectors(s.width) * kWidth);
     const double by_pixels =
         share(s.out_height * s.out_width, s.height * (s.width + s.kernel_width - 1) + kWidth);

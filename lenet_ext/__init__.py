@@ -9,6 +9,20 @@ from lenet_ext._version import __version__
 # The operators exist once the compiled module is loaded.
 from lenet_ext import functional, nn
 from lenet_ext.convert import convert, revert
+from lenet_ext.fused import FusedNet, fuse
 from lenet_ext.models import LeNet
+from lenet_ext.train_step import TrainStep
 
-__all__ = ["LeNet", "__version__", "build_info", "convert", "cpu_isa", "functional", "nn", "revert"]
+__all__ = [
+    "FusedNet",
+    "LeNet",
+    "TrainStep",
+    "__version__",
+    "build_info",
+    "convert",
+    "cpu_isa",
+    "functional",
+    "fuse",
+    "nn",
+    "revert",
+]

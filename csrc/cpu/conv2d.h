@@ -15,10 +15,8 @@ inline Correlation conv2d_correlation(const Conv2dShape& s, Format format) {
   return c;
 }
 
-// output (N, C_out, OH, OW) = input * weight + bias; bias may be null.
-template <class S, class Stored>
-void conv2d(const Conv2dShape& s, Format format, const Stored* input, const Stored* weight,
-            const Stored* bias, Stored* output) {
+// output (N, C_out, OH, OW) = input * weight + bias
+inline Correlation conv2d_forward_problem(const Conv2dShape& s, Format format) {
   Correlation c = conv2d_correlation(s, format);
   c.in_channels = s.group_in(), c.out_channels = s.group_out();
   c.in_height = s.height, c.in_width = s.width;
@@ -31,18 +29,23 @@ void conv2d(const Conv2dShape& s, Format format, const Stored* input, const Stor
       c.taps.push_back({y * s.dilation_h - s.pad_top, x * s.dilation_w - s.pad_left, y * s.kernel_width + x});
     }
   }
-  Correlator<S, Stored>(c, input, weight, bias, output).run();
+  return c;
+}
+
+// bias may be null.
+template <class S, class Stored>
+void conv2d(const Conv2dShape& s, Format format, const Stored* input, const Stored* weight,
+            const Stored* bias, Stored* output) {
+  Correlator<S, Stored> correlator(conv2d_forward_problem(s, format));
+  correlator.set_weights(weight, bias);
+  correlator.run(input, output, s.batch);
 }
 
 // grad_input (N, C_in, H, W): input pixel y receives from output row o by kernel row k where o * stride = y +
 // pad - k * dilation. So the pixels of one phase (y modulo stride) are a correlation of grad_output with
 // those k for which the right side is a multiple of the stride.
-template <class S, class Stored>
-void conv2d_input_grad(const Conv2dShape& s, Format format, const Stored* grad_output, const Stored* weight,
-                       Stored* grad_input) {
-  if (PatchGradient<S, Stored>::suits(s)) {
-    return PatchGradient<S, Stored>(s, format, grad_output, weight, grad_input).run();
-  }
+inline std::vector<Correlation> conv2d_input_grad_problems(const Conv2dShape& s, Format format) {
+  std::vector<Correlation> problems;
   Correlation c = conv2d_correlation(s, format);
   c.in_channels = s.group_out(), c.out_channels = s.group_in();
   c.in_height = s.out_height, c.in_width = s.out_width;
@@ -64,8 +67,22 @@ void conv2d_input_grad(const Conv2dShape& s, Format format, const Stored* grad_o
           }
         }
       }
-      Correlator<S, Stored>(c, grad_output, weight, nullptr, grad_input).run();
+      problems.push_back(c);
     }
+  }
+  return problems;
+}
+
+template <class S, class Stored>
+void conv2d_input_grad(const Conv2dShape& s, Format format, const Stored* grad_output, const Stored* weight,
+                       Stored* grad_input) {
+  if (PatchGradient<S, Stored>::suits(s)) {
+    return PatchGradient<S, Stored>(s, format, grad_output, weight, grad_input).run();
+  }
+  for (const Correlation& problem : conv2d_input_grad_problems(s, format)) {
+    Correlator<S, Stored> correlator(problem);
+    correlator.set_weights(weight, nullptr);
+    correlator.run(grad_output, grad_input, s.batch);
   }
 }
 

@@ -19,36 +19,42 @@ class Correlator {
   static constexpr bool kStoredIsComputed = std::is_same_v<T, Stored>;
 
  public:
-  Correlator(const Correlation& p, const Stored* input, const Stored* weight, const Stored* bias,
-             Stored* output)
+  // Weights are to be set before the first run.
+  explicit Correlator(const Correlation& p)
       : p_(p),
-        plan_(p, kStoredIsComputed),
-        input_(input),
-        output_(output),
+        plan_(p_, kStoredIsComputed),
         bias_(p.groups * p.out_channels),
         blocks_((p.out_channels + plan_.channel_block - 1) / plan_.channel_block),
-        weights_(p.groups * blocks_ * p.depth() * plan_.channel_block) {
+        weights_(p.groups * blocks_ * p.depth() * plan_.channel_block) {}
+
+  // The plan refers to the problem inside of this object.
+  Correlator(const Correlator&) = delete;
+  Correlator& operator=(const Correlator&) = delete;
+
+  // bias may be null.
+  void set_weights(const Stored* weight, const Stored* bias) {
     if (bias == nullptr) {
-      std::fill_n(bias_.data(), p.groups * p.out_channels, T(0));
+      std::fill_n(bias_.data(), p_.groups * p_.out_channels, T(0));
     } else {
-      copy_row<S>(bias, bias_.data(), p.groups * p.out_channels);
+      copy_row<S>(bias, bias_.data(), p_.groups * p_.out_channels);
     }
-    if (p.depth() > 0) pack_weights(weight);
+    if (p_.depth() > 0) pack_weights(weight);
   }
 
-  void run() {
+  // The first `images` images of dense tensors, at most as many as the problem has.
+  void run(const Stored* input, Stored* output, int64_t images) const {
     const int64_t rows = plan_.block_rows, row_blocks = (p_.rows + rows - 1) / rows;
-    const int64_t count = p_.batch * p_.groups * row_blocks;
+    const int64_t count = images * p_.groups * row_blocks;
     parallel_for(count, static_cast<int64_t>(plan_.task_cost(rows)), [&](int64_t begin, int64_t end) {
       Scratch<T> window(plan_.direct ? 0 : plan_.window_size + kMaxVectors * kWidth), block(plan_.block_size);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t row = i % row_blocks * rows, image = i / row_blocks;
         if (row_blocks == 1 && i + 1 < end) {
-          prefetch(input_image((i + 1) / p_.groups, (i + 1) % p_.groups).data,
+          prefetch(input_image(input, (i + 1) / p_.groups, (i + 1) % p_.groups).data,
                    p_.in_channels * p_.in_height * p_.in_width * int64_t{sizeof(Stored)});
         }
-        run_task(image / p_.groups, image % p_.groups, row, std::min(rows, p_.rows - row), window.data(),
-                 block.data());
+        run_task(input, output, image / p_.groups, image % p_.groups, row, std::min(rows, p_.rows - row),
+                 window.data(), block.data());
       }
     });
   }
@@ -98,13 +104,14 @@ class Correlator {
     }
   }
 
-  Image<const Stored> input_image(int64_t n, int64_t group) const {
-    return image_of(input_, p_.format, p_.groups * p_.in_channels, p_.in_height, p_.in_width, n,
+  Image<const Stored> input_image(const Stored* input, int64_t n, int64_t group) const {
+    return image_of(input, p_.format, p_.groups * p_.in_channels, p_.in_height, p_.in_width, n,
                     group * p_.in_channels, p_.in_channels);
   }
 
-  void run_task(int64_t n, int64_t group, int64_t row, int64_t rows, T* window_memory, T* block) const {
-    const Image<const Stored> image = input_image(n, group);
+  void run_task(const Stored* input, Stored* output, int64_t n, int64_t group, int64_t row, int64_t rows,
+                T* window_memory, T* block) const {
+    const Image<const Stored> image = input_image(input, n, group);
     const Window window{row * p_.stride_h + plan_.min_y, plan_.min_x, plan_.window_height(rows),
                         plan_.window_width()};
     const T* source = window_memory;
@@ -121,7 +128,7 @@ class Correlator {
                     channels = std::min(plan_.channel_block, p_.out_channels - first);
       const T* weights = weights_.data() + (group * blocks_ + i) * p_.depth() * plan_.channel_block;
       const T* bias = bias_.data() + group * p_.out_channels + first;
-      const Image<Stored> out = image_of(output_, p_.format, p_.groups * p_.out_channels, p_.out_height,
+      const Image<Stored> out = image_of(output, p_.format, p_.groups * p_.out_channels, p_.out_height,
                                          p_.out_width, n, group * p_.out_channels + first, channels);
       if (plan_.lanes_are_channels) {
         channels_as_lanes(source, weights, bias, row, rows, out, block);
@@ -234,10 +241,8 @@ class Correlator {
     if (!in_place) write_block(block, channel_stride, 1, out, row, rows);
   }
 
-  const Correlation& p_;
+  const Correlation p_;
   const CorrelationPlan<S> plan_;
-  const Stored* input_;
-  Stored* output_;
   Scratch<T> bias_;
   int64_t blocks_;
   Scratch<T> weights_;

@@ -119,6 +119,8 @@ void pack_planar(const Image<const Stored>& image, const Window& window, const P
 template <class S, class Stored>
 void pack_channels_last(const Image<const Stored>& image, const Window& window, typename S::Scalar* packed) {
   using T = typename S::Scalar;
+  // A transposition moves whole vectors: for so few channels it would do most of its work for nothing.
+  constexpr int64_t kFewChannels = 4;
   const int64_t channels = image.channels;
   const Range x = inside(window.left, 1, image.width, window.width);
   for (int64_t y = 0; y < window.height; ++y, packed += window.width * channels) {
@@ -131,7 +133,9 @@ void pack_channels_last(const Image<const Stored>& image, const Window& window, 
     std::fill_n(packed + x.end * channels, (window.width - x.end) * channels, T(0));
     const Stored* from = image.at(0, window.top + y, window.left + x.begin);
     T* to = packed + x.begin * channels;
-    if (image.planar()) {
+    if (image.planar() && channels <= kFewChannels) {
+      interleave<S>(from, image.channel_stride, to, channels, x.end - x.begin);
+    } else if (image.planar()) {
       transpose<S>(from, image.channel_stride, to, channels, channels, x.end - x.begin);
     } else if (image.pixel_stride == channels) {
       copy_row<S>(from, to, (x.end - x.begin) * channels);

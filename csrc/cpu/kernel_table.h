@@ -9,6 +9,7 @@
 #include "cpu/linear.h"
 #include "cpu/max_pool2d.h"
 #include "cpu/max_pool2d_grad.h"
+#include "cpu/net_passes.h"
 #include "cpu/relu.h"
 
 namespace lenet_ext::cpu {
@@ -61,6 +62,9 @@ constexpr TypedKernels make_typed_kernels() {
             linear_weight_grad<S>(shape, (const Stored*)grad_output, (const Stored*)input,
                                   (Stored*)grad_weight, (Stored*)grad_bias);
           },
+      .net_forward = &net_forward<S, Stored>,
+      .net_backward = &net_backward<S, Stored>,
+      .net_train = &net_train<S, Stored>,
       .relu = [](int64_t count, const void* input,
                  void* output) { relu<S>(count, (const Stored*)input, (Stored*)output); },
       .relu_grad =

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/dtype.h"
+#include "cpu/net_arguments.h"
 #include "shapes.h"
 
 namespace lenet_ext::cpu {
@@ -26,6 +27,9 @@ struct TypedKernels {
                             void* grad_input);
   void (*linear_weight_grad)(const LinearShape& shape, const void* grad_output, const void* input,
                              void* grad_weight, void* grad_bias);
+  void (*net_forward)(const NetShape& shape, const NetForward& pass);
+  void (*net_backward)(const NetShape& shape, const NetBackward& pass);
+  void (*net_train)(const NetShape& shape, const NetTrain& pass);
   void (*relu)(int64_t count, const void* input, void* output);
   void (*relu_grad)(int64_t count, const void* grad_output, const void* output, void* grad_input);
 };

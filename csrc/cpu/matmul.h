@@ -10,7 +10,8 @@
 
 namespace lenet_ext::cpu {
 
-// c[row * columns + column] = init[column] + sum over k of  a(row, k) * b(k, column)
+// c[row * columns + column] = init[column] + sum over k of  a(row, k) * b(k, column), or added to c as it is
+// where init is null
 template <class T>
 struct MatrixProduct {
   int64_t rows, columns, depth;
@@ -18,7 +19,7 @@ struct MatrixProduct {
   int64_t a_row_stride, a_depth_stride;
   const T* b;
   int64_t b_depth_stride, b_column_stride;  // one of them is 1
-  const T* init;                            // `columns` values
+  const T* init;                            // `columns` values, or null
   T* c;
 };
 
@@ -30,13 +31,14 @@ void outer_product(const MatrixProduct<typename S::Scalar>& p) {
     for (int64_t row = begin; row < end; ++row) {
       const auto scale = S::broadcast(p.a[row * p.a_row_stride]);
       T* const to = p.c + row * p.columns;
+      const T* const init = p.init == nullptr ? to : p.init;
       int64_t i = 0;
       for (; i + S::width <= p.columns; i += S::width) {
-        S::store(to + i, S::fma(scale, S::load(p.b + i), S::load(p.init + i)));
+        S::store(to + i, S::fma(scale, S::load(p.b + i), S::load(init + i)));
       }
       const int rest = static_cast<int>(p.columns - i);
-      S::store_partial(
-          to + i, S::fma(scale, S::load_partial(p.b + i, rest), S::load_partial(p.init + i, rest)), rest);
+      const auto sum = S::fma(scale, S::load_partial(p.b + i, rest), S::load_partial(init + i, rest));
+      S::store_partial(to + i, sum, rest);
     }
   });
 }
@@ -87,6 +89,7 @@ void matmul(const MatrixProduct<typename S::Scalar>& p) {
                        p.columns,
                        S::width,
                        last_lanes};
+      if (p.init == nullptr) t.init = t.c, t.init_stride = t.c_stride;
       for (int64_t k = 0; k < p.depth || k == 0; k += block) {
         t.step_count = std::min(block, p.depth - k);
         const T* b = p.b + k * p.b_depth_stride + column * p.b_column_stride;

@@ -3,27 +3,67 @@
 #include <cstddef>
 #include <cstdint>
 #include <new>
+#include <utility>
 
 namespace lenet_ext::cpu {
+
+// Blocks that are kept for the next Scratch of this thread: the system would take them back at once and
+// hand out fresh pages, each with a page fault, which take longer than the work of a small network.
+class ScratchCache {
+ public:
+  struct Block {
+    void* data = nullptr;
+    size_t bytes = 0;
+  };
+
+  Block take(size_t bytes) {
+    if (bytes >= kLeast) {
+      for (Block& block : blocks_) {
+        if (block.bytes >= bytes && block.bytes <= 2 * bytes) return std::exchange(block, {});
+      }
+    }
+    return {::operator new(bytes, kAlignment), bytes};
+  }
+  void give_back(Block block) {
+    if (block.bytes >= kLeast && block.bytes <= kMost) {
+      for (size_t i = 0; i < kBlocks && blocks_[next_].data != nullptr; ++i) next_ = (next_ + 1) % kBlocks;
+      std::swap(block, blocks_[next_]);
+      next_ = (next_ + 1) % kBlocks;
+    }
+    ::operator delete(block.data, kAlignment);
+  }
+  ~ScratchCache() {
+    for (const Block& block : blocks_) ::operator delete(block.data, kAlignment);
+  }
+
+  static ScratchCache& of_this_thread() {
+    thread_local ScratchCache cache;
+    return cache;
+  }
+
+ private:
+  static constexpr std::align_val_t kAlignment{64};
+  static constexpr size_t kLeast = 4 * 1024, kMost = 8 * 1024 * 1024, kBlocks = 16;
+  Block blocks_[kBlocks];
+  size_t next_ = 0;
+};
 
 // Uninitialised working memory, aligned to a cache line.
 template <class T>
 class Scratch {
  public:
   explicit Scratch(int64_t count)
-      : data_(static_cast<T*>(
-            ::operator new(sizeof(T) * static_cast<size_t>(count > 0 ? count : 1), kAlignment))) {}
-  ~Scratch() { ::operator delete(data_, kAlignment); }
+      : block_(ScratchCache::of_this_thread().take(sizeof(T) * static_cast<size_t>(count > 0 ? count : 1))) {}
+  ~Scratch() { ScratchCache::of_this_thread().give_back(block_); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
-  T* data() { return data_; }
-  const T* data() const { return data_; }
-  T& operator[](int64_t i) { return data_[i]; }
+  T* data() { return static_cast<T*>(block_.data); }
+  const T* data() const { return static_cast<const T*>(block_.data); }
+  T& operator[](int64_t i) { return data()[i]; }
 
  private:
-  static constexpr std::align_val_t kAlignment{64};
-  T* data_;
+  ScratchCache::Block block_;
 };
 
 }  // namespace lenet_ext::cpu

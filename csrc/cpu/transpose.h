@@ -50,6 +50,22 @@ void copy_strided(const From* source, int64_t source_stride, To* destination, in
   }
 }
 
+// destination[i * rows + row] = source[row * source_stride + i]: a transposition for few rows.
+template <class S, class From, class To>
+void interleave(const From* source, int64_t source_stride, To* destination, int64_t rows, int64_t count) {
+  if (rows == 1) return copy_row<S>(source, destination, count);
+  int64_t i = 0;
+  if constexpr (requires { &S::interleave3; }) {
+    const From *second = source + source_stride, *third = second + source_stride;
+    for (; rows == 3 && i + S::width <= count; i += S::width) {
+      S::interleave3(S::load(source + i), S::load(second + i), S::load(third + i), destination + 3 * i);
+    }
+  }
+  for (int64_t row = 0; row < rows; ++row) {
+    copy_strided(source + row * source_stride + i, 1, destination + i * rows + row, rows, count - i);
+  }
+}
+
 // destination[column * destination_stride + row] = source[row * source_stride + column]
 template <class S, class From, class To>
 void transpose(const From* source, int64_t source_stride, To* destination, int64_t destination_stride,

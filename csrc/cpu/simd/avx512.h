@@ -3,6 +3,8 @@
 
 #include <immintrin.h>
 
+#include <type_traits>
+
 #include "cpu/dtype.h"
 
 namespace lenet_ext::simd {
@@ -71,6 +73,41 @@ struct Avx512<float> {
   static Vector interleave_high(Vector a, Vector b) {
     const __m512i index = _mm512_set_epi32(31, 15, 30, 14, 29, 13, 28, 12, 27, 11, 26, 10, 25, 9, 24, 8);
     return _mm512_permutex2var_ps(a, index, b);
+  }
+
+  // a[0], b[0], c[0], a[1] ...: 3 * width elements.
+  static void interleave3(Vector a, Vector b, Vector c, float* p) {
+    // Element j of the result is element j / 3 of one of the three; b's are numbered from 16 on.
+    const auto place = [&](auto part) {
+      alignas(64) int from_a_or_b[16], then_c[16];
+      for (int j = 0; j < 16; ++j) {
+        const int place = 16 * part + j, element = place / 3;
+        from_a_or_b[j] = place % 3 == 1 ? 16 + element : element;
+        then_c[j] = place % 3 == 2 ? 16 + element : j;
+      }
+      const Vector ab = _mm512_permutex2var_ps(a, _mm512_load_epi32(from_a_or_b), b);
+      store(p + 16 * part, _mm512_permutex2var_ps(ab, _mm512_load_epi32(then_c), c));
+    };
+    place(std::integral_constant<int, 0>{});
+    place(std::integral_constant<int, 1>{});
+    place(std::integral_constant<int, 2>{});
+  }
+
+  // The elements of v that are not zero, in order, to `values`, and base[i] + table[bytes[i]] of each, at
+  // least 0 and at most `last`, to `offsets`; returns how many. n elements are read, whole vectors written.
+  // bytes are taken modulo 16.
+  static int compress_nonzero(const float* v, const int32_t* base, const uint8_t* bytes, int n,
+                              const int32_t* table, int32_t last, float* values, int32_t* offsets) {
+    const Vector value = load_partial(v, n);
+    const __m512i entry = _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(n), bytes));
+    const __m512i sum = _mm512_add_epi32(_mm512_maskz_loadu_epi32(first(n), base),
+                                         _mm512_permutexvar_epi32(entry, _mm512_loadu_epi32(table)));
+    const __m512i offset =
+        _mm512_min_epi32(_mm512_max_epi32(sum, _mm512_setzero_si512()), _mm512_set1_epi32(last));
+    const __mmask16 kept = _mm512_cmp_ps_mask(value, zero(), _CMP_NEQ_UQ);
+    store(values, _mm512_maskz_compress_ps(kept, value));
+    _mm512_storeu_epi32(offsets, _mm512_maskz_compress_epi32(kept, offset));
+    return __builtin_popcount(kept);
   }
 
   static void store_bytes(uint8_t* p, Vector v, int n) {

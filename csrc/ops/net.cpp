@@ -1,0 +1,250 @@
+#include <torch/csrc/stable/library.h>
+
+#include <optional>
+
+#include "cpu/isa.h"
+#include "net_shape.h"
+#include "ops/tensor.h"
+
+namespace lenet_ext {
+namespace {
+
+using Tensors = std::vector<Tensor>;
+
+// The tensors of a call, checked and dense, kept alive while the kernels use them.
+struct NetTensors {
+  DType dtype;
+  NetShape shape;
+  Tensor images;
+  std::optional<Tensor> normalization;
+  Tensors parameters;
+  std::vector<void*> pointers;  // to the parameters
+
+  cpu::NetImages net_images() const {
+    const float* scale = normalization ? static_cast<const float*>(normalization->const_data_ptr()) : nullptr;
+    const bool bytes = images.scalar_type() == ScalarType::Byte;
+    return {images.const_data_ptr(), nullptr, bytes, scale, bytes ? scale + shape.image_sizes[0] : nullptr};
+  }
+};
+
+NetTensors check_net(const char* op, const Tensor& images, const Tensors& parameters, const SizeList& program,
+                     const std::optional<Tensor>& normalization) {
+  const bool bytes = images.scalar_type() == ScalarType::Byte;
+  if (bytes != normalization.has_value()) {
+    fail(op, bytes ? ": uint8 images need normalization" : ": normalization is for uint8 images only");
+  }
+  if (bytes && parameters.empty()) fail(op, ": uint8 images need a stage with parameters");
+  NetTensors t{bytes ? dtype_of(op, "parameters", parameters[0]) : dtype_of(op, "input", images),
+               {},
+               dense(images),
+               std::nullopt,
+               {},
+               {}};
+  std::vector<Sizes> parameter_sizes;
+  for (const Tensor& parameter : parameters) {
+    if (parameter.scalar_type() != (bytes ? parameters[0] : images).scalar_type()) {
+      fail(op, ": all parameters must be of one dtype, that of the input unless it is uint8; got ",
+           torch::headeronly::toString(parameter.scalar_type()));
+    }
+    parameter_sizes.push_back(sizes_of(parameter));
+    t.parameters.push_back(dense(parameter));
+    t.pointers.push_back(t.parameters.back().data_ptr());
+  }
+  t.shape = net_shape(op, sizes_of(images), parameter_sizes, program);
+  if (bytes) {
+    if (normalization->scalar_type() != ScalarType::Float) fail(op, ": normalization must be float32");
+    check_sizes(op, "normalization", *normalization, std::array{int64_t{2}, t.shape.image_sizes[0]});
+    t.normalization = dense(*normalization);
+  }
+  return t;
+}
+
+SizeList with_batch(int64_t batch, SizeList sizes) {
+  sizes.insert(sizes.begin(), batch);
+  return sizes;
+}
+
+Tensor empty_of(SizeList sizes, ScalarType type, const Tensor& like) {
+  return torch::stable::empty(sizes, type, std::nullopt, like.device());
+}
+
+ScalarType compute_type(DType dtype) {
+  return dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float;
+}
+
+ScalarType stored_type(DType dtype) {
+  constexpr ScalarType kTypes[] = {ScalarType::Float, ScalarType::Double, ScalarType::BFloat16,
+                                   ScalarType::Half};
+  return kTypes[static_cast<int>(dtype)];
+}
+
+// (output, saved, taps): the last two, for net_backward, are empty unless `save`.
+std::tuple<Tensor, Tensor, Tensor> net_forward(const Tensor& input, Tensors parameters, SizeList program,
+                                               std::optional<Tensor> normalization, bool save) {
+  const NetTensors t = check_net("net_forward", input, parameters, program, normalization);
+  const int64_t batch = t.shape.batch;
+  Tensor output = empty_of(with_batch(batch, t.shape.output_sizes), stored_type(t.dtype), t.images);
+  const int64_t saved_size = save ? batch * t.shape.saved_elements() : 0;
+  const int64_t tap_size = save ? t.shape.tap_offset(t.shape.stages.size(), batch) : 0;
+  Tensor saved = empty_of({saved_size}, compute_type(t.dtype), t.images);
+  Tensor taps = empty_of({tap_size}, ScalarType::Byte, t.images);
+  if (batch > 0) {
+    cpu::kernels()[t.dtype].net_forward(t.shape,
+                                        {t.net_images(), t.pointers.data(), output.mutable_data_ptr(),
+                                         save ? saved.mutable_data_ptr() : nullptr,
+                                         save ? static_cast<uint8_t*>(taps.mutable_data_ptr()) : nullptr});
+  }
+  return {output, saved, taps};
+}
+
+// The gradients of the input (empty unless wanted) and of the parameters (none unless wanted).
+Tensors net_backward(const Tensor& grad_output, const Tensor& input, Tensors parameters, const Tensor& saved,
+                     const Tensor& taps, SizeList program, std::optional<Tensor> normalization,
+                     bool input_grad, bool parameter_grads) {
+  constexpr const char* kOp = "net_backward";
+  const NetTensors t = check_net(kOp, input, parameters, program, normalization);
+  const int64_t batch = t.shape.batch;
+  if (dtype_of(kOp, "grad_output", grad_output) != t.dtype) {
+    fail(kOp, ": grad_output must have the dtype of the parameters");
+  }
+  check_sizes(kOp, "grad_output", grad_output, with_batch(batch, t.shape.output_sizes));
+  if (saved.scalar_type() != compute_type(t.dtype) || taps.scalar_type() != ScalarType::Byte) {
+    fail(kOp, ": saved and taps must be those of net_forward");
+  }
+  check_sizes(kOp, "saved", saved, std::array{batch * t.shape.saved_elements()});
+  check_sizes(kOp, "taps", taps, std::array{t.shape.tap_offset(t.shape.stages.size(), batch)});
+  if (input_grad && t.normalization) fail(kOp, ": uint8 images have no gradient");
+  const Tensor gy = dense(grad_output), values = dense(saved), positions = dense(taps);
+  Tensors grads;
+  grads.push_back(empty_of(input_grad ? with_batch(batch, t.shape.image_sizes) : SizeList{0},
+                           stored_type(t.dtype), t.images));
+  std::vector<void*> pointers;
+  for (size_t i = 0; parameter_grads && i < t.parameters.size(); ++i) {
+    grads.push_back(empty(sizes_of(t.parameters[i]), t.parameters[i]));
+    pointers.push_back(grads.back().mutable_data_ptr());
+  }
+  if (batch > 0) {
+    cpu::kernels()[t.dtype].net_backward(
+        t.shape,
+        {t.net_images(), t.pointers.data(), gy.const_data_ptr(), values.const_data_ptr(),
+         static_cast<const uint8_t*>(positions.const_data_ptr()),
+         input_grad ? grads[0].mutable_data_ptr() : nullptr, parameter_grads ? pointers.data() : nullptr});
+  } else {
+    for (size_t i = 1; i < grads.size(); ++i) torch::stable::zero_(grads[i]);
+  }
+  return grads;
+}
+
+// The values of `indices` must lie in [0, size).
+void check_indices(const char* op, const char* name, const Tensor& indices, int64_t size) {
+  const auto* values = static_cast<const int64_t*>(indices.const_data_ptr());
+  const int64_t count = indices.numel();
+  for (int64_t i = 0; i < count; ++i) {
+    if (values[i] < 0 || values[i] >= size) {
+      fail(op, ": ", name, " ", values[i], " at position ", i, " is out of range [0, ", size, ")");
+    }
+  }
+}
+
+void check_int64_vector(const char* op, const char* name, const Tensor& tensor) {
+  if (tensor.scalar_type() != ScalarType::Long || tensor.sizes().size() != 1) {
+    fail(op, ": ", name, " must be int64 with 1 dimension, got ",
+         torch::headeronly::toString(tensor.scalar_type()), " ", to_string(sizes_of(tensor)));
+  }
+}
+
+// One step of SGD for each batch of `batch_size` images, in the order of `order`; the mean loss of each.
+// Everything is checked before the first step. Changes parameters and buffers.
+Tensor net_train(const Tensor& images, const Tensor& targets, std::optional<Tensor> order, Tensors parameters,
+                 std::optional<Tensor> buffers, SizeList program, std::optional<Tensor> normalization,
+                 int64_t batch_size, double lr, double momentum, double weight_decay, bool nesterov,
+                 int64_t loss) {
+  constexpr const char* kOp = "net_train";
+  NetTensors t = check_net(kOp, images, parameters, program, normalization);
+  for (const Tensor& parameter : parameters) {
+    if (!parameter.is_contiguous()) fail(kOp, ": parameters must be contiguous");
+  }
+  const int64_t available = t.shape.batch;
+  if (loss != 0 && loss != 1) fail(kOp, ": loss must be 0 (cross entropy) or 1 (mean squared error)");
+  if (batch_size < 1) fail(kOp, ": batch_size must be at least 1, got ", batch_size);
+  const bool classes = loss == static_cast<int64_t>(cpu::Loss::kCrossEntropy);
+  if (classes) {
+    check_int64_vector(kOp, "targets", targets);
+    check_sizes(kOp, "targets", targets, std::array{available});
+    if (t.shape.output_sizes.size() != 1) {
+      fail(kOp, ": cross entropy needs an output (N, classes), got sizes ",
+           to_string(with_batch(available, t.shape.output_sizes)));
+    }
+  } else {
+    if (targets.scalar_type() != stored_type(t.dtype)) {
+      fail(kOp, ": targets must be ", torch::headeronly::toString(stored_type(t.dtype)), ", got ",
+           torch::headeronly::toString(targets.scalar_type()));
+    }
+    check_sizes(kOp, "targets", targets, with_batch(available, t.shape.output_sizes));
+  }
+  const Tensor wanted = dense(targets);
+  if (classes) check_indices(kOp, "target", wanted, t.shape.output_sizes[0]);
+  std::optional<Tensor> indices;
+  if (order) {
+    check_int64_vector(kOp, "order", *order);
+    indices = dense(*order);
+    check_indices(kOp, "order", *indices, available);
+  }
+  if (buffers) {
+    check_sizes(kOp, "buffers", *buffers, std::array{t.shape.parameter_count()});
+    if (buffers->scalar_type() != stored_type(t.dtype) || !buffers->is_contiguous()) {
+      fail(kOp, ": buffers must be contiguous, of the dtype of the parameters");
+    }
+  }
+  if (!buffers && momentum != 0) fail(kOp, ": momentum needs buffers");
+  const int64_t count = indices ? indices->numel() : available;
+  const int64_t steps = count / batch_size + (count % batch_size != 0);
+  Tensor losses = empty_of({steps}, stored_type(t.dtype), t.images);
+  const int64_t stored_bytes = losses.element_size();
+  const int64_t image_bytes = t.shape.stages[0].input_size * t.images.element_size();
+  const int64_t target_bytes =
+      classes ? int64_t{sizeof(int64_t)} : t.shape.stages.back().output_size * stored_bytes;
+  for (int64_t step = 0; step < steps; ++step) {
+    const int64_t first = step * batch_size;
+    t.shape.batch = std::min(batch_size, count - first);
+    cpu::NetImages batch = t.net_images();
+    const auto* target = static_cast<const char*>(wanted.const_data_ptr());
+    if (indices) {
+      batch.order = static_cast<const int64_t*>(indices->const_data_ptr()) + first;
+    } else {
+      batch.data = static_cast<const char*>(batch.data) + first * image_bytes;
+      target += first * target_bytes;
+    }
+    cpu::kernels()[t.dtype].net_train(t.shape,
+                                      {batch,
+                                       target,
+                                       static_cast<cpu::Loss>(loss),
+                                       {lr, momentum, weight_decay, nesterov},
+                                       t.pointers.data(),
+                                       buffers ? buffers->mutable_data_ptr() : nullptr,
+                                       static_cast<char*>(losses.mutable_data_ptr()) + step * stored_bytes});
+  }
+  return losses;
+}
+
+}  // namespace
+}  // namespace lenet_ext
+
+STABLE_TORCH_LIBRARY_FRAGMENT(lenet_ext, m) {
+  m.def(
+      "net_forward(Tensor input, Tensor[] parameters, int[] program, Tensor? normalization, bool save) -> "
+      "(Tensor, Tensor, Tensor)");
+  m.def(
+      "net_backward(Tensor grad_output, Tensor input, Tensor[] parameters, Tensor saved, Tensor taps, int[] "
+      "program, Tensor? normalization, bool input_grad, bool parameter_grads) -> Tensor[]");
+  m.def(
+      "net_train(Tensor images, Tensor targets, Tensor? order, Tensor(a!)[] parameters, Tensor(b!)? buffers, "
+      "int[] program, Tensor? normalization, int batch_size, float lr, float momentum, float weight_decay, "
+      "bool nesterov, int loss) -> Tensor");
+}
+
+STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CPU, m) {
+  m.impl("net_forward", TORCH_BOX(&lenet_ext::net_forward));
+  m.impl("net_backward", TORCH_BOX(&lenet_ext::net_backward));
+  m.impl("net_train", TORCH_BOX(&lenet_ext::net_train));
+}

@@ -1,0 +1,405 @@
+"""capture: the chains that it finds, and that it changes nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from capture_helpers import Forward, replay
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+import lenet_ext
+import lenet_ext.functional as ours
+import lenet_ext.nn as lnn
+from lenet_ext.capture import Conv2d, Flatten, Linear, MaxPool2d, ReLU, capture
+
+CONV = Conv2d("conv.weight", "conv.bias", (1, 1), (0, 0, 0, 0), (1, 1), 1)
+POOL = MaxPool2d((2, 2), (2, 2), (0, 0), (1, 1), False)
+
+
+def images(batch: int = 2, channels: int = 1, size: int = 12) -> Tensor:
+    return torch.randn(batch, channels, size, size)
+
+
+class MnistExample(nn.Module):
+    """The network of pytorch/examples/mnist, without its log_softmax."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(1, 32, 3, 1)
+        self.conv2 = nn.Conv2d(32, 64, 3, 1)
+        self.dropout1 = nn.Dropout(0.25)
+        self.dropout2 = nn.Dropout(0.5)
+        self.fc1 = nn.Linear(9216, 128)
+        self.fc2 = nn.Linear(128, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.conv1(x))
+        x = F.relu(self.conv2(x))
+        x = self.dropout1(F.max_pool2d(x, 2))
+        x = torch.flatten(x, 1)
+        x = self.dropout2(F.relu(self.fc1(x)))
+        return self.fc2(x)
+
+
+class Femnist(nn.Module):
+    """The CNN of LEAF's FEMNIST."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.features = nn.Sequential(
+            nn.Sequential(nn.Conv2d(1, 32, 5, padding="same"), nn.ReLU(inplace=True), nn.MaxPool2d(2, 2)),
+            nn.Sequential(nn.Conv2d(32, 64, 5, padding="same"), nn.ReLU(inplace=True), nn.MaxPool2d(2, 2)),
+        )
+        self.classifier = nn.Sequential(nn.Flatten(), nn.Linear(3136, 2048), nn.ReLU(), nn.Linear(2048, 62))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.classifier(self.features(x.view(-1, 1, 28, 28)))
+
+
+class Geometry(nn.Module):
+    """Every argument of the layers at another value."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(
+            2, 4, (3, 2), stride=(1, 2), padding=(2, 1), dilation=(2, 1), groups=2, bias=False
+        )
+        self.conv2 = nn.Conv2d(4, 3, (2, 4), padding="same", dilation=(1, 3))
+        self.conv3 = nn.Conv2d(3, 3, 2, padding="valid", groups=3)
+        self.pool = nn.MaxPool2d((3, 2), stride=(2, 1), padding=(1, 0), dilation=(1, 2), ceil_mode=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.pool(self.conv3(self.conv2(self.conv1(x))))
+
+
+def sequence() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Identity(),
+        nn.Conv2d(1, 3, 3, padding=1),
+        nn.Sequential(nn.ReLU(inplace=True), nn.Dropout2d(0.0), nn.MaxPool2d(3, 2, 1)),
+        nn.Flatten(),
+        nn.Linear(108, 5, bias=False),
+        nn.ReLU(),
+    )
+
+
+NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
+    "lenet": (lambda: lenet_ext.LeNet(layers=torch.nn), (3, 32, 32)),
+    "our lenet": (lambda: lenet_ext.LeNet(in_channels=1, image_size=28), (1, 28, 28)),
+    "mnist example": (lambda: MnistExample().eval(), (1, 28, 28)),
+    "femnist": (Femnist, (1, 28, 28)),
+    "geometry": (Geometry, (2, 11, 13)),
+    "our geometry": (lambda: lenet_ext.convert(Geometry()), (2, 11, 13)),
+    "sequence": (sequence, (1, 12, 12)),
+    "our sequence": (lambda: lenet_ext.convert(sequence()), (1, 12, 12)),
+    "perceptron": (lambda: nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)), (6,)),
+    "perceptron on images": (lambda: nn.Sequential(nn.Flatten(), nn.Linear(12, 4)), (3, 4)),
+}
+
+
+@pytest.mark.parametrize("example_batch", [0, 1, 4])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_replayed_chain_equals_the_model(name: str, example_batch: int) -> None:
+    build, shape = NETWORKS[name]
+    model = build()
+    layers = capture(model, torch.randn(example_batch, *shape))
+    reference = lenet_ext.revert(model)
+    for batch in (1, 2, 5):
+        input = torch.randn(batch, *shape)
+        assert torch.equal(replay(layers, model, input), reference(input))
+
+
+def test_describes_every_argument() -> None:
+    assert capture(Geometry(), images(channels=2)) == [
+        Conv2d("conv1.weight", None, (1, 2), (2, 2, 1, 1), (2, 1), 2),
+        Conv2d("conv2.weight", "conv2.bias", (1, 1), (0, 1, 4, 5), (1, 3), 1),
+        Conv2d("conv3.weight", "conv3.bias", (1, 1), (0, 0, 0, 0), (1, 1), 3),
+        MaxPool2d((3, 2), (2, 1), (1, 0), (1, 2), True),
+    ]
+    assert capture(lenet_ext.convert(Geometry()), images(channels=2)) == capture(
+        Geometry(), images(channels=2)
+    )
+
+
+def test_describes_lenet() -> None:
+    layers = capture(lenet_ext.LeNet(), torch.randn(1, 3, 32, 32))
+    assert [type(layer).__name__ for layer in layers] == [
+        *("Conv2d", "ReLU", "MaxPool2d", "Conv2d", "ReLU", "MaxPool2d", "Flatten"),
+        *("Linear", "ReLU", "Linear", "ReLU", "Linear"),
+    ]
+    assert layers == capture(lenet_ext.LeNet(layers=torch.nn), torch.randn(1, 3, 32, 32))
+
+
+RELUS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "F.relu": lambda net, x: F.relu(x),
+    "F.relu inplace": lambda net, x: F.relu(x, inplace=True),
+    "F.relu_": lambda net, x: F.relu_(x),
+    "torch.relu": lambda net, x: torch.relu(x),
+    "torch.relu_": lambda net, x: torch.relu_(x),
+    "x.relu": lambda net, x: x.relu(),
+    "x.relu_": lambda net, x: x.relu_(),
+    "result not used": lambda net, x: (x.relu_(), x)[1],
+    "nn.ReLU": lambda net, x: nn.ReLU()(x),
+    "nn.ReLU inplace": lambda net, x: nn.ReLU(inplace=True)(x),
+    "lnn.ReLU": lambda net, x: lnn.ReLU()(x),
+    "lnn.ReLU inplace": lambda net, x: lnn.ReLU(inplace=True)(x),
+    "ours, result not used": lambda net, x: (ours.relu(x, inplace=True), x)[1],
+}
+
+
+@pytest.mark.parametrize("spelling", RELUS)
+def test_relu(spelling: str) -> None:
+    model = Forward(lambda net, x: RELUS[spelling](net, net.conv(x)), conv=nn.Conv2d(1, 3, 3))
+    assert capture(model, images()) == [CONV, ReLU()]
+
+
+FLATTENINGS: dict[str, Callable[[Tensor], Tensor]] = {
+    "flatten(1)": lambda x: x.flatten(1),
+    "torch.flatten": lambda x: torch.flatten(x, 1),
+    "flatten to 3": lambda x: x.flatten(1, 3),
+    "nn.Flatten": nn.Flatten(),
+    "view(-1, n)": lambda x: x.view(-1, 300),
+    "view(N, -1)": lambda x: x.view(x.size(0), -1),
+    "view(shape[0], n)": lambda x: x.view(x.shape[0], 300),
+    "reshape": lambda x: x.reshape(-1, 300),
+    "torch.reshape": lambda x: torch.reshape(x, (x.shape[0], -1)),
+    "features of the shape": lambda x: x.view(-1, x.size(1) * x.size(2) * x.size(3)),
+    "computed features": lambda x: x.view(-1, x.shape[1:].numel()),
+    "flattened twice": lambda x: x.flatten(1).view(-1, 300).flatten(1),
+    "contiguous": lambda x: x.contiguous().view(x.size(0), -1).contiguous(),
+}
+
+
+@pytest.mark.parametrize("spelling", FLATTENINGS)
+def test_flatten(spelling: str) -> None:
+    model = Forward(
+        lambda net, x: net.fc(FLATTENINGS[spelling](net.conv(x))),
+        conv=nn.Conv2d(1, 3, 3),
+        fc=nn.Linear(300, 2),
+    )
+    for batch in (1, 2, 3, 300):
+        assert capture(model, images(batch)) == [CONV, Flatten(), Linear("fc.weight", "fc.bias")]
+
+
+NO_OPS: dict[str, Callable[[Tensor], Tensor]] = {
+    "nothing": lambda x: x,
+    "dropout of 0": lambda x: F.dropout(x, 0.0),
+    "dropout in eval mode": lambda x: F.dropout(x, training=False),
+    "dropout in place in eval mode": lambda x: F.dropout(x, training=False, inplace=True),
+    "its result not used": lambda x: (F.dropout(x, training=False, inplace=True), x)[1],
+    "dropout2d": lambda x: F.dropout2d(x, training=False),
+    "nn.Dropout2d": nn.Dropout2d().eval(),
+    "nn.AlphaDropout": nn.AlphaDropout().eval(),
+    "nn.FeatureAlphaDropout": nn.FeatureAlphaDropout().eval(),
+    "nn.Identity": nn.Identity(),
+    "same dtype": lambda x: x.float().to(torch.float32).to(x),
+    "same device": lambda x: x.cpu().to("cpu"),
+    "clone": lambda x: x.clone(),
+    "contiguous": lambda x: x.contiguous(memory_format=torch.channels_last),
+    "same shape": lambda x: x.view(x.shape).reshape(-1, 3, 10, 10),
+    "assert": lambda x: x if x.shape[1:] == (3, 10, 10) and x.dim() == 4 else x + 1,
+}
+
+
+@pytest.mark.parametrize("spelling", NO_OPS)
+def test_no_ops(spelling: str) -> None:
+    model = Forward(lambda net, x: F.relu(NO_OPS[spelling](net.conv(x))), conv=nn.Conv2d(1, 3, 3))
+    assert capture(model, images(4)) == [CONV, ReLU()]
+
+
+def functional_net(functions: Any) -> Forward:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = functions.conv2d(x, net.conv.weight, net.conv.bias, stride=1, padding=(0, 0))
+        x = functions.max_pool2d(functions.relu(x), 2)
+        return functions.linear(torch.flatten(x, 1), net.fc.weight)
+
+    return Forward(forward, conv=nn.Conv2d(1, 3, 3), fc=nn.Linear(75, 2))
+
+
+@pytest.mark.parametrize("functions", [F, ours], ids=["torch", "lenet_ext"])
+def test_functions(functions: Any) -> None:
+    expected = [CONV, ReLU(), POOL, Flatten(), Linear("fc.weight", None)]
+    assert capture(functional_net(functions), images()) == expected
+
+
+@pytest.mark.parametrize("functions", [F, ours], ids=["torch", "lenet_ext"])
+def test_arguments_of_functions(functions: Any) -> None:
+    def pooled(*args: Any, **kwargs: Any) -> Any:
+        model = Forward(lambda net, x: functions.max_pool2d(x, *args, **kwargs))
+        return capture(model, images())
+
+    assert pooled(2) == pooled((2, 2), None) == pooled(kernel_size=[2]) == [POOL]
+    assert pooled(3, stride=1, padding=1) == [MaxPool2d((3, 3), (1, 1), (1, 1), (1, 1), False)]
+    assert pooled((3, 2), ceil_mode=True) == [MaxPool2d((3, 2), (3, 2), (0, 0), (1, 1), True)]
+    assert pooled(2, dilation=(1, 3)) == [MaxPool2d((2, 2), (2, 2), (0, 0), (1, 3), False)]
+
+    def padded(padding: Any, **kwargs: Any) -> Any:
+        model = Forward(
+            lambda net, x: functions.conv2d(x, net.conv.weight, padding=padding, **kwargs),
+            conv=nn.Conv2d(1, 3, (4, 3)),
+        )
+        return capture(model, images())[0].padding
+
+    assert padded(1) == padded((1,)) == (1, 1, 1, 1)
+    assert padded((2, 1)) == (2, 2, 1, 1)
+    assert padded("valid", stride=2) == (0, 0, 0, 0)
+    assert padded("same") == (1, 2, 1, 1)
+    assert padded("same", dilation=(3, 2)) == (4, 5, 2, 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("layers", [torch.nn, lnn], ids=["torch", "lenet_ext"])
+def test_dtypes(dtype: torch.dtype, layers: Any) -> None:
+    example = torch.randn(1, 3, 32, 32)
+    model = lenet_ext.LeNet(layers=layers)
+    assert capture(model.to(dtype), example.to(dtype)) == capture(lenet_ext.LeNet(), example)
+
+
+def test_meta_device() -> None:
+    model = lenet_ext.LeNet(layers=torch.nn)
+    expected = capture(model, torch.randn(1, 3, 32, 32))
+    assert capture(model.to("meta"), torch.empty(1, 3, 32, 32, device="meta")) == expected
+
+
+def test_fake_tensors() -> None:
+    with FakeTensorMode():
+        model, example = nn.Sequential(nn.Linear(4, 2), nn.ReLU()), torch.randn(3, 4)
+    assert capture(model, example) == [Linear("0.weight", "0.bias"), ReLU()]
+
+
+@pytest.mark.parametrize(
+    "mode",
+    [torch.enable_grad, torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)],
+    ids=["grad", "no_grad", "inference_mode", "autocast"],
+)
+@pytest.mark.parametrize("layers", [torch.nn, lnn], ids=["torch", "lenet_ext"])
+def test_modes(mode: Any, layers: Any) -> None:
+    model = lenet_ext.LeNet(layers=layers)
+    expected = capture(model, torch.randn(1, 3, 32, 32))
+    with mode():
+        assert capture(model, torch.randn(1, 3, 32, 32)) == expected
+
+
+@pytest.mark.parametrize(
+    "example",
+    [
+        images().requires_grad_(),
+        nn.Parameter(images()),
+        images(size=24)[:, :, ::2, ::2],
+        images().to(memory_format=torch.channels_last),
+        images(1).expand(4, -1, -1, -1),
+    ],
+    ids=["requires grad", "Parameter", "strided", "channels_last", "expanded"],
+)
+def test_examples(example: Tensor) -> None:
+    assert capture(functional_net(F), example) == capture(functional_net(F), images())
+
+
+def test_a_module_may_be_used_twice() -> None:
+    block = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
+    model = nn.Sequential(block, nn.Linear(4, 4), block)
+    layers = capture(model, torch.randn(2, 4))
+    shared = Linear("0.0.weight", "0.0.bias")
+    assert layers == [shared, ReLU(), Linear("1.weight", "1.bias"), shared, ReLU()]
+
+
+def test_tied_parameters_have_one_name() -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    assert capture(model, torch.randn(2, 4)) == [Linear("0.weight", "0.bias"), Linear("0.weight", "1.bias")]
+
+
+def test_further_arguments_may_have_defaults() -> None:
+    class Options(nn.Module):
+        def forward(self, x: Tensor, *rest: Tensor, relu: bool = True) -> Tensor:
+            return F.relu(x) if relu else x.sigmoid()
+
+    assert capture(Options(), torch.randn(2, 4)) == [ReLU()]
+
+
+def test_frozen_parameters_and_training_mode() -> None:
+    model = sequence()
+    expected = capture(model, images())
+    assert capture(model.requires_grad_(False), images()) == expected
+    assert capture(model.eval(), images()) == expected
+
+
+class Recorder(nn.Module):
+    """Leaves traces of a call in itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(4, 4)
+        self.calls, self.kept = 0, {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        self.kept["input"] = self.hidden = x
+        return self.fc(x)
+
+
+@pytest.mark.filterwarnings("ignore:The tensor attribute")
+def test_changes_nothing() -> None:
+    model = nn.Sequential(Recorder(), nn.ReLU(), nn.Dropout(0.0), nn.Linear(4, 2))
+    model[1].eval()
+    model(torch.randn(3, 4)).sum().backward()
+    example = torch.randn(1, 4, requires_grad=True)
+    recorder = model[0]
+    hidden, calls = recorder.hidden, recorder.calls
+    before = [
+        (p, p.data_ptr(), p._version, p.grad, p.grad.clone(), p.requires_grad) for p in model.parameters()
+    ]
+    values = [p.detach().clone() for p in model.parameters()]
+    data, version = example.detach().clone(), example._version
+    training = [module.training for module in model.modules()]
+    state, python_state = torch.get_rng_state(), random.getstate()
+    attributes = [dict(vars(m)) for m in model.modules()]
+
+    layers = capture(model, example)
+
+    assert [type(layer) for layer in layers] == [Linear, ReLU, Linear]
+    assert torch.equal(state, torch.get_rng_state())
+    assert python_state == random.getstate()
+    for (parameter, *old), new, value in zip(before, model.parameters(), values, strict=True):
+        assert new is parameter
+        pointer, parameter_version, grad, grad_value, requires_grad = old
+        assert (new.data_ptr(), new._version, new.requires_grad) == (
+            pointer,
+            parameter_version,
+            requires_grad,
+        )
+        assert new.grad is grad
+        assert torch.equal(new.grad, grad_value)
+        assert torch.equal(new, value)
+    assert [module.training for module in model.modules()] == training
+    for module, old_attributes in zip(model.modules(), attributes, strict=True):
+        assert vars(module).keys() == old_attributes.keys()
+        assert all(vars(module)[key] is value for key, value in old_attributes.items())
+    assert recorder.hidden is hidden
+    assert recorder.kept == {"input": hidden}
+    assert recorder.calls == calls
+    assert example.shape == (1, 4)
+    assert torch.equal(example, data)
+    assert (example._version, example.requires_grad, example.grad) == (version, True, None)
+    assert torch.is_grad_enabled()
+
+
+def test_random_numbers_stay_the_same() -> None:
+    seeded = Forward(lambda net, x: (torch.manual_seed(3), torch.rand(1), x.relu())[2])
+    dropout = nn.Sequential(nn.Linear(4, 4), nn.Dropout())
+    state = torch.get_rng_state()
+    assert capture(seeded, torch.ones(2, 4)) == [ReLU()]
+    with pytest.raises(RuntimeError, match="random in training mode"):
+        capture(dropout, torch.ones(2, 4))
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_can_be_repeated() -> None:
+    model = lenet_ext.LeNet()
+    assert capture(model, torch.randn(1, 3, 32, 32)) == capture(model, torch.randn(7, 3, 32, 32))

@@ -33,8 +33,9 @@ float half(lenet_ext::Float16 value) { return lenet_ext::to_compute(value); }
 
 # GCC 12 takes the _mm512_undefined of its own intrinsics for a mistake of ours.
 ISA_WARNINGS = "-Wno-uninitialized -Wno-maybe-uninitialized"
-# Only the file isa_<name>.cpp is compiled with these flags. The order is the link order: where two objects
-# hold the same inline function of the standard library, the linker keeps the first, which every CPU can run.
+# Only isa_<name>.cpp and isa_<name>_*.cpp are compiled with these flags. The order is the link order: where
+# two objects hold the same inline function of the standard library, the linker keeps the first, which every
+# CPU can run.
 ISA_FLAGS: dict[str, dict[str, str]] = {
     "x86_64": {
         "scalar": "",
@@ -209,16 +210,17 @@ class NinjaBuild(build_ext):
                 )
             writer.rule("link", f"{compiler} -shared -o $out $in {libraries}", "LINK $out")
 
-            objects = []
             general = sorted(
                 [ROOT / "csrc/module.cpp", *(ROOT / "csrc/ops").glob("*.cpp"), ROOT / "csrc/cpu/isa.cpp"]
             )
-            per_isa = [
-                (ROOT / f"csrc/cpu/isa_{isa}.cpp", f"{flags} {ISA_WARNINGS}") for isa, flags in isas.items()
-            ]
-            for source, isa in [(path, "") for path in general] + per_isa:
-                objects.append(str(folder / f"{source.parent.name}_{source.name}.o"))
-                writer.build(objects[-1], "cxx", str(source), variables={"isa": isa, "name": source.name})
+            sources = [(path, "") for path in general]
+            for isa, set_flags in isas.items():
+                files = [ROOT / f"csrc/cpu/isa_{isa}.cpp", *(ROOT / "csrc/cpu").glob(f"isa_{isa}_*.cpp")]
+                sources += [(path, f"{set_flags} {ISA_WARNINGS}") for path in sorted(files)]
+            objects = [str(folder / f"{source.parent.name}_{source.name}.o") for source, _ in sources]
+            # ninja begins with what is written first: the kernels, which take longest.
+            for object_file, (source, isa) in reversed(list(zip(objects, sources, strict=True))):
+                writer.build(object_file, "cxx", str(source), variables={"isa": isa, "name": source.name})
             for source in cuda_sources if nvcc else []:
                 objects.append(str(folder / f"cuda_{source.name}.o"))
                 writer.build(objects[-1], "nvcc", str(source), variables={"name": source.name})

@@ -26,6 +26,16 @@ CALLS = {
         [(2, 19, 6, 18), (19, 1, 3, 3)],
     ),
     "conv2d dilated": (lambda f, x, w: f.conv2d(x, w, dilation=2, groups=2), [(1, 6, 9, 11), (4, 3, 3, 2)]),
+    "conv2d of LeNet": (lambda f, x, w, b: f.conv2d(x, w, b), [(3, 6, 14, 14), (16, 6, 5, 5), (16,)]),
+    "conv2d 5x5 padded": (
+        lambda f, x, w: f.conv2d(x, w, padding=(3, 2), groups=2),
+        [(2, 10, 8, 9), (34, 5, 5, 5)],
+    ),
+    "conv2d 3x3 of short rows": (
+        lambda f, x, w: f.conv2d(x, w, stride=(2, 1), dilation=(2, 1), padding=1),
+        [(2, 7, 11, 7), (17, 7, 3, 3)],
+    ),
+    "conv2d stride 2": (lambda f, x, w: f.conv2d(x, w, stride=2, padding=1), [(2, 2, 7, 69), (5, 2, 3, 3)]),
     "max_pool2d 2x2": (lambda f, x: f.max_pool2d(x, 2), [(2, 17, 9, 37)]),
     "max_pool2d 3x3": (lambda f, x: f.max_pool2d(x, 3, 2, 1, ceil_mode=True), [(2, 9, 10, 19)]),
     "linear": (lambda f, x, w, b: f.linear(x, w, b), [(17, 67), (35, 67), (35,)]),
@@ -35,6 +45,8 @@ CALLS = {
         [(3, 5, 10, 37), (9, 5, 3, 3), (9,)],
     ),
     "linear_relu": (lambda f, x, w, b: f.linear_relu(x, w, b), [(17, 67), (35, 67), (35,)]),
+    "linear of one feature": (lambda f, x, w, b: f.linear(x, w, b), [(19, 1), (37, 1), (37,)]),
+    "linear to one feature": (lambda f, x, w, b: f.linear(x, w, b), [(19, 37), (1, 37), (1,)]),
     "relu": (lambda f, x: f.relu(x), [(3, 5, 7, 3)]),
 }
 

@@ -44,7 +44,7 @@ class Tree:
         self.stub_torch('__version__ = "2.13.0"')
         self.write("lenet_ext/__init__.py")
         self.write("lenet_ext/_version.py", '__version__ = "1.2"\n')
-        for name in ("module", "ops/relu", "cpu/isa", *(f"cpu/isa_{isa}" for isa in self.isas())):
+        for name in ("module", "ops/relu", "cpu/isa", *(f"cpu/{name}" for name in self.isa_files())):
             self.write(f"csrc/{name}.cpp")
         for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
             self.write(name, (ROOT / name).read_text())
@@ -59,6 +59,10 @@ class Tree:
     @staticmethod
     def isas() -> list[str]:
         return KNOWN_ISAS[platform.machine()]
+
+    @classmethod
+    def isa_files(cls) -> list[str]:
+        return [f"isa_{isa}{part}" for isa in cls.isas() for part in ("", "_double")]
 
     def write(self, name: str, text: str = "") -> None:
         path = self.root / name
@@ -102,15 +106,15 @@ def tree(tmp_path: Path) -> Tree:
     return tree
 
 
-def test_flags_of_an_instruction_set_stay_with_its_file(tree: Tree) -> None:
+def test_flags_of_an_instruction_set_stay_with_its_files(tree: Tree) -> None:
     finished = tree.build()
     assert finished.returncode == 0, finished.stdout + finished.stderr
     assert list((tree.root / "lenet_ext").glob("_C*.so"))
     compiled = {found[1]: call for call in tree.calls() if (found := re.search(r"(\w+)\.cpp'? -o", call))}
-    assert set(compiled) == {"module", "relu", "isa", *(f"isa_{isa}" for isa in tree.isas())}
+    assert set(compiled) == {"module", "relu", "isa", *tree.isa_files()}
     for name, call in compiled.items():
-        assert ("-mavx512f" in call) == (name == "isa_avx512")
-        assert ("-mavx2" in call) == (name in ("isa_avx2", "isa_avx512"))
+        assert ("-mavx512f" in call) == name.startswith("isa_avx512")
+        assert ("-mavx2" in call) == name.startswith(("isa_avx2", "isa_avx512"))
         assert "-std=c++20" in call
 
 
@@ -118,7 +122,7 @@ def test_link_order_puts_what_every_cpu_can_run_first(tree: Tree) -> None:
     assert tree.build().returncode == 0
     (link,) = [call for call in tree.calls() if "-shared" in call]
     names = re.findall(r"(\w+)\.cpp\.o", link)
-    assert names[-len(tree.isas()) :] == [f"cpu_isa_{isa}" for isa in tree.isas()]
+    assert names[-len(tree.isa_files()) :] == [f"cpu_{name}" for name in tree.isa_files()]
 
 
 def test_compiler_is_missing(tree: Tree) -> None:

@@ -39,6 +39,15 @@ def check(
         assert torch.equal(actual, expected)
 
 
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("columns", [*SIZES, 47, 48, 49])
+def test_sums_of_one_term(columns: int, dtype: torch.dtype) -> None:
+    """Each product in turn has a depth of one: output, input gradient, weight gradient."""
+    for rows, in_features, out_features in [(17, 1, columns), (17, columns, 1), (1, columns, 17)]:
+        tensors = [(rows, in_features), (out_features, in_features), (out_features,), (rows, out_features)]
+        check(*[normal(shape, dtype, seed) for seed, shape in enumerate(tensors)])
+
+
 def strided(tensor: Tensor, layout: str) -> Tensor:
     if layout == "transposed":
         return tensor.T.contiguous().T

@@ -12,14 +12,15 @@
 // and a value is broadcast once for all of them. This matters with one vector, where broadcasts would
 // outnumber what can be loaded.
 //
-// Registers: rows * vectors accumulators, Taps * vectors for b, one for the broadcast of a.
+// Registers: rows * vectors accumulators, Taps * vectors for b, one for the broadcast of a. An array of
+// vectors stays in registers only if every loop over it is unrolled, which the pragma makes sure of, here and
+// in the other microkernels.
 #pragma once
 
 #include <algorithm>
 #include <array>
 #include <cstdint>
-
-#include "cpu/unroll.h"
+#include <utility>
 
 namespace lenet_ext::cpu {
 
@@ -66,21 +67,19 @@ void contract_tile(const Contraction<typename S::Scalar>& t) {
   using T = typename S::Scalar;
   using V = typename S::Vector;
   const int last_lanes = t.last_lanes;
-  const auto load = [last_lanes](const T* p, auto v) {
-    if constexpr (Partiality == Partial::kLast && v == Vectors - 1) {
-      return S::load_partial(p, last_lanes);
-    } else {
-      return S::load(p);
-    }
+  const auto load = [last_lanes](const T* p, int v) {
+    return Partiality == Partial::kLast && v == Vectors - 1 ? S::load_partial(p, last_lanes) : S::load(p);
   };
 
   V acc[Rows][Vectors];
-  unroll<Rows>([&](auto r) {
-    unroll<Vectors>([&](auto v) {
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 16
+    for (int v = 0; v < Vectors; ++v) {
       const T* init = t.init + r * t.init_stride;
       acc[r][v] = t.init_is_per_row ? S::broadcast(*init) : load(init + v * t.c_vector_stride, v);
-    });
-  });
+    }
+  }
 
   const int64_t a_stride = UnitStride ? 1 : t.a_stride;
   const int64_t b_stride = t.b_vector_stride, b_tap_stride = t.b_tap_stride;
@@ -89,32 +88,38 @@ void contract_tile(const Contraction<typename S::Scalar>& t) {
     const T* a = a_base + step->a;
     const T* b = b_base + step->b;
     V factor[Taps][Vectors];
-    unroll<Taps>([&](auto tap) {
-      unroll<Vectors>([&](auto v) { factor[tap][v] = load(b + tap * b_tap_stride + v * b_stride, v); });
-    });
-    unroll<Rows + Taps - 1>([&](auto i) {
+#pragma GCC unroll 16
+    for (int tap = 0; tap < Taps; ++tap) {
+#pragma GCC unroll 16
+      for (int v = 0; v < Vectors; ++v) factor[tap][v] = load(b + tap * b_tap_stride + v * b_stride, v);
+    }
+#pragma GCC unroll 32
+    for (int i = 0; i < Rows + Taps - 1; ++i) {
       const V scale = S::broadcast(a[i * a_stride]);
-      unroll<Taps>([&](auto tap) {
-        constexpr int r = i - tap;
-        if constexpr (r >= 0 && r < Rows) {
-          unroll<Vectors>([&](auto v) { acc[r][v] = S::fma(scale, factor[tap][v], acc[r][v]); });
-        }
-      });
-    });
+#pragma GCC unroll 16
+      for (int tap = 0; tap < Taps; ++tap) {
+        const int r = i - tap;
+        if (r < 0 || r >= Rows) continue;
+#pragma GCC unroll 16
+        for (int v = 0; v < Vectors; ++v) acc[r][v] = S::fma(scale, factor[tap][v], acc[r][v]);
+      }
+    }
   }
 
   T* c = t.c;
   const int64_t c_stride = t.c_stride, c_vector_stride = t.c_vector_stride;
-  unroll<Rows>([&](auto r) {
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
     T* row = c + r * c_stride;
-    unroll<Vectors>([&](auto v) {
-      if constexpr (Partiality == Partial::kAll || (Partiality == Partial::kLast && v == Vectors - 1)) {
+#pragma GCC unroll 16
+    for (int v = 0; v < Vectors; ++v) {
+      if (Partiality == Partial::kAll || (Partiality == Partial::kLast && v == Vectors - 1)) {
         S::store_partial(row + v * c_vector_stride, acc[r][v], last_lanes);
       } else {
         S::store(row + v * c_vector_stride, acc[r][v]);
       }
-    });
-  });
+    }
+  }
 }
 
 // The compiled tiles: 1 <= vectors <= kMaxVectors, 1 <= rows <= max_rows<S>(vectors, taps); several taps with
@@ -127,9 +132,11 @@ class ContractTiles {
 
   template <int V, int Taps, bool UnitStride, Partial Partiality>
   static constexpr Row make_row() {
+    // A vector of one lane is never partial.
+    constexpr Partial kPartiality = S::width == 1 ? Partial::kNone : Partiality;
     Row row{};
     [&]<int... R>(std::integer_sequence<int, R...>) {
-      ((row[R] = &contract_tile<S, R + 1, V, Taps, UnitStride, Partiality>), ...);
+      ((row[R] = &contract_tile<S, R + 1, V, Taps, UnitStride, kPartiality>), ...);
     }(std::make_integer_sequence<int, max_rows<S>(V, Taps)>{});
     return row;
   }

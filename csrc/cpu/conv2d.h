@@ -1,6 +1,7 @@
-// conv2d forward and input gradient, both as correlations (correlate.h).
+// conv2d forward and input gradient, both as correlations (correlate.h); the latter also by patches.
 #pragma once
 
+#include "cpu/conv2d_patch_grad.h"
 #include "cpu/correlate.h"
 #include "shapes.h"
 
@@ -75,6 +76,9 @@ inline std::vector<Correlation> conv2d_input_grad_problems(const Conv2dShape& s,
 template <class S, class Stored>
 void conv2d_input_grad(const Conv2dShape& s, Format format, const Stored* grad_output, const Stored* weight,
                        Stored* grad_input) {
+  if (PatchGradient<S, Stored>::suits(s)) {
+    return PatchGradient<S, Stored>(s, format, grad_output, weight, grad_input).run();
+  }
   for (const Correlation& problem : conv2d_input_grad_problems(s, format)) {
     Correlator<S, Stored> correlator(problem);
     correlator.set_weights(weight, nullptr);

@@ -13,7 +13,6 @@
 #include <array>
 
 #include "cpu/contract.h"
-#include "cpu/unroll.h"
 
 namespace lenet_ext::cpu {
 
@@ -41,11 +40,14 @@ void dot_tile(const DotProducts<typename S::Scalar>& t) {
   using V = typename S::Vector;
   constexpr int width = S::width;
   V acc[Rows][Columns];
-  unroll<Rows>([&](auto r) {
-    unroll<Columns>([&](auto j) { acc[r][j] = S::load(t.sums + r * t.sums_stride + j * width); });
-  });
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 16
+    for (int j = 0; j < Columns; ++j) acc[r][j] = S::load(t.sums + r * t.sums_stride + j * width);
+  }
   const T* columns[Columns];
-  unroll<Columns>([&](auto j) { columns[j] = t.b + t.b_offset[j]; });
+#pragma GCC unroll 16
+  for (int j = 0; j < Columns; ++j) columns[j] = t.b + t.b_offset[j];
 
   const int64_t full = t.run_length / width * width;
   const int rest = static_cast<int>(t.run_length - full);
@@ -54,26 +56,34 @@ void dot_tile(const DotProducts<typename S::Scalar>& t) {
     const int64_t shift = run * t.b_run_stride;
     for (int64_t i = 0; i < full; i += width) {
       V factor[Rows];
-      unroll<Rows>([&](auto r) { factor[r] = S::load(a + r * t.a_stride + i); });
-      unroll<Columns>([&](auto j) {
+#pragma GCC unroll 16
+      for (int r = 0; r < Rows; ++r) factor[r] = S::load(a + r * t.a_stride + i);
+#pragma GCC unroll 16
+      for (int j = 0; j < Columns; ++j) {
         const V b = S::load(columns[j] + shift + i);
-        unroll<Rows>([&](auto r) { acc[r][j] = S::fma(factor[r], b, acc[r][j]); });
-      });
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r) acc[r][j] = S::fma(factor[r], b, acc[r][j]);
+      }
     }
     if (rest > 0) {
       V factor[Rows];
-      unroll<Rows>([&](auto r) { factor[r] = S::load_partial(a + r * t.a_stride + full, rest); });
-      unroll<Columns>([&](auto j) {
+#pragma GCC unroll 16
+      for (int r = 0; r < Rows; ++r) factor[r] = S::load_partial(a + r * t.a_stride + full, rest);
+#pragma GCC unroll 16
+      for (int j = 0; j < Columns; ++j) {
         const V b = S::load_partial(columns[j] + shift + full, rest);
-        unroll<Rows>([&](auto r) { acc[r][j] = S::fma(factor[r], b, acc[r][j]); });
-      });
+#pragma GCC unroll 16
+        for (int r = 0; r < Rows; ++r) acc[r][j] = S::fma(factor[r], b, acc[r][j]);
+      }
     }
     a += t.a_run_stride;
   }
 
-  unroll<Rows>([&](auto r) {
-    unroll<Columns>([&](auto j) { S::store(t.sums + r * t.sums_stride + j * width, acc[r][j]); });
-  });
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 16
+    for (int j = 0; j < Columns; ++j) S::store(t.sums + r * t.sums_stride + j * width, acc[r][j]);
+  }
 }
 
 // Tiles of up to max_rows() rows x max_columns<S>(rows).

@@ -103,6 +103,8 @@ void pack_planar(const Image<const Stored>& image, const Window& window, const P
         for (int64_t c = 0; c < image.channels; ++c, from += image.channel_stride, to += plane) {
           if (sw == 1) {
             copy_row<S>(from, to, count);
+          } else if (sw == 2) {
+            copy_every_second<S>(from, to, count);
           } else {
             copy_strided(from, sw, to, 1, count);
           }

@@ -3,6 +3,7 @@
 
 namespace lenet_ext::cpu {
 
-extern const Kernels avx2_kernels = make_kernels<simd::Avx2>();
+extern const TypedKernels avx2_double_kernels;
+extern const Kernels avx2_kernels = make_kernels<simd::Avx2>(avx2_double_kernels);
 
 }  // namespace lenet_ext::cpu

@@ -3,6 +3,7 @@
 
 namespace lenet_ext::cpu {
 
-extern const Kernels avx512_kernels = make_kernels<simd::Avx512>();
+extern const TypedKernels avx512_double_kernels;
+extern const Kernels avx512_kernels = make_kernels<simd::Avx512>(avx512_double_kernels);
 
 }  // namespace lenet_ext::cpu

@@ -3,6 +3,7 @@
 
 namespace lenet_ext::cpu {
 
-extern const Kernels neon_kernels = make_kernels<simd::Neon>();
+extern const TypedKernels neon_double_kernels;
+extern const Kernels neon_kernels = make_kernels<simd::Neon>(neon_double_kernels);
 
 }  // namespace lenet_ext::cpu

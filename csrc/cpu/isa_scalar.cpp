@@ -3,6 +3,7 @@
 
 namespace lenet_ext::cpu {
 
-extern const Kernels scalar_kernels = make_kernels<simd::Scalar1>();
+extern const TypedKernels scalar_double_kernels;
+extern const Kernels scalar_kernels = make_kernels<simd::Scalar1>(scalar_double_kernels);
 
 }  // namespace lenet_ext::cpu

@@ -1,4 +1,6 @@
-// Fills the table of kernels.h from the templates. Included by the files isa_<set>.cpp only.
+// Fills the table of kernels.h from the templates. Included by isa_<set>.cpp and isa_<set>_double.cpp only,
+// two files to be compiled at the same time. The 16-bit types share the microkernels of float, and so its
+// file.
 #pragma once
 
 #include "cpu/conv2d.h"
@@ -72,10 +74,14 @@ constexpr TypedKernels make_typed_kernels() {
   };
 }
 
+template <template <class> class Simd, class Stored>
+inline constexpr TypedKernels typed_kernels = make_typed_kernels<Simd, Stored>();
+
+// doubles: the table of isa_<set>_double.cpp.
 template <template <class> class Simd>
-constexpr Kernels make_kernels() {
-  return {{make_typed_kernels<Simd, float>(), make_typed_kernels<Simd, double>(),
-           make_typed_kernels<Simd, BFloat16>(), make_typed_kernels<Simd, Float16>()}};
+constexpr Kernels make_kernels(const TypedKernels& doubles) {
+  return {
+      {&typed_kernels<Simd, float>, &doubles, &typed_kernels<Simd, BFloat16>, &typed_kernels<Simd, Float16>}};
 }
 
 }  // namespace lenet_ext::cpu

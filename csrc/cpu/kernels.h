@@ -35,9 +35,9 @@ struct TypedKernels {
 };
 
 struct Kernels {
-  TypedKernels typed[kDTypeCount];  // by DType
+  const TypedKernels* typed[kDTypeCount];  // by DType
 
-  const TypedKernels& operator[](DType dtype) const { return typed[static_cast<int>(dtype)]; }
+  const TypedKernels& operator[](DType dtype) const { return *typed[static_cast<int>(dtype)]; }
 };
 
 }  // namespace lenet_ext::cpu

@@ -23,6 +23,26 @@ struct MatrixProduct {
   T* c;
 };
 
+// A sum of one step, row by row: writing is all the work, and panels of columns would be slow to write.
+template <class S>
+void outer_product(const MatrixProduct<typename S::Scalar>& p) {
+  using T = typename S::Scalar;
+  parallel_for(p.rows, p.columns / S::width + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const auto scale = S::broadcast(p.a[row * p.a_row_stride]);
+      T* const to = p.c + row * p.columns;
+      const T* const init = p.init == nullptr ? to : p.init;
+      int64_t i = 0;
+      for (; i + S::width <= p.columns; i += S::width) {
+        S::store(to + i, S::fma(scale, S::load(p.b + i), S::load(init + i)));
+      }
+      const int rest = static_cast<int>(p.columns - i);
+      const auto sum = S::fma(scale, S::load_partial(p.b + i, rest), S::load_partial(init + i, rest));
+      S::store_partial(to + i, sum, rest);
+    }
+  });
+}
+
 // Each task computes a block of rows of a panel of columns, as wide as a register tile. The panel of b is
 // packed as [depth][panel width], a block of the depth at a time that stays in the first-level cache while
 // all rows pass over it. The sum runs over the depth in order, however the work is cut.
@@ -31,6 +51,7 @@ void matmul(const MatrixProduct<typename S::Scalar>& p) {
   using T = typename S::Scalar;
   constexpr int64_t kPanelBytes = 32 * 1024, kFewRows = 8, kRowBlock = 96;
   if (p.rows == 0 || p.columns == 0) return;
+  if (p.depth == 1 && p.b_column_stride == 1) return outer_product<S>(p);
   const int64_t all_vectors = (p.columns + S::width - 1) / S::width;
   const int tile_vectors = best_tile_vectors<S>(p.rows, all_vectors);
   const int64_t panel_width = tile_vectors * S::width, panels = (p.columns + panel_width - 1) / panel_width;

@@ -11,8 +11,7 @@
 #include <algorithm>
 #include <array>
 #include <cstdint>
-
-#include "cpu/unroll.h"
+#include <utility>
 
 namespace lenet_ext::cpu {
 
@@ -37,21 +36,27 @@ void gather_patches(const PatchList<typename S::Scalar>& list, const PatchBlock<
   using T = typename S::Scalar;
   typename S::Vector sums[Rows][Vectors];
   const int64_t pitch = block.pitch;
-  unroll<Rows>([&](auto r) {
-    unroll<Vectors>([&](auto v) { sums[r][v] = S::load(block.values + r * block.row_size + v * S::width); });
-  });
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 16
+    for (int v = 0; v < Vectors; ++v) sums[r][v] = S::load(block.values + r * block.row_size + v * S::width);
+  }
   for (int64_t k = 0; k < list.count; ++k) {
     const T* patch = block.patches + list.offsets[k];
     const auto factor = S::broadcast(list.factors[k]);
-    unroll<Rows>([&](auto r) {
-      unroll<Vectors>([&](auto v) {
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 16
+      for (int v = 0; v < Vectors; ++v) {
         sums[r][v] = S::fma(factor, S::load(patch + r * pitch + v * S::width), sums[r][v]);
-      });
-    });
+      }
+    }
   }
-  unroll<Rows>([&](auto r) {
-    unroll<Vectors>([&](auto v) { S::store(block.values + r * block.row_size + v * S::width, sums[r][v]); });
-  });
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 16
+    for (int v = 0; v < Vectors; ++v) S::store(block.values + r * block.row_size + v * S::width, sums[r][v]);
+  }
 }
 
 template <class S, int Rows, int Vectors>
@@ -59,19 +64,23 @@ void scatter_patches(const PatchList<typename S::Scalar>& list, const PatchBlock
   using T = typename S::Scalar;
   typename S::Vector weights[Rows][Vectors];
   const int64_t pitch = block.pitch;
-  unroll<Rows>([&](auto r) {
-    unroll<Vectors>(
-        [&](auto v) { weights[r][v] = S::load(block.values + r * block.row_size + v * S::width); });
-  });
+#pragma GCC unroll 16
+  for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 16
+    for (int v = 0; v < Vectors; ++v)
+      weights[r][v] = S::load(block.values + r * block.row_size + v * S::width);
+  }
   const auto add = [&](int64_t k) {
     T* patch = block.patches + list.offsets[k];
     const auto factor = S::broadcast(list.factors[k]);
-    unroll<Rows>([&](auto r) {
-      unroll<Vectors>([&](auto v) {
+#pragma GCC unroll 16
+    for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 16
+      for (int v = 0; v < Vectors; ++v) {
         T* p = patch + r * pitch + v * S::width;
         S::store(p, S::fma(factor, weights[r][v], S::load(p)));
-      });
-    });
+      }
+    }
   };
   // Neighbours in the list mostly overlap, and a load from what was stored a moment ago has to wait for it:
   // so one from the first half of the list, one from the second.

@@ -4,7 +4,6 @@
 #include <algorithm>
 
 #include "cpu/dtype.h"
-#include "cpu/unroll.h"
 
 namespace lenet_ext::cpu {
 
@@ -26,6 +25,21 @@ void add_row(const typename S::Scalar* row, typename S::Scalar* sum, int64_t cou
   if (rest > 0) {
     S::store_partial(sum + i, S::add(S::load_partial(sum + i, rest), S::load_partial(row + i, rest)), rest);
   }
+}
+
+// destination[i] = source[2 * i]; nothing behind the last of these is read.
+template <class S, class From, class To>
+void copy_every_second(const From* source, To* destination, int64_t count) {
+  int64_t i = 0;
+  for (; i + S::width < count; i += S::width) {
+    S::store(destination + i, S::even(S::load(source + 2 * i), S::load(source + 2 * i + S::width)));
+  }
+  const int rest = static_cast<int>(count - i);
+  if (rest <= 0) return;
+  const int last = 2 * rest - 1;
+  const auto low = S::load_partial(source + 2 * i, std::min(last, S::width));
+  const auto high = last > S::width ? S::load_partial(source + 2 * i + S::width, last - S::width) : S::zero();
+  S::store_partial(destination + i, S::even(low, high), rest);
 }
 
 template <class From, class To>
@@ -65,17 +79,21 @@ void transpose(const From* source, int64_t source_stride, To* destination, int64
       To* to = destination + c * destination_stride + r;
       typename S::Vector block[width];
       if (height == width && breadth == width) {
-        unroll<width>([&](auto i) { block[i] = S::load(from + i * source_stride); });
+#pragma GCC unroll 16
+        for (int i = 0; i < width; ++i) block[i] = S::load(from + i * source_stride);
         S::transpose(block);
-        unroll<width>([&](auto i) { S::store(to + i * destination_stride, block[i]); });
+#pragma GCC unroll 16
+        for (int i = 0; i < width; ++i) S::store(to + i * destination_stride, block[i]);
       } else {
-        unroll<width>([&](auto i) {
+#pragma GCC unroll 16
+        for (int i = 0; i < width; ++i) {
           block[i] = i < height ? S::load_partial(from + i * source_stride, breadth) : S::zero();
-        });
+        }
         S::transpose(block);
-        unroll<width>([&](auto i) {
+#pragma GCC unroll 16
+        for (int i = 0; i < width; ++i) {
           if (i < breadth) S::store_partial(to + i * destination_stride, block[i], height);
-        });
+        }
       }
     }
   }

@@ -57,7 +57,9 @@ class TrainStep:
             raise ValueError(f'TrainStep: loss must be "cross_entropy" or "mse", got {loss!r}')
         parameters = fused.chain_parameters()
         if len({parameter.data_ptr() for parameter in parameters}) < len(parameters):
-            raise RuntimeError("TrainStep: a parameter is used twice: train with fuse and torch.optim instead")
+            raise RuntimeError(
+                "TrainStep: a parameter is used twice: train with fuse and torch.optim instead"
+            )
         if not all(parameter.requires_grad for parameter in parameters):
             raise RuntimeError("TrainStep: a parameter is frozen: train with fuse and torch.optim instead")
         self.fused, self.loss = fused, loss
@@ -114,9 +116,7 @@ class TrainStep:
         (group,) = self._checked_groups(state_dict)
         names = [name for name, _ in self.fused.named_parameters()]
         parameters = self.fused.chain_parameters()
-        saved = {
-            name: state_dict["state"].get(i, {}).get("momentum_buffer") for i, name in enumerate(names)
-        }
+        saved = {name: state_dict["state"].get(i, {}).get("momentum_buffer") for i, name in enumerate(names)}
         buffers = None
         if any(buffer is not None for buffer in saved.values()):
             buffers = parameters[0].new_zeros(sum(parameter.numel() for parameter in parameters))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import sys
-import types
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -26,6 +25,7 @@ from training_helpers import (
     write_mnist,
 )
 
+from lenet_ext import benchmark
 from lenet_ext.check import DTYPES, Comparison, rounding_limit
 from lenet_ext.training.config import new_config
 from lenet_ext.training.errors import InputError
@@ -401,15 +401,18 @@ def test_nan_is_a_mismatch() -> None:
 
 
 def test_bench_hands_its_options_on(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[bool, Path | None]] = []
-    module = types.ModuleType("lenet_ext.benchmark")
-    module.run_benchmarks = lambda quick, out: calls.append((quick, out))  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "lenet_ext.benchmark", module)
+    calls: list[tuple[bool, Path | None, tuple[str, ...]]] = []
+    monkeypatch.setattr(
+        benchmark, "run_benchmarks", lambda quick, out, only: calls.append((quick, out, only))
+    )
     assert program("bench", "--quick", "--out", "charts").code == 0
-    assert program("bench").code == 0
-    assert calls == [(True, Path("charts")), (False, None)]
+    assert program("bench", "--only", "peers", "--only", "relu").code == 0
+    assert calls == [(True, Path("charts"), benchmark.NAMES), (False, None, ("peers", "relu"))]
     Path("file").write_text("")
     assert program.error("bench", "--out", "file/charts").startswith("file/charts: cannot be made a folder")
+    assert program.error("bench", "--only", "lent").startswith(
+        "--only lent: no such report, there are lenet,"
+    )
 
 
 def test_info(program: Program) -> None:

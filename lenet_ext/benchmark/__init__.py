@@ -1,5 +1,5 @@
-"""Our operators and the LeNet timed beside native torch; see benchmarks/README.md for how it is kept fair."""
+"""Operators beside native torch, the fused engine beside every peer; benchmarks/README.md says how."""
 
-from lenet_ext.benchmark.run import run_benchmarks
+from lenet_ext.benchmark.run import NAMES, run_benchmarks
 
-__all__ = ["run_benchmarks"]
+__all__ = ["NAMES", "run_benchmarks"]

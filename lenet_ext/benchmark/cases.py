@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -125,18 +126,7 @@ class LeNetCase(Case):
 
     @property
     def operations(self) -> int:
-        model = LeNet(layers=torch.nn).to("meta")
-        of_layer: list[int] = []
-
-        def count(layer: torch.nn.Module, _: Any, output: Tensor) -> None:
-            of_layer.append(2 * output.numel() * layer.weight[0].numel())  # type: ignore[index]
-
-        for layer in model.modules():
-            if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
-                layer.register_forward_hook(count)
-        model(torch.empty(self.batch, 3, 32, 32, device="meta"))
-        first_input_gradient = of_layer[0]
-        return 3 * sum(of_layer) - first_input_gradient if self.with_autograd else sum(of_layer)
+        return dense_operations(LeNet(layers=torch.nn), (self.batch, 3, 32, 32), self.with_autograd)
 
     def call(self, library: Library) -> Callable[[], Results]:
         with torch.random.fork_rng(devices=[]):
@@ -162,3 +152,21 @@ class LeNetCase(Case):
 
 def _gradients(leaves: Sequence[Tensor]) -> list[Tensor]:
     return [leaf.grad for leaf in leaves if leaf.grad is not None]
+
+
+def dense_operations(model: torch.nn.Module, images: Shape, training: bool) -> int:
+    """Multiplications and additions of a network's conv2d and linear layers by the plain method.
+
+    images: (N, ...), the input's shape. training: with both gradients, but none of the images.
+    """
+    of_layer: list[int] = []
+
+    def count(layer: torch.nn.Module, _: Any, output: Tensor) -> None:
+        of_layer.append(2 * output.numel() * layer.weight[0].numel())  # type: ignore[index]
+
+    model = copy.deepcopy(model).to("meta")
+    for layer in model.modules():
+        if isinstance(layer, (torch.nn.Conv2d, torch.nn.Linear)):
+            layer.register_forward_hook(count)
+    model(torch.empty(images, device="meta"))
+    return 3 * sum(of_layer) - of_layer[0] if training else sum(of_layer)

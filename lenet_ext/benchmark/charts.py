@@ -64,7 +64,7 @@ def speedup_chart(title: str, caption: str, panels: Sequence[Panel], series: Seq
         title_fontsize=7.5,
     )
     legend.get_title().set_color(INK)
-    return _png(figure)
+    return png(figure)
 
 
 def _limits(panels: Sequence[Panel]) -> tuple[float, float]:
@@ -98,6 +98,11 @@ def _label_axes(axes: Axes, panel: Panel) -> None:
     axes.xaxis.set_major_locator(FixedLocator(TICKS))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}x"))
+    style_axes(axes)
+
+
+def style_axes(axes: Axes) -> None:
+    """Grid and labels of horizontal bars, without a frame."""
     axes.grid(axis="x", color=GRID, linewidth=0.8, zorder=0)
     axes.tick_params(colors=INK, length=0, labelsize=8.5)
     for spine in axes.spines.values():
@@ -114,7 +119,8 @@ def _legend(series: Sequence[str], targets: bool) -> list[Patch | Line2D]:
     return handles
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as a file."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, facecolor="white")

@@ -52,27 +52,29 @@ class Measurement:
 
 def measure(case: Case, threads: int, effort: Effort) -> Measurement:
     """Time `case` on `threads` threads. Raises `WrongResult`, before timing, where the results differ."""
-    with _threads(threads), torch.set_grad_enabled(case.with_autograd):
+    with torch_threads(threads), torch.set_grad_enabled(case.with_autograd):
         ours, native = case.call(OURS), case.call(NATIVE)
         for number, (result, expected) in enumerate(zip(ours(), native(), strict=True)):
-            difference = _difference(result, expected)
-            if not difference <= case.tolerance:  # NaN is no small difference either
+            distance = difference(result, expected)
+            if not distance <= case.tolerance:  # NaN is no small difference either
                 raise WrongResult(
                     f"{case.name}, batch {case.batch}, {case.direction}: result {number} differs from "
-                    f"native torch's by {difference:.1e} of the largest value, but rounding by at most "
+                    f"native torch's by {distance:.1e} of the largest value, but rounding by at most "
                     f"{case.tolerance:.0e}"
                 )
         return Measurement(case, threads, *time_side_by_side(ours, native, effort))
 
 
-def _difference(result: Tensor, expected: Tensor) -> float:
+def difference(result: Tensor, expected: Tensor) -> float:
+    """The largest, as a share of the largest expected value; infinite where the shapes differ."""
     if result.shape != expected.shape:
         return math.inf
     return float((result - expected).abs().max() / expected.abs().max())
 
 
 @contextmanager
-def _threads(number: int) -> Iterator[None]:
+def torch_threads(number: int) -> Iterator[None]:
+    """torch on so many threads, and as before afterwards."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:

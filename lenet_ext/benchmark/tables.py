@@ -42,7 +42,7 @@ def report_markdown(report: Report, measurements: Sequence[Measurement], environ
         parts += [
             f"## {threads_text(threads)}",
             f"{environment}, {threads_text(threads)}. Medians over the runs.",
-            _table(COLUMNS, [_row(one) for one in of_threads], text_columns=(0, 2)),
+            markdown_table(COLUMNS, [_row(one) for one in of_threads], text_columns=(0, 2)),
             f"Geometric mean {geometric_mean(speedups):.2f}x, worst {min(speedups):.2f}x. "
             + _steadiness(of_threads),
         ]
@@ -82,7 +82,7 @@ def targets_markdown(
             "# Targets and what was measured",
             f"{environment}, {' and '.join(map(threads_text, threads))}. "
             f"Medians of {min(runs)} to {max(runs)} runs a case. {_steadiness(cases)}",
-            _table(columns, rows, text_columns=(0, *range(4, len(columns), 2))),
+            markdown_table(columns, rows, text_columns=(0, *range(4, len(columns), 2))),
             f"Of {len(verdicts)} figures {counts['aim met']} meet the aim, {counts['must met']} the must "
             f"alone, and {counts['missed']} miss it.\n",
         ]
@@ -148,7 +148,7 @@ def _record(one: Measurement) -> dict[str, Any]:
     }
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], text_columns: Sequence[int]) -> str:
+def markdown_table(columns: Sequence[str], rows: Sequence[Sequence[str]], text_columns: Sequence[int]) -> str:
     """A Markdown table that is also aligned as plain text; numbers stand to the right."""
     widths = [max(len(row[column]) for row in (columns, *rows)) for column in range(len(columns))]
 

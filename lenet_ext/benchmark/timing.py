@@ -5,11 +5,11 @@ from __future__ import annotations
 import ctypes
 import gc
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median, quantiles
-from time import perf_counter
+from time import perf_counter, sleep
 from typing import Any
 
 Call = Callable[[], Any]
@@ -31,8 +31,13 @@ class Effort:
     most: int
 
 
-FULL = Effort(seconds=2.0, fewest=25, most=500)
+FULL = Effort(seconds=1.0, fewest=25, most=500)
 QUICK = Effort(seconds=0.15, fewest=5, most=60)
+
+# A call this long leaves nothing to warm up, and one this long is timed a few times only.
+LONG_SECONDS = 50e-3
+VERY_LONG_SECONDS = 0.5
+FEWEST_VERY_LONG = 3
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,48 @@ def time_side_by_side(first: Call, second: Call, effort: Effort) -> tuple[Timing
     return ours, native
 
 
+def time_in_turns(calls: Sequence[Call], effort: Effort, pause: float = 0.0) -> list[Timing]:
+    """Time any number of calls in alternating runs. Each gets an equal share of the time.
+
+    Those that are slow take part in fewer rounds, evenly spread over all. pause: seconds before each run, in
+    which the threads of another call's library, waiting busily for more work, fall asleep.
+    """
+    with _no_garbage_collection():
+        plans = [_plan(call, effort, effort.seconds / len(calls)) for call in calls]
+        rounds = max(plan.runs for plan in plans)
+        seconds: list[list[float]] = [[] for _ in calls]
+        for round in range(rounds):
+            for call, plan, sample in zip(calls, plans, seconds, strict=True):
+                if (round + 1) * plan.runs // rounds == round * plan.runs // rounds:
+                    continue
+                if pause:
+                    sleep(pause)
+                sample.append(_run(call, plan.calls, plan.warm) / plan.calls)
+    return [_summary(sample, plan.calls) for sample, plan in zip(seconds, plans, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Plan:
+    runs: int
+    calls: int  # of each run
+    warm: bool  # after a call that is not timed
+
+
+def _plan(call: Call, effort: Effort, seconds: float) -> _Plan:
+    single = min(_run(call, 1, warm=False) for _ in range(2))
+    if single >= LONG_SECONDS:
+        fewest = min(effort.fewest, FEWEST_VERY_LONG) if single >= VERY_LONG_SECONDS else effort.fewest
+        return _Plan(_clamp(int(seconds / single), fewest, effort.most), 1, warm=False)
+    calls = _calls_per_run(call)
+    single = _run(call, calls) / calls
+    runs = int(seconds / (single * (calls + 1)))
+    return _Plan(_clamp(runs, effort.fewest, effort.most), calls, warm=True)
+
+
+def _clamp(value: int, least: int, most: int) -> int:
+    return max(least, min(value, most))
+
+
 def _calls_per_run(call: Call) -> int:
     """How many calls fill `RUN_SECONDS`; asking warms caches, memory pools and threads up."""
     repeat = 1
@@ -84,9 +131,10 @@ def _calls_per_run(call: Call) -> int:
         repeat *= 2
 
 
-def _run(call: Call, repeat: int) -> float:
+def _run(call: Call, repeat: int, warm: bool = True) -> float:
     """Seconds of `repeat` calls, after one that the other's run has pushed out of the caches."""
-    call()
+    if warm:
+        call()
     start = perf_counter()
     for _ in range(repeat):
         call()

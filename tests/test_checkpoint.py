@@ -23,9 +23,9 @@ from lenet_ext.training.network import build_network, network_of
 
 
 def make_run(momentum: float = 0.9, seed: int = 0) -> Run:
-    """A run of a learner of each kind after one epoch of one step."""
+    """A run of a learner of each kind after one epoch of one step; the seed decides its weights."""
     torch.manual_seed(seed)
-    images = torch.from_numpy(random_pixels(seed, 6, 1, 16, 16))
+    images = torch.from_numpy(random_pixels(0, 6, 1, 16, 16))
     split = Split(images, torch.tensor([0, 1, 2] * 2))
     dataset = Dataset(split, split, ["a", "b", "ü"])
     config = TrainingConfig(momentum=momentum, batch_size=6, epochs=3)

@@ -26,12 +26,15 @@ struct StageShape {
 
   int64_t tap_bytes() const { return pooled ? output_size * (pool.byte_taps() ? 1 : 4) : 0; }
   int64_t parameter_count() const { return weight_size + bias_size; }
+  bool operator==(const StageShape&) const = default;
 };
 
 struct NetShape {
   std::vector<StageShape> stages;
   SizeList image_sizes, output_sizes;  // of one image, without the batch
   int64_t batch;
+
+  bool operator==(const NetShape&) const = default;
 
   int64_t parameter_count() const {
     int64_t count = 0;

@@ -67,12 +67,16 @@ struct Conv2dParameters {
   int64_t pad_top, pad_bottom, pad_left, pad_right;
   int64_t dilation_h, dilation_w;
   int64_t groups;
+
+  bool operator==(const Conv2dParameters&) const = default;
 };
 
 struct Conv2dShape : Conv2dParameters {
   int64_t batch, in_channels, height, width;
   int64_t out_channels, kernel_height, kernel_width;
   int64_t out_height, out_width;
+
+  bool operator==(const Conv2dShape&) const = default;
 
   int64_t group_in() const { return in_channels / groups; }
   int64_t group_out() const { return out_channels / groups; }
@@ -132,11 +136,15 @@ struct MaxPool2dParameters {
   int64_t stride_h, stride_w;
   int64_t pad_h, pad_w;  // on both sides
   int64_t dilation_h, dilation_w;
+
+  bool operator==(const MaxPool2dParameters&) const = default;
 };
 
 struct MaxPool2dShape : MaxPool2dParameters {
   int64_t batch, channels, height, width;
   int64_t out_height, out_width;
+
+  bool operator==(const MaxPool2dShape&) const = default;
 
   int64_t planes() const { return batch * channels; }
   // Positions within a window are stored as uint8_t, else as int32_t.
@@ -197,6 +205,8 @@ inline MaxPool2dShape max_pool2d_shape(const char* op, Sizes input_sizes, const 
 
 struct LinearShape {
   int64_t rows, in_features, out_features;
+
+  bool operator==(const LinearShape&) const = default;
 };
 
 enum class Side { kInput, kOutput };

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import torch
@@ -24,6 +24,27 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 RESULT_UNITS = 2  # two results rounded to the dtype lie at most one eps apart; 2 leaves room for casts inside
 LENET_LAYERS = 5  # with parameters; each adds its own rounding
 NATIVE_ERRORS = 2
+
+
+def _conv2d_relu_max_pool2d(*args: Any, pool_size: Any = 2, pool_stride: Any = None, **kwargs: Any) -> Tensor:
+    functions = torch.nn.functional
+    activation = functions.relu(functions.conv2d(*args, **kwargs))
+    return functions.max_pool2d(activation, pool_size, pool_stride)
+
+
+def _linear_relu(*args: Any, **kwargs: Any) -> Tensor:
+    return torch.nn.functional.relu(torch.nn.functional.linear(*args, **kwargs))
+
+
+# Native torch's function, or composition of functions, for each one of `functional`.
+NATIVE = SimpleNamespace(
+    conv2d=torch.nn.functional.conv2d,
+    conv2d_relu_max_pool2d=_conv2d_relu_max_pool2d,
+    linear=torch.nn.functional.linear,
+    linear_relu=_linear_relu,
+    max_pool2d=torch.nn.functional.max_pool2d,
+    relu=torch.nn.functional.relu,
+)
 
 
 @dataclass(frozen=True)
@@ -65,6 +86,14 @@ CASES = (
     Case("linear 400 to 120", "linear", [(8, 400), (120, 400), (120,)]),
     Case("linear 84 to 10", "linear", [(5, 84), (10, 84), (10,)]),
     Case("relu", "relu", [(8, 16, 10, 10)]),
+    Case("conv2d, relu, pool 2x2", "conv2d_relu_max_pool2d", [(4, 3, 32, 32), (6, 3, 5, 5), (6,)]),
+    Case(
+        "conv2d, relu, pool 3x3",
+        "conv2d_relu_max_pool2d",
+        [(3, 8, 15, 17), (12, 8, 3, 3), (12,)],
+        {"padding": "same", "pool_size": 3, "pool_stride": 2},
+    ),
+    Case("linear, relu", "linear_relu", [(8, 400), (120, 400), (120,)]),
 )
 
 
@@ -111,7 +140,7 @@ def _compare_case(case: Case, dtype: torch.dtype, device: str) -> list[Compariso
     generator = torch.Generator().manual_seed(0)
     inputs = [torch.randn(shape, generator=generator).to(device, dtype) for shape in case.shapes]
 
-    def results(functions: ModuleType, dtype: torch.dtype) -> Results:
+    def results(functions: ModuleType | SimpleNamespace, dtype: torch.dtype) -> Results:
         leaves = [tensor.to(dtype).requires_grad_() for tensor in inputs]
         output = getattr(functions, case.function)(*leaves, **case.arguments)
         slope = torch.randn(output.shape, generator=torch.Generator().manual_seed(1)).to(
@@ -119,14 +148,13 @@ def _compare_case(case: Case, dtype: torch.dtype, device: str) -> list[Compariso
         )
         return output, list(torch.autograd.grad(output, leaves, slope.to(dtype)))
 
-    native = torch.nn.functional
     return _compare(
         case.label,
         dtype,
         rounding_limit(dtype, case.longest_sum),
         ours=lambda: results(lenet_ext.functional, dtype),
-        native=results(native, dtype),
-        exact=results(native, torch.float64),
+        native=results(NATIVE, dtype),
+        exact=results(NATIVE, torch.float64),
     )
 
 

@@ -1,8 +1,10 @@
-"""The operators as functions, with the signatures and semantics of torch.nn.functional."""
+"""The operators as functions, with the signatures and semantics of torch.nn.functional, and fused blocks."""
 
 from lenet_ext.ops.conv2d import conv2d
+from lenet_ext.ops.conv2d_relu_max_pool2d import conv2d_relu_max_pool2d
 from lenet_ext.ops.linear import linear
+from lenet_ext.ops.linear_relu import linear_relu
 from lenet_ext.ops.max_pool2d import max_pool2d
 from lenet_ext.ops.relu import relu
 
-__all__ = ["conv2d", "linear", "max_pool2d", "relu"]
+__all__ = ["conv2d", "conv2d_relu_max_pool2d", "linear", "linear_relu", "max_pool2d", "relu"]

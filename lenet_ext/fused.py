@@ -11,7 +11,8 @@ from torch import Tensor
 
 from lenet_ext.capture import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU, capture
 from lenet_ext.ops._arguments import autocast
-from lenet_ext.ops.net import Core, net
+from lenet_ext.ops._program import Core, Stage
+from lenet_ext.ops.net import net
 
 __all__ = ["FusedNet", "fuse"]
 
@@ -22,8 +23,8 @@ class FusedNet(torch.nn.Module):
     """The chain of layers of a network, made by `fuse`; it holds the same Parameters under the same names.
 
     Takes (N, C, H, W) or (N, features) in the dtype of the parameters, N of any size, or uint8 images where
-    `fuse` was given mean and std; returns what the network returns. One node of the autograd graph, which is
-    differentiable once, with respect to the parameters and the input.
+    `fuse` was given mean and std; returns what the network returns. One node of the autograd graph; gradients
+    of higher order, torch.func and forward-mode AD go through the layers one by one.
     """
 
     normalization: Tensor | None
@@ -111,21 +112,18 @@ class _Stage:
     flattened: bool = False
     parameters: list[str] = field(default_factory=list)
 
-    def encode(self) -> list[int]:
-        """The integers that csrc/net_shape.h reads."""
-        kind = Core.NONE
-        geometry: list[int] = []
+    def encode(self) -> tuple[int, ...]:
+        core, geometry, pool = Core.NONE, None, None
         if isinstance(self.core, Conv2d):
-            kind = Core.CONV2D
-            geometry = [*self.core.stride, *self.core.padding, *self.core.dilation, self.core.groups]
+            core = Core.CONV2D
+            geometry = (*self.core.stride, *self.core.padding, *self.core.dilation, self.core.groups)
         elif isinstance(self.core, Linear):
-            kind = Core.LINEAR
-        bias = self.core is not None and self.core.bias is not None
+            core = Core.LINEAR
         if self.pool is not None:
-            pool = self.pool
-            geometry += [*pool.kernel_size, *pool.stride, *pool.padding, *pool.dilation, pool.ceil_mode]
-        flags = (bias, self.relu, self.pool is not None, self.flattened)
-        return [int(kind), *map(int, flags), *map(int, geometry)]
+            sizes = (self.pool.kernel_size, self.pool.stride, self.pool.padding, self.pool.dilation)
+            pool = (*(number for size in sizes for number in size), int(self.pool.ceil_mode))
+        bias = self.core is not None and self.core.bias is not None
+        return Stage(core, bias, self.relu, self.flattened, geometry, pool).encode()
 
 
 def _stages(layers: Sequence[Layer]) -> list[_Stage]:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 
 import torch
-import torch.nn.functional as native
 from strategies import laid_out, normal
 from torch import Tensor
 
 import lenet_ext
 import lenet_ext.functional as F
+from lenet_ext.check import NATIVE
 
 # Largest error of a sum of about a hundred products of normal numbers, relative to the largest result.
 TOLERANCE = {torch.float32: 2e-6, torch.float64: 1e-14, torch.bfloat16: 1e-2, torch.float16: 1e-3}
@@ -40,6 +40,11 @@ CALLS = {
     "linear of a row": (lambda f, x, w: f.linear(x, w), [(1, 129), (31, 129)]),
     "linear of one feature": (lambda f, x, w, b: f.linear(x, w, b), [(19, 1), (37, 1), (37,)]),
     "linear to one feature": (lambda f, x, w, b: f.linear(x, w, b), [(19, 37), (1, 37), (1,)]),
+    "conv2d_relu_max_pool2d": (
+        lambda f, x, w, b: f.conv2d_relu_max_pool2d(x, w, b, padding=1),
+        [(3, 5, 10, 37), (9, 5, 3, 3), (9,)],
+    ),
+    "linear_relu": (lambda f, x, w, b: f.linear_relu(x, w, b), [(17, 67), (35, 67), (35,)]),
     "relu": (lambda f, x: f.relu(x), [(3, 5, 7, 3)]),
 }
 
@@ -58,7 +63,7 @@ def main() -> None:
         tensors = [normal(shape, dtype, i) for i, shape in enumerate(shapes)]
         if tensors[0].dim() == 4:
             tensors[0] = laid_out(tensors[0], layout)
-        exact = results(native, call, [tensor.double() for tensor in tensors])
+        exact = results(NATIVE, call, [tensor.double() for tensor in tensors])
         for actual, expected in zip(results(F, call, tensors), exact, strict=True):
             error = (actual.double() - expected).abs().max() / expected.abs().max()
             assert error < TOLERANCE[dtype], f"{name}, {dtype}, {layout}: relative error {error:.1e}"

@@ -6,12 +6,12 @@ from collections.abc import Callable
 
 import pytest
 import torch
-import torch.nn.functional as native
 from torch import Tensor
 from torch.autograd import gradcheck, gradgradcheck
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import lenet_ext.functional as F
+from lenet_ext.check import NATIVE as native
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -147,7 +147,9 @@ def test_without_gradients_the_operator_is_called_alone() -> None:
     with torch.no_grad(), Operators() as called:
         outputs = [F.relu(image), F.max_pool2d(image, 2), F.conv2d(image, torch.randn(1, 2, 3, 3))]
         outputs.append(F.linear(image, torch.randn(2, 4)))
-    assert called.names == ["relu", "max_pool2d", "conv2d", "linear"]
+        outputs += [F.conv2d_relu_max_pool2d(image, torch.randn(1, 2, 3, 3))]
+        outputs += [F.linear_relu(image, torch.randn(2, 4))]
+    assert called.names == ["relu", "max_pool2d", "conv2d", "linear", "net_forward", "net_forward"]
     assert all(output.grad_fn is None for output in outputs)
 
 
@@ -175,6 +177,8 @@ AUTOCAST_CALLS: dict[str, tuple[Callable[..., tuple], ...]] = {
     "conv2d": (lambda f, x, w: f.conv2d(x, w.view(4, 3, 3, 3)),),
     "linear": (lambda f, x, w: f.linear(x.view(2, 192), w.new_ones(5, 192) * w.mean()),),
     "relu": (lambda f, x, w: f.relu(x * w.mean()),),
+    "conv2d_relu_max_pool2d": (lambda f, x, w: f.conv2d_relu_max_pool2d(x, w.view(4, 3, 3, 3)),),
+    "linear_relu": (lambda f, x, w: f.linear_relu(x.view(2, 192), w.new_ones(5, 192) * w.mean()),),
     "max_pool2d": (lambda f, x, w: f.max_pool2d(x * w.mean(), 2),),
 }
 

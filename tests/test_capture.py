@@ -228,6 +228,33 @@ def test_functions(functions: Any) -> None:
     assert capture(functional_net(functions), images()) == expected
 
 
+@pytest.mark.parametrize("grad", [False, True])
+def test_fused_blocks(grad: bool) -> None:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = ours.conv2d_relu_max_pool2d(x, net.conv.weight, net.conv.bias, pool_size=(3, 2), pool_stride=2)
+        return ours.linear_relu(x.flatten(1), net.fc.weight)
+
+    model = Forward(forward, conv=nn.Conv2d(1, 3, 3), fc=nn.Linear(60, 2)).requires_grad_(grad)
+    pool = MaxPool2d((3, 2), (2, 2), (0, 0), (1, 1), False)
+    layers = capture(model, images())
+    assert [layer for layer in layers if layer != Flatten()] == [
+        CONV,
+        ReLU(),
+        pool,
+        Linear("fc.weight", None),
+        ReLU(),
+    ]
+    batch = images()
+    torch.testing.assert_close(replay(layers, model, batch), model(batch))
+
+
+def test_a_fused_network_again() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 3, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(75, 2))
+    batch = images()
+    once = lenet_ext.fuse(model, batch)
+    assert torch.equal(lenet_ext.fuse(once, batch)(batch), once(batch))
+
+
 @pytest.mark.parametrize("functions", [F, ours], ids=["torch", "lenet_ext"])
 def test_arguments_of_functions(functions: Any) -> None:
     def pooled(*args: Any, **kwargs: Any) -> Any:

@@ -318,7 +318,7 @@ def test_check_passes(program: Program) -> None:
     assert result.code == 0, result.out
     for word in ("conv2d", "max_pool2d", "linear", "relu", "LeNet", "backward", "bfloat16"):
         assert word in result.out
-    assert "88 of 88 comparisons agree" in result.out
+    assert "112 of 112 comparisons agree" in result.out
 
 
 def test_check_notices_a_mismatch(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:

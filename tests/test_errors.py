@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-import torch.nn.functional as native
 
 import lenet_ext.functional as F
+from lenet_ext.check import NATIVE
 
 IMAGE, WEIGHT, BIAS = torch.zeros(1, 4, 6, 6), torch.zeros(2, 4, 3, 3), torch.zeros(2)
 CONV2D = {
@@ -69,10 +69,24 @@ LINEAR = {
     "bias too long": (torch.zeros(2, 3), torch.zeros(4, 3), torch.zeros(5)),
     "dtypes differ": (torch.zeros(2, 3), torch.zeros(4, 3).double()),
 }
+POOLS = {
+    "pool 0": {"pool_size": 0},
+    "pool of three": {"pool_size": (2, 2, 2)},
+    "pool a float": {"pool_size": 2.0},
+    "pool None": {"pool_size": None},
+    "pool stride 0": {"pool_stride": 0},
+    "pool stride a string": {"pool_stride": "2"},
+    "pool larger than its input": {"pool_size": 5},
+}
 BAD_CALLS = [
     *[pytest.param("conv2d", call, id=f"conv2d: {name}") for name, call in CONV2D.items()],
     *[pytest.param("max_pool2d", call, id=f"max_pool2d: {name}") for name, call in MAX_POOL2D.items()],
     *[pytest.param("linear", call, id=f"linear: {name}") for name, call in LINEAR.items()],
+    *[
+        pytest.param(block, call, id=f"{block}: {name}")
+        for block, calls in (("conv2d_relu_max_pool2d", CONV2D), ("linear_relu", LINEAR))
+        for name, call in calls.items()
+    ],
 ]
 
 
@@ -86,9 +100,27 @@ def test_errors_are_those_of_torch(operator: str, arguments: tuple, grad: bool) 
             for a in arguments
         )
     with pytest.raises((TypeError, RuntimeError)) as theirs:
-        getattr(native, operator)(*arguments)
+        getattr(NATIVE, operator)(*arguments)
     with pytest.raises(TypeError if theirs.type is TypeError else RuntimeError, match=f"{operator}: "):
         getattr(F, operator)(*arguments)
+
+
+@pytest.mark.parametrize("name", POOLS)
+def test_errors_of_the_pool_in_a_block(name: str) -> None:
+    with pytest.raises((TypeError, RuntimeError)) as theirs:
+        NATIVE.conv2d_relu_max_pool2d(IMAGE, WEIGHT, **POOLS[name])
+    kind = TypeError if theirs.type is TypeError else RuntimeError
+    with pytest.raises(kind, match="conv2d_relu_max_pool2d: "):
+        F.conv2d_relu_max_pool2d(IMAGE, WEIGHT, **POOLS[name])
+
+
+@pytest.mark.parametrize("transformed", [False, True])
+def test_errors_of_a_block_name_it_in_every_mode(transformed: bool) -> None:
+    def call(image: torch.Tensor) -> torch.Tensor:
+        return F.conv2d_relu_max_pool2d(image, torch.zeros(2, 3, 3, 3))
+
+    with pytest.raises(RuntimeError, match="conv2d_relu_max_pool2d: weight"):
+        torch.vmap(call)(IMAGE.unsqueeze(0)) if transformed else call(IMAGE)
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8, torch.complex64])
@@ -98,6 +130,8 @@ def test_errors_are_those_of_torch(operator: str, arguments: tuple, grad: bool) 
         ("conv2d", [(1, 2, 4, 4), (1, 2, 3, 3)]),
         ("linear", [(2, 3), (4, 3)]),
         ("relu", [(3,)]),
+        ("conv2d_relu_max_pool2d", [(1, 2, 4, 4), (1, 2, 3, 3)]),
+        ("linear_relu", [(2, 3), (4, 3)]),
         ("max_pool2d", [(1, 2, 4, 4)]),
     ],
 )

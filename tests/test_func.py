@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as native
 from torch import Tensor
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import lenet_ext
 import lenet_ext.functional as F
+from lenet_ext.check import NATIVE
 
 Call = Callable[..., Tensor]
 # Of each operator: how it is called, and the shapes of its tensors.
@@ -32,6 +32,18 @@ CALLS: dict[str, tuple[Callable[..., Tensor], list[tuple[int, ...]]]] = {
     "linear without bias": (lambda f, x, w: f.linear(x, w), [(2, 3, 4), (5, 4)]),
     "linear of a vector": (lambda f, x, w, b: f.linear(x, w, b), [(4,), (5, 4), (5,)]),
     "relu": (lambda f, x: f.relu(x), [(2, 3, 4, 5)]),
+    "conv2d_relu_max_pool2d": (
+        lambda f, x, w, b: f.conv2d_relu_max_pool2d(
+            x, w, b, (1, 2), padding=1, pool_size=(3, 2), pool_stride=2
+        ),
+        [(2, 2, 5, 6), (3, 2, 3, 2), (3,)],
+    ),
+    "conv2d_relu_max_pool2d unbatched": (
+        lambda f, x, w: f.conv2d_relu_max_pool2d(x, w, padding="same", groups=2),
+        [(2, 4, 5), (2, 1, 2, 2)],
+    ),
+    "linear_relu": (lambda f, x, w, b: f.linear_relu(x, w, b), [(2, 3, 4), (5, 4), (5,)]),
+    "linear_relu of a vector": (lambda f, x, w: f.linear_relu(x, w), [(4,), (5, 4)]),
     "relu inplace": (lambda f, x: f.relu(x * 2, inplace=True), [(3, 4)]),
 }
 BATCH = 3
@@ -42,8 +54,8 @@ def random(shapes: list[tuple[int, ...]]) -> tuple[Tensor, ...]:
 
 
 def check(transformed: Callable[[Any], Any]) -> None:
-    """`transformed` takes lenet_ext.functional or torch.nn.functional."""
-    torch.testing.assert_close(transformed(F), transformed(native))
+    """`transformed` takes lenet_ext.functional or native torch's functions."""
+    torch.testing.assert_close(transformed(F), transformed(NATIVE))
 
 
 def scalar(call: Call, functions: Any) -> Call:
@@ -144,7 +156,7 @@ def test_per_sample_gradients_of_lenet() -> None:
 
         def loss(parameters: dict[str, Tensor], image: Tensor, target: Tensor, model=model) -> Tensor:
             logits = functional_call(model, parameters, (image.unsqueeze(0),))
-            return native.cross_entropy(logits, target.unsqueeze(0))
+            return torch.nn.functional.cross_entropy(logits, target.unsqueeze(0))
 
         results.append(vmap(grad(loss), in_dims=(None, 0, 0))(parameters, images, targets))
     torch.testing.assert_close(*results)

@@ -11,9 +11,11 @@ from torch._subclasses import FakeTensorMode
 
 import lenet_ext
 import lenet_ext.functional as F
+from lenet_ext.ops._program import Core, Stage
 
 operators = torch.ops.lenet_ext
 GEOMETRY, POOL = (2, 1, 1, 2, 0, 1, 1, 1, 2), (3, 2, 2, 2, 1, 0, 1, 1)
+BLOCK = Stage(Core.CONV2D, True, True, False, GEOMETRY, (*POOL, 1)).encode()
 
 
 def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
@@ -23,6 +25,7 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
 
     image, weight, bias = tensor(2, 4, 7, 6), tensor(6, 2, 3, 2), tensor(6)
     pooled, taps = operators.max_pool2d(image, *POOL, False, True)
+    blocked, saved, places = operators.net_forward(image, [weight, bias], BLOCK, None, True)
     return {
         "conv2d": (image, weight, bias, *GEOMETRY),
         "conv2d_input_grad": (tensor(2, 6, 4, 6), weight, 7, 6, *GEOMETRY),
@@ -35,6 +38,18 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
         "linear_input_grad": (tensor(2, 3, 5), tensor(5, 6)),
         "linear_weight_grad": (tensor(2, 3, 5), tensor(2, 3, 6), True),
         "linear_grads": (tensor(2, 3, 5), tensor(2, 3, 6), tensor(5, 6), True),
+        "net_forward": (image, [weight, bias], BLOCK, None, True),
+        "net_backward": (
+            torch.randn_like(blocked),
+            image,
+            [weight, bias],
+            saved,
+            places,
+            BLOCK,
+            None,
+            True,
+            True,
+        ),
         "relu": (image,),
         "relu_": (image.clone(),),
         "relu_grad": (tensor(2, 4, 7, 6), image),
@@ -50,6 +65,7 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
         *("max_pool2d", "max_pool2d_indices", "max_pool2d_input_grad"),
         *("linear", "linear_input_grad", "linear_weight_grad", "linear_grads"),
         *("relu", "relu_", "relu_grad"),
+        *("net_forward", "net_backward"),
     ],
 )
 def test_opcheck(name: str, layout: str, dtype: torch.dtype) -> None:

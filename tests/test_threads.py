@@ -25,6 +25,15 @@ CALLS = {
     "max_pool2d 3x3": (lambda x: F.max_pool2d(x, 3, 2, 1), [(11, 17, 41, 43)]),
     "linear": (lambda x, w, b: F.linear(x, w, b), [(131, 400), (121, 400), (121,)]),
     "linear of one row": (lambda x, w, b: F.linear(x, w, b), [(1, 4097), (1025, 4097), (1025,)]),
+    "conv2d_relu_max_pool2d": (
+        lambda x, w, b: F.conv2d_relu_max_pool2d(x, w, b),
+        [(37, 3, 32, 32), (6, 3, 5, 5), (6,)],
+    ),
+    "conv2d_relu_max_pool2d 3x3": (
+        lambda x, w: F.conv2d_relu_max_pool2d(x, w, padding=1, pool_size=3, pool_stride=2),
+        [(11, 16, 21, 23), (17, 16, 3, 3)],
+    ),
+    "linear_relu": (lambda x, w, b: F.linear_relu(x, w, b), [(131, 400), (121, 400), (121,)]),
     "relu": (lambda x: F.relu(x), [(37, 6, 41, 43)]),
 }
 

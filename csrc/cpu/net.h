@@ -25,12 +25,13 @@ class Net {
   using T = typename S::Scalar;
 
  public:
-  Net(const NetShape& shape, bool backward, bool input_grad) : shape_(shape) {
+  Net(const NetShape& shape, bool backward, bool input_grad)
+      : shape_(shape), backward_(backward), input_grad_(input_grad) {
     constexpr int64_t kMostTileImages = 32, kLeastTiles = 4;
     tile_ = std::clamp<int64_t>((shape.batch + kLeastTiles - 1) / kLeastTiles, 1, kMostTileImages);
     int64_t values = 0, sums = 0;
-    for (size_t i = 0; i < shape.stages.size(); ++i) {
-      const StageShape& stage = shape.stages[i];
+    for (size_t i = 0; i < shape_.stages.size(); ++i) {
+      const StageShape& stage = shape_.stages[i];
       stages_.push_back(std::make_unique<NetStage<S>>(stage, tile_, backward, input_grad || i > 0));
       value_offsets_.push_back(values), sum_offsets_.push_back(sums);
       values += stage.output_size, sums += stages_.back()->sums_size();
@@ -43,6 +44,25 @@ class Net {
     chunks_ = std::clamp<int64_t>(kMostSums / std::max<int64_t>(sums_, 1), 2, kMostChunks);
     chunks_ = std::max<int64_t>(std::min(chunks_, tiles), 1);
     tiles_ = tiles;
+  }
+
+  Net(const Net&) = delete;
+  Net& operator=(const Net&) = delete;
+
+  // For this chain and batch size; from a few that each thread keeps, since planning takes as long as a small
+  // network's work on one image. Parameters are to be set before each pass.
+  static Net& of(const NetShape& shape, bool backward, bool input_grad) {
+    constexpr size_t kKept = 8;
+    thread_local std::array<std::unique_ptr<Net>, kKept> kept;
+    thread_local size_t next = 0;
+    for (const auto& net : kept) {
+      if (net && net->backward_ == backward && net->input_grad_ == input_grad && net->shape_ == shape) {
+        return *net;
+      }
+    }
+    next = (next + 1) % kKept;
+    kept[next] = std::make_unique<Net>(shape, backward, input_grad);
+    return *kept[next];
   }
 
   int64_t tile_images() const { return tile_; }
@@ -152,7 +172,8 @@ class Net {
            first * shape_.stages[stage].tap_bytes();
   }
 
-  const NetShape& shape_;
+  const NetShape shape_;  // which the stages refer to
+  const bool backward_, input_grad_;
   std::vector<std::unique_ptr<NetStage<S>>> stages_;
   std::vector<int64_t> value_offsets_, sum_offsets_;
   int64_t tile_, tiles_, chunks_, values_, sums_, largest_ = 1;

@@ -72,7 +72,7 @@ template <class S, class Stored>
 void net_forward(const NetShape& shape, const NetForward& pass) {
   using T = typename S::Scalar;
   const WideParameters<S, Stored> parameters(shape, pass.parameters);
-  Net<S> net(shape, false, false);
+  Net<S>& net = Net<S>::of(shape, false, false);
   net.set_parameters(parameters.pointers());
   const int64_t tile = net.tile_images(), out = net.output_size();
   net.for_each_tile([&](int64_t first, int64_t count) {
@@ -93,7 +93,7 @@ template <class S, class Stored>
 void net_backward(const NetShape& shape, const NetBackward& pass) {
   using T = typename S::Scalar;
   const WideParameters<S, Stored> parameters(shape, pass.parameters);
-  Net<S> net(shape, true, pass.grad_input != nullptr);
+  Net<S>& net = Net<S>::of(shape, true, pass.grad_input != nullptr);
   net.set_parameters(parameters.pointers());
   const int64_t tile = net.tile_images(), out = net.output_size();
   const int64_t in = shape.stages.front().input_size;
@@ -122,7 +122,7 @@ template <class S, class Stored>
 void net_train(const NetShape& shape, const NetTrain& pass) {
   using T = typename S::Scalar;
   const WideParameters<S, Stored> parameters(shape, pass.parameters);
-  Net<S> net(shape, true, false);
+  Net<S>& net = Net<S>::of(shape, true, false);
   net.set_parameters(parameters.pointers());
   const int64_t tile = net.tile_images(), out = net.output_size();
   std::vector<double> losses(net.chunks());

@@ -64,10 +64,6 @@ SizeList with_batch(int64_t batch, SizeList sizes) {
   return sizes;
 }
 
-Tensor empty_of(SizeList sizes, ScalarType type, const Tensor& like) {
-  return torch::stable::empty(sizes, type, std::nullopt, like.device());
-}
-
 ScalarType compute_type(DType dtype) {
   return dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float;
 }
@@ -78,6 +74,15 @@ ScalarType stored_type(DType dtype) {
   return kTypes[static_cast<int>(dtype)];
 }
 
+Tensor empty_of(Sizes sizes, ScalarType type, const Tensor& like) {
+  const int32_t dtype = type == ScalarType::Float      ? aoti_torch_dtype_float32()
+                        : type == ScalarType::Double   ? aoti_torch_dtype_float64()
+                        : type == ScalarType::BFloat16 ? aoti_torch_dtype_bfloat16()
+                        : type == ScalarType::Half     ? aoti_torch_dtype_float16()
+                                                       : aoti_torch_dtype_uint8();
+  return empty(dtype, sizes, like, Format::kContiguous);
+}
+
 // (output, saved, taps): the last two, for net_backward, are empty unless `save`.
 std::tuple<Tensor, Tensor, Tensor> net_forward(const Tensor& input, Tensors parameters, SizeList program,
                                                std::optional<Tensor> normalization, bool save) {
@@ -86,8 +91,8 @@ std::tuple<Tensor, Tensor, Tensor> net_forward(const Tensor& input, Tensors para
   Tensor output = empty_of(with_batch(batch, t.shape.output_sizes), stored_type(t.dtype), t.images);
   const int64_t saved_size = save ? batch * t.shape.saved_elements() : 0;
   const int64_t tap_size = save ? t.shape.tap_offset(t.shape.stages.size(), batch) : 0;
-  Tensor saved = empty_of({saved_size}, compute_type(t.dtype), t.images);
-  Tensor taps = empty_of({tap_size}, ScalarType::Byte, t.images);
+  Tensor saved = empty_of(std::array{saved_size}, compute_type(t.dtype), t.images);
+  Tensor taps = empty_of(std::array{tap_size}, ScalarType::Byte, t.images);
   if (batch > 0) {
     cpu::kernels()[t.dtype].net_forward(t.shape,
                                         {t.net_images(), t.pointers.data(), output.mutable_data_ptr(),
@@ -153,7 +158,8 @@ void check_int64_vector(const char* op, const char* name, const Tensor& tensor) 
   }
 }
 
-// One step of SGD for each batch of `batch_size` images, in the order of `order`; the mean loss of each.
+// One step of SGD for each batch of `batch_size` images, in the order of `order`; the mean loss of each. With
+// batch_size 0 one step with all of them, and its loss as a 0-d tensor.
 // Everything is checked before the first step. Changes parameters and buffers.
 Tensor net_train(const Tensor& images, const Tensor& targets, std::optional<Tensor> order, Tensors parameters,
                  std::optional<Tensor> buffers, SizeList program, std::optional<Tensor> normalization,
@@ -166,7 +172,7 @@ Tensor net_train(const Tensor& images, const Tensor& targets, std::optional<Tens
   }
   const int64_t available = t.shape.batch;
   if (loss != 0 && loss != 1) fail(kOp, ": loss must be 0 (cross entropy) or 1 (mean squared error)");
-  if (batch_size < 1) fail(kOp, ": batch_size must be at least 1, got ", batch_size);
+  if (batch_size < 0) fail(kOp, ": batch_size must be at least 0, got ", batch_size);
   const bool classes = loss == static_cast<int64_t>(cpu::Loss::kCrossEntropy);
   if (classes) {
     check_int64_vector(kOp, "targets", targets);
@@ -198,8 +204,11 @@ Tensor net_train(const Tensor& images, const Tensor& targets, std::optional<Tens
   }
   if (!buffers && momentum != 0) fail(kOp, ": momentum needs buffers");
   const int64_t count = indices ? indices->numel() : available;
+  const bool one_step = batch_size == 0;
+  if (one_step && count == 0) fail(kOp, ": the batch is empty");
+  if (one_step) batch_size = count;
   const int64_t steps = count / batch_size + (count % batch_size != 0);
-  Tensor losses = empty_of({steps}, stored_type(t.dtype), t.images);
+  Tensor losses = empty_of(one_step ? SizeList{} : SizeList{steps}, stored_type(t.dtype), t.images);
   const int64_t stored_bytes = losses.element_size();
   const int64_t image_bytes = t.shape.stages[0].input_size * t.images.element_size();
   const int64_t target_bytes =

@@ -18,6 +18,7 @@ from lenet_ext.capture.errors import ELSEWHERE, HINTS, UNKNOWN, CannotFuse, laye
 from lenet_ext.capture.graph import caller, is_number, operator_name, same_sizes, shape_text, tensor
 from lenet_ext.capture.layers import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU
 from lenet_ext.ops._arguments import Padding, Pair
+from lenet_ext.ops._program import Core, decode
 
 EDGES = ("pad_top", "pad_bottom", "pad_left", "pad_right")
 
@@ -210,11 +211,39 @@ def _max_pool2d(chain: Chain, node: Node) -> None:
 
 
 def _getitem(chain: Chain, node: Node) -> None:
-    """lenet_ext's max_pool2d gives maxima and positions."""
+    """lenet_ext's max_pool2d gives maxima and positions, its net_forward what backward needs as well."""
     if node.args[1] == 0:
         chain.advance(*chain.current, node)
     elif node.users:
         chain.refuse(node, "takes the positions of a max_pool2d (return_indices=True)")
+
+
+def _net(chain: Chain, node: Node) -> None:
+    """The stages of a fused block, or of a whole fused network."""
+    arguments = _arguments(chain, node)
+    if arguments["normalization"] is not None:
+        chain.refuse(node, UNKNOWN)
+    parameters = iter(arguments["parameters"])
+    for stage in decode(chain.integers(node, arguments["program"])):
+        if stage.core != Core.NONE:
+            own = {"weight": next(parameters), "bias": next(parameters) if stage.bias else None}
+            conv2d = stage.core == Core.CONV2D
+            weight, bias = _weight_and_bias(chain, node, {**arguments, **own}, 4 if conv2d else 2)
+        if stage.geometry is not None:
+            stride_h, stride_w, *edges, dilation_h, dilation_w, groups = stage.geometry
+            top, bottom, left, right = edges
+            padding, dilation = (top, bottom, left, right), (dilation_h, dilation_w)
+            chain.layers.append(Conv2d(weight, bias, (stride_h, stride_w), padding, dilation, groups))
+        elif stage.core == Core.LINEAR:
+            chain.layers += [Flatten(), Linear(weight, bias)]
+        if stage.relu:
+            chain.layers.append(ReLU())
+        if stage.pool is not None:
+            size, stride, pads, steps = ((stage.pool[i], stage.pool[i + 1]) for i in range(0, 8, 2))
+            chain.layers.append(MaxPool2d(size, stride, pads, steps, bool(stage.pool[8])))
+        if stage.flattened:
+            chain.layers.append(Flatten())
+    chain.advance(node)
 
 
 def _reshape(chain: Chain, node: Node) -> None:
@@ -255,5 +284,6 @@ _READERS: dict[str, Reader] = {
         for kind in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
         for place in ("", "_")
     },
+    "lenet_ext.net_forward": _net,
     "getitem": _getitem,
 }

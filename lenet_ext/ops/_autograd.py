@@ -22,6 +22,8 @@ from torch.compiler import is_dynamo_compiling
 
 _transforms_active: Callable[[], bool] = torch._C._are_functorch_transforms_active
 _grad_enabled = torch.is_grad_enabled
+# What torch.autograd.grad(is_grads_batched=True) hands to a backward; no transform is active then.
+batched_gradient: Callable[[Tensor], bool] = torch._C._functorch.is_legacy_batchedtensor
 
 
 def differentiable(
@@ -51,14 +53,19 @@ def differentiable(
     return call
 
 
+def transformed() -> bool:
+    """Whether a torch.func transform or forward-mode AD is on."""
+    return _transforms_active() or forward_ad._current_level >= 0
+
+
 def traced_in_python() -> bool:
     """Whether torch.func, torch.compile or forward-mode AD, which follow no in-place operator, is on."""
-    return _transforms_active() or is_dynamo_compiling() or forward_ad._current_level >= 0
+    return transformed() or is_dynamo_compiling()
 
 
 def followed() -> bool:
     """Whether anything follows the operators called now: false in a backward without create_graph."""
-    return _grad_enabled() or _transforms_active() or forward_ad._current_level >= 0
+    return _grad_enabled() or transformed()
 
 
 def save(ctx: Any, *tensors: Tensor) -> None:

@@ -27,7 +27,7 @@ class FusedNet(torch.nn.Module):
     of higher order, torch.func and forward-mode AD go through the layers one by one.
     """
 
-    normalization: Tensor | None
+    _normalization: Tensor | None
 
     def __init__(
         self,
@@ -36,39 +36,40 @@ class FusedNet(torch.nn.Module):
         normalization: Tensor | None,
     ) -> None:
         super().__init__()
-        self.program = tuple(number for stage in stages for number in stage.encode())
-        self.parameter_names = tuple(name for stage in stages for name in stage.parameters)
-        for name in self.parameter_names:
+        # Underscores: any other name may be one of the network's own.
+        self._program = tuple(number for stage in stages for number in stage.encode())
+        self._parameter_names = tuple(name for stage in stages for name in stage.parameters)
+        for name in self._parameter_names:
             _register(self, name, parameters[name])
-        self.register_buffer("normalization", normalization, persistent=False)
+        self.register_buffer("_normalization", normalization, persistent=False)
         self._find_holders()
 
     def forward(self, images: Tensor) -> Tensor:
-        parameters = self.chain_parameters()
+        parameters = self._chain_parameters()
         images, *cast = autocast(images, *parameters)
-        normalization = self.normalization if images.dtype == torch.uint8 else None
-        return net(images, self.program, normalization, cast)
+        normalization = self._normalization if images.dtype == torch.uint8 else None
+        return net(images, self._program, normalization, cast)
 
-    def chain_parameters(self) -> list[Tensor]:
+    def _chain_parameters(self) -> list[Tensor]:
         """Weight and bias of every layer, in order; one that is used twice comes twice."""
         return [parameters[name] for parameters, name in self._holders]
 
     def extra_repr(self) -> str:
-        return f"{len(set(self.parameter_names))} parameters"
+        return f"{len(set(self._parameter_names))} parameters"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FusedNet:
         """Moves to another device or dtype; mean and std stay float32."""
-        normalization = self.normalization
+        normalization = self._normalization
         super()._apply(fn, recurse)
-        moved = self.normalization
+        moved = self._normalization
         if normalization is not None and moved is not None:
-            self.normalization = normalization.to(moved.device)
+            self._normalization = normalization.to(moved.device)
         return self
 
     def _find_holders(self) -> None:
         # The dicts themselves: a walk over dotted names at each call would take longer than a small net.
         self._holders: list[tuple[dict[str, Any], str]] = []
-        for path in self.parameter_names:
+        for path in self._parameter_names:
             owner, _, name = path.rpartition(".")
             self._holders.append((self.get_submodule(owner)._parameters, name))
 

@@ -55,7 +55,7 @@ class TrainStep:
             raise ValueError("TrainStep: nesterov needs a momentum above 0")
         if loss not in LOSSES:
             raise ValueError(f'TrainStep: loss must be "cross_entropy" or "mse", got {loss!r}')
-        parameters = fused.chain_parameters()
+        parameters = fused._chain_parameters()
         if len({parameter.data_ptr() for parameter in parameters}) < len(parameters):
             raise RuntimeError(
                 "TrainStep: a parameter is used twice: train with fuse and torch.optim instead"
@@ -103,7 +103,7 @@ class TrainStep:
         names = [name for name, _ in self.fused.named_parameters()]
         state = {}
         if self._buffers is not None:
-            buffers = dict(zip(self.fused.parameter_names, self._views(self._buffers), strict=True))
+            buffers = dict(zip(self.fused._parameter_names, self._views(self._buffers), strict=True))
             state = {i: {"momentum_buffer": buffers[name].clone()} for i, name in enumerate(names)}
         return {"state": state, "param_groups": [{**self._options(), "params": list(range(len(names)))}]}
 
@@ -114,13 +114,13 @@ class TrainStep:
         """
         (group,) = self._checked_groups(state_dict)
         names = [name for name, _ in self.fused.named_parameters()]
-        parameters = self.fused.chain_parameters()
+        parameters = self.fused._chain_parameters()
         saved = {name: state_dict["state"].get(i, {}).get("momentum_buffer") for i, name in enumerate(names)}
         buffers = None
         if any(buffer is not None for buffer in saved.values()):
             buffers = parameters[0].new_zeros(sum(parameter.numel() for parameter in parameters))
             for name, parameter, view in zip(
-                self.fused.parameter_names, parameters, self._views(buffers), strict=True
+                self.fused._parameter_names, parameters, self._views(buffers), strict=True
             ):
                 buffer = saved[name]
                 if buffer is None:
@@ -135,11 +135,11 @@ class TrainStep:
 
     def _train(self, images: Tensor, targets: Tensor, order: Tensor | None, batch_size: int) -> Tensor:
         fused = self.fused
-        parameters = fused.chain_parameters()
+        parameters = fused._chain_parameters()
         if self.momentum != 0 and self._buffers is None:
             size = sum(parameter.numel() for parameter in parameters)
             self._buffers = parameters[0].new_zeros(size)
-        normalization = fused.normalization if images.dtype == torch.uint8 else None
+        normalization = fused._normalization if images.dtype == torch.uint8 else None
         try:
             losses = train(
                 images,
@@ -147,7 +147,7 @@ class TrainStep:
                 order,
                 parameters,
                 self._buffers if self.momentum != 0 else None,
-                fused.program,
+                fused._program,
                 normalization,
                 batch_size,
                 self.lr,
@@ -165,7 +165,7 @@ class TrainStep:
 
     def _views(self, flat: Tensor) -> list[Tensor]:
         """`flat` cut into the shapes of the parameters."""
-        parameters = self.fused.chain_parameters()
+        parameters = self.fused._chain_parameters()
         parts = flat.split([parameter.numel() for parameter in parameters])
         return [part.view_as(parameter) for part, parameter in zip(parts, parameters, strict=True)]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import math
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -284,3 +285,13 @@ def test_wrong_normalization(model: Net, mean: object, std: object, message: str
 def test_nothing_to_compute() -> None:
     with pytest.raises(RuntimeError, match="fuse: Sequential has no layer that computes anything"):
         lenet_ext.fuse(nn.Sequential(nn.Flatten(), nn.Identity()), IMAGES)
+
+
+def test_submodules_may_have_any_name() -> None:
+    names = ("program", "normalization", "parameter_names", "chain_parameters")
+    layers = OrderedDict((name, nn.Linear(3, 3)) for name in names)
+    model = nn.Sequential(layers)
+    images = torch.randn(2, 3)
+    fused = lenet_ext.fuse(model, images)
+    assert_near(fused(images), model(images), 1e-5)
+    assert fused.state_dict().keys() == model.state_dict().keys()

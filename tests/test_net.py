@@ -213,13 +213,13 @@ def check_fake(operator: Callable[..., Any], *args: Any) -> list[Tensor]:
 def test_fake_kernels(chain: Chain) -> None:
     fused = fused_without_export(chain.model)
     images = laid_out(chain.images(torch.float32), "channels_last" if len(chain.shape) == 4 else "contiguous")
-    parameters = [parameter.detach() for parameter in fused.chain_parameters()]
+    parameters = [parameter.detach() for parameter in fused._chain_parameters()]
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         tensors = [images.to(dtype), [p.to(dtype) for p in parameters]]
-        check_fake(operators.net_forward, *tensors, fused.program, None, False)
-        output, saved, taps = check_fake(operators.net_forward, *tensors, fused.program, None, True)
+        check_fake(operators.net_forward, *tensors, fused._program, None, False)
+        output, saved, taps = check_fake(operators.net_forward, *tensors, fused._program, None, True)
         for wanted in ((True, True), (False, True), (True, False)):
-            check_fake(operators.net_backward, output, *tensors, saved, taps, fused.program, None, *wanted)
+            check_fake(operators.net_backward, output, *tensors, saved, taps, fused._program, None, *wanted)
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])

@@ -50,9 +50,11 @@ class Net {
   Net& operator=(const Net&) = delete;
 
   // For this chain and batch size; from a few that each thread keeps, since planning takes as long as a small
-  // network's work on one image. Parameters are to be set before each pass.
+  // network's work on one image. Parameters are to be set before each pass. The nets hold Scratch, which the
+  // thread's ScratchCache must outlive: it is made first.
   static Net& of(const NetShape& shape, bool backward, bool input_grad) {
     constexpr size_t kKept = 8;
+    ScratchCache::of_this_thread();
     thread_local std::array<std::unique_ptr<Net>, kKept> kept;
     thread_local size_t next = 0;
     for (const auto& net : kept) {

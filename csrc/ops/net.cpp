@@ -93,11 +93,16 @@ std::tuple<Tensor, Tensor, Tensor> net_forward(const Tensor& input, Tensors para
   const int64_t tap_size = save ? t.shape.tap_offset(t.shape.stages.size(), batch) : 0;
   Tensor saved = empty_of(std::array{saved_size}, compute_type(t.dtype), t.images);
   Tensor taps = empty_of(std::array{tap_size}, ScalarType::Byte, t.images);
+  // The bytes that round the taps of a stage to whole words are written by no kernel.
+  auto* const tap_bytes = static_cast<uint8_t*>(taps.mutable_data_ptr());
+  for (size_t i = 0; save && i < t.shape.stages.size(); ++i) {
+    const int64_t end = t.shape.tap_offset(i, batch) + t.shape.stages[i].tap_bytes() * batch;
+    std::fill(tap_bytes + end, tap_bytes + t.shape.tap_offset(i + 1, batch), uint8_t{0});
+  }
   if (batch > 0) {
-    cpu::kernels()[t.dtype].net_forward(t.shape,
-                                        {t.net_images(), t.pointers.data(), output.mutable_data_ptr(),
-                                         save ? saved.mutable_data_ptr() : nullptr,
-                                         save ? static_cast<uint8_t*>(taps.mutable_data_ptr()) : nullptr});
+    cpu::kernels()[t.dtype].net_forward(
+        t.shape, {t.net_images(), t.pointers.data(), output.mutable_data_ptr(),
+                  save ? saved.mutable_data_ptr() : nullptr, save ? tap_bytes : nullptr});
   }
   return {output, saved, taps};
 }

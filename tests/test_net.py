@@ -95,7 +95,7 @@ def spoilt(name: str, index: int, value: object) -> list[object]:
     if value is None:
         return [NORMALIZATION]  # which is for bytes
     if name == "net_train" and index == 7:
-        return [0, -1, -(2**63), "1", None]
+        return [-1, -(2**63), "1", None]  # 0 stands for all images
     if name == "net_train" and index == 12:
         return [-1, 1, 2, 2**62]  # 1 is mse: LABELS do not fit
     return []

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median, quantiles
-from time import perf_counter, sleep
+from time import perf_counter
 from typing import Any
 
 Call = Callable[[], Any]
@@ -34,7 +34,7 @@ class Effort:
 FULL = Effort(seconds=1.0, fewest=25, most=500)
 QUICK = Effort(seconds=0.15, fewest=5, most=60)
 
-# A call this long leaves nothing to warm up, and one this long is timed a few times only.
+# Where many take turns: a call this long needs no warming up, and one this long is timed a few times only.
 LONG_SECONDS = 50e-3
 VERY_LONG_SECONDS = 0.5
 FEWEST_VERY_LONG = 3
@@ -79,23 +79,23 @@ def time_side_by_side(first: Call, second: Call, effort: Effort) -> tuple[Timing
     return ours, native
 
 
-def time_in_turns(calls: Sequence[Call], effort: Effort, pause: float = 0.0) -> list[Timing]:
+def time_in_turns(calls: Sequence[Call], effort: Effort, warm_up: float = 0.0) -> list[Timing]:
     """Time any number of calls in alternating runs. Each gets an equal share of the time.
 
-    Those that are slow take part in fewer rounds, evenly spread over all. pause: seconds before each run, in
-    which the threads of another call's library, waiting busily for more work, fall asleep.
+    Those that are slow take part in fewer rounds, evenly spread over all. warm_up: seconds of calls before
+    each run that are not timed. Meanwhile a library's own threads wake up, and those of the one before, which
+    wait busily for more work, fall asleep; a pause would put all to sleep.
     """
     with _no_garbage_collection():
-        plans = [_plan(call, effort, effort.seconds / len(calls)) for call in calls]
+        plans = [_plan(call, effort, effort.seconds / len(calls), warm_up) for call in calls]
         rounds = max(plan.runs for plan in plans)
         seconds: list[list[float]] = [[] for _ in calls]
         for round in range(rounds):
             for call, plan, sample in zip(calls, plans, seconds, strict=True):
                 if (round + 1) * plan.runs // rounds == round * plan.runs // rounds:
                     continue
-                if pause:
-                    sleep(pause)
-                sample.append(_run(call, plan.calls, plan.warm) / plan.calls)
+                _warm_up(call, plan.warm_up)
+                sample.append(_run(call, plan.calls, warm=False) / plan.calls)
     return [_summary(sample, plan.calls) for sample, plan in zip(seconds, plans, strict=True)]
 
 
@@ -103,18 +103,23 @@ def time_in_turns(calls: Sequence[Call], effort: Effort, pause: float = 0.0) -> 
 class _Plan:
     runs: int
     calls: int  # of each run
-    warm: bool  # after a call that is not timed
+    warm_up: float  # seconds before each run
 
 
-def _plan(call: Call, effort: Effort, seconds: float) -> _Plan:
+def _plan(call: Call, effort: Effort, seconds: float, warm_up: float) -> _Plan:
     single = min(_run(call, 1, warm=False) for _ in range(2))
     if single >= LONG_SECONDS:
         fewest = min(effort.fewest, FEWEST_VERY_LONG) if single >= VERY_LONG_SECONDS else effort.fewest
-        return _Plan(_clamp(int(seconds / single), fewest, effort.most), 1, warm=False)
+        return _Plan(_clamp(int(seconds / single), fewest, effort.most), 1, warm_up=0)
     calls = _calls_per_run(call)
-    single = _run(call, calls) / calls
-    runs = int(seconds / (single * (calls + 1)))
-    return _Plan(_clamp(runs, effort.fewest, effort.most), calls, warm=True)
+    run = _run(call, calls) + max(warm_up, single)
+    return _Plan(_clamp(int(seconds / run), effort.fewest, effort.most), calls, warm_up)
+
+
+def _warm_up(call: Call, seconds: float) -> None:
+    end = perf_counter() + seconds
+    while perf_counter() < end:
+        call()
 
 
 def _clamp(value: int, least: int, most: int) -> int:

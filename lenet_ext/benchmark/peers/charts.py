@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from lenet_ext.benchmark.charts import COLORS, INK, WIDTH_INCHES, png, style_axes
 from lenet_ext.benchmark.environment import Environment
 from lenet_ext.benchmark.peers.measure import PeerMeasurement
 from lenet_ext.benchmark.peers.networks import Network
 from lenet_ext.benchmark.peers.registry import ENGINES
+from lenet_ext.benchmark.peers.tables import significant
 from lenet_ext.benchmark.peers.targets import Findings
 from lenet_ext.benchmark.tables import threads_text
 
@@ -45,7 +46,7 @@ def network_chart(network: Network, findings: Findings, environment: Environment
         figsize=(WIDTH_INCHES * 1.25, MARGIN_INCHES + height * len(batches)), layout="constrained"
     )
     figure.suptitle(
-        f"{network.title}: microseconds per image, less is better",
+        f"{network.title[0].upper()}{network.title[1:]}: microseconds per image, less is better",
         x=0.01,
         ha="left",
         color=INK,
@@ -92,9 +93,11 @@ def _draw(
             y = position - 0.4 + (number + 0.5) * height
             alpha = 1 if name in ours else PEER_ALPHA
             axes.barh(y, value, height, color=COLORS[number], alpha=alpha, zorder=2)
-            axes.text(value * 1.05, y, f"{value:.3g}", va="center", fontsize=7.5, color=INK)
+            axes.text(value * 1.05, y, significant(value), va="center", fontsize=7.5, color=INK)
     axes.set_xscale("log")
     axes.set_xlim(min(values) / 2, max(values) * LABEL_SPACE)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.4, -0.6)  # the first on top

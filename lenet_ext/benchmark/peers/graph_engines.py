@@ -8,28 +8,32 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from functools import lru_cache
-from typing import Any
+from importlib.util import find_spec
 
 import torch
 
+from lenet_ext.benchmark.cases import INFERENCE
 from lenet_ext.benchmark.peers.engines import Engine, Inference
 from lenet_ext.benchmark.peers.networks import Network, Task
 
 INPUT, BATCH = "images", "batch"
 EXAMPLE_BATCH = 2
+EXPORTER = ("onnx", "onnxscript")
 
 
-class OnnxRuntime(Engine):
+class GraphEngine(Engine):
+    """Runs a graph that torch exported."""
+
+    def missing(self) -> str | None:
+        absent = [name for name in EXPORTER if find_spec(name) is None]
+        return super().missing() or (f"torch's exporter needs {', '.join(absent)}" if absent else None)
+
+
+class OnnxRuntime(GraphEngine):
     """With the CPU provider, all graph optimisations, and a session for the batch size."""
 
     name = "ONNX Runtime"
     package = "onnxruntime"
-
-    def missing(self) -> str | None:
-        from importlib.util import find_spec
-
-        absent = [name for name in ("onnx", "onnxscript") if find_spec(name) is None]
-        return super().missing() or (f"its exporter needs {', '.join(absent)}" if absent else None)
 
     def inference(self, task: Task) -> Inference:
         import onnxruntime
@@ -47,7 +51,7 @@ class OnnxRuntime(Engine):
         return lambda: session.run(None, feed)[0]
 
 
-class OpenVino(Engine):
+class OpenVino(GraphEngine):
     """Tuned for latency, on one stream, compiled for the batch size."""
 
     name = "OpenVINO"
@@ -56,7 +60,8 @@ class OpenVino(Engine):
     def inference(self, task: Task) -> Inference:
         import openvino
 
-        model = _openvino(task.network)
+        core = openvino.Core()
+        model = core.read_model(_onnx(task.network))  # convert_model would report its use over the network
         model.reshape([task.batch, *task.network.image])
         settings = {
             "PERFORMANCE_HINT": "LATENCY",
@@ -65,7 +70,7 @@ class OpenVino(Engine):
             "INFERENCE_PRECISION_HINT": "f32",  # it would take bfloat16 where the CPU has it
             "ENABLE_CPU_PINNING": False,  # it would bind threads that others use too
         }
-        request = openvino.Core().compile_model(model, "CPU", settings).create_infer_request()
+        request = core.compile_model(model, "CPU", settings).create_infer_request()
         feed = {0: task.images().numpy()}
         return lambda: request.infer(feed, share_inputs=True, share_outputs=True)[0]
 
@@ -73,10 +78,11 @@ class OpenVino(Engine):
 @lru_cache
 def _onnx(network: Network) -> bytes:
     """Exported once, for any batch size."""
+    example = Task(network=network, batch=EXAMPLE_BATCH, direction=INFERENCE, threads=1)
     with _quiet():
         program = torch.onnx.export(
-            _model(network),
-            (_example(network),),
+            example.model().eval(),
+            (example.images(),),
             input_names=[INPUT],
             dynamic_shapes=({0: torch.export.Dim(BATCH)},),
             dynamo=True,
@@ -84,23 +90,6 @@ def _onnx(network: Network) -> bytes:
         )
     assert program is not None
     return program.model_proto.SerializeToString()
-
-
-@lru_cache
-def _openvino(network: Network) -> Any:
-    import openvino
-
-    with _quiet():
-        return openvino.convert_model(_model(network), example_input=_example(network))
-
-
-def _model(network: Network) -> torch.nn.Module:
-    task = Task(network=network, batch=EXAMPLE_BATCH, direction="", threads=1)
-    return task.model().eval()
-
-
-def _example(network: Network) -> torch.Tensor:
-    return torch.zeros(EXAMPLE_BATCH, *network.image)
 
 
 @contextmanager

@@ -23,8 +23,9 @@ LOGITS_TOLERANCE = 1e-4
 UPDATE_TOLERANCE = 2e-2
 CHECKED_STEPS = 2
 
-# torch's threads wait busily for some milliseconds after a call.
-PAUSE_SECONDS = 5e-3
+# torch's threads wait busily for some 8 ms after a call.
+WARM_UP_SECONDS = 3e-3
+WARM_UP_SECONDS_THREADS = 30e-3
 
 
 @dataclass(frozen=True)
@@ -77,8 +78,8 @@ def measure(task: Task, engines: Sequence[Engine], effort: Effort) -> PeerMeasur
                 continue
             if call is not None:
                 calls[engine.name] = call
-        pause = PAUSE_SECONDS if task.threads > 1 else 0.0
-        timings = time_in_turns(list(calls.values()), effort, pause)
+        warm_up = WARM_UP_SECONDS if task.threads == 1 else WARM_UP_SECONDS_THREADS
+        timings = time_in_turns(list(calls.values()), effort, warm_up)
     return PeerMeasurement(task, dict(zip(calls, timings, strict=True)), wrong)
 
 

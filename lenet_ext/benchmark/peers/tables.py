@@ -114,6 +114,11 @@ def targets_json(findings: Findings, environment: Environment) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
+def significant(value: float) -> str:
+    """Three figures, or all before the point."""
+    return f"{value:.0f}" if value >= 100 else f"{value:.3g}"
+
+
 Cell = Callable[[PeerMeasurement, str], str]
 
 
@@ -126,7 +131,7 @@ def _by_batch(row: Sequence[PeerMeasurement], cell: Cell, more: Sequence[Sequenc
 
 def _times(row: Sequence[PeerMeasurement], ours: str) -> str:
     def cell(one: PeerMeasurement, name: str) -> str:
-        return f"{'' if one.is_steady(name) else UNSTEADY}{one.microseconds_per_image(name):.3g}"
+        return f"{'' if one.is_steady(name) else UNSTEADY}{significant(one.microseconds_per_image(name))}"
 
     def ratio(one: PeerMeasurement) -> str:
         best = one.best(PEERS)

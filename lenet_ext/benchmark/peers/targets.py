@@ -85,10 +85,11 @@ def _faster(direction: str, batch: int, over: Iterable[str], ours: str = "", net
     return measured
 
 
-def _worst(network: str, direction: str, batches: Sequence[int]) -> Measured:
+def _worst(network: str, direction: str) -> Measured:
     """The least of `_faster` over the batch sizes that were measured."""
 
     def measured(findings: Findings, threads: int) -> float | None:
+        batches = {one.task.batch for one in findings.measurements if one.task.network.name == network}
         values = [_faster(direction, batch, PEERS, network=network)(findings, threads) for batch in batches]
         return min((value for value in values if value is not None), default=None)
 
@@ -144,7 +145,7 @@ def _targets() -> list[PeerTarget]:
                 f"{network.name}, {direction} vs the best peer, worst B",
                 1,
                 1.5,
-                _worst(network.name, direction, network.batches),
+                _worst(network.name, direction),
             )
             for network in NETWORKS[1:]
             for direction in (TRAINING_STEP, INFERENCE)

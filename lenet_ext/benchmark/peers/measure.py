@@ -23,7 +23,7 @@ LOGITS_TOLERANCE = 1e-4
 UPDATE_TOLERANCE = 2e-2
 CHECKED_STEPS = 2
 
-# torch's threads wait busily for some 8 ms after a call.
+# With several threads long enough for those of the library before to fall asleep, which wait busily at first.
 WARM_UP_SECONDS = 3e-3
 WARM_UP_SECONDS_THREADS = 30e-3
 

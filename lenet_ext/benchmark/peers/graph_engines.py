@@ -61,7 +61,7 @@ class OpenVino(GraphEngine):
         import openvino
 
         core = openvino.Core()
-        model = core.read_model(_onnx(task.network))  # convert_model would report its use over the network
+        model = core.read_model(_onnx(task.network))
         model.reshape([task.batch, *task.network.image])
         settings = {
             "PERFORMANCE_HINT": "LATENCY",

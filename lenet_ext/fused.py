@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -81,8 +82,6 @@ class FusedNet(torch.nn.Module):
         self._find_holders()
 
     def __deepcopy__(self, memo: dict[int, Any]) -> FusedNet:
-        import copy
-
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         twin.__setstate__(copy.deepcopy(self.__getstate__(), memo))

@@ -49,9 +49,9 @@ class Net {
   Net(const Net&) = delete;
   Net& operator=(const Net&) = delete;
 
-  // For this chain and batch size; from a few that each thread keeps, since planning takes as long as a small
-  // network's work on one image. Parameters are to be set before each pass. The nets hold Scratch, which the
-  // thread's ScratchCache must outlive: it is made first.
+  // For this chain and batch size; from a few that each thread keeps, since planning (about 3 us for the
+  // LeNet) counts beside the work on one image. Parameters are to be set before each pass. The nets hold
+  // Scratch, which the thread's ScratchCache must outlive: it is made first.
   static Net& of(const NetShape& shape, bool backward, bool input_grad) {
     constexpr size_t kKept = 8;
     ScratchCache::of_this_thread();

@@ -28,9 +28,10 @@ class PooledConv2dGradient {
   static bool suits(const Conv2dShape& conv, const MaxPool2dShape& pool) {
     constexpr int64_t kLargestImage = int64_t{1} << 30;
     const int64_t windows = pool.out_height * pool.out_width, pixels = conv.out_height * conv.out_width;
-    return conv.groups == 1 && pool.byte_taps() && 2 * windows <= pixels &&
-           (conv.height + conv.pad_top + conv.pad_bottom) * (conv.width + conv.pad_left + conv.pad_right) <
-               kLargestImage / std::max<int64_t>(conv.in_channels, 1);
+    const int64_t height = conv.height + conv.pad_top + conv.pad_bottom;
+    const int64_t width = conv.width + conv.pad_left + conv.pad_right;
+    return conv.groups == 1 && pool.byte_taps() && 2 * windows <= pixels && height < kLargestImage &&
+           width < kLargestImage && height * width < kLargestImage / std::max<int64_t>(conv.in_channels, 1);
   }
 
   PooledConv2dGradient(const Conv2dShape& conv, const MaxPool2dShape& pool, bool input_grad)
@@ -86,11 +87,10 @@ class PooledConv2dGradient {
     };
     if (sums != nullptr) pack_channels_last<S>(image(input), frame_, memory.input.data());
     if (grad_input != nullptr) std::fill_n(memory.grad_input.data(), frame_size(), T(0));
-    T* bias_sums = sums + s_.out_channels * channel_size();
     for (int64_t o = 0; o < s_.out_channels; ++o, grads += windows_, taps += windows_) {
       const PatchList<T> list = list_patches(grads, taps, memory);
       if (sums != nullptr) {
-        bias_sums[o] += sum(list);
+        sums[s_.out_channels * channel_size() + o] += sum(list);
         over_runs<false>(list, memory.input.data(), sums + o * channel_size());
       }
       if (grad_input != nullptr) {

@@ -7,8 +7,8 @@
 
 namespace lenet_ext::cpu {
 
-// Blocks that are kept for the next Scratch of this thread: the system would take them back at once and
-// hand out fresh pages, each with a page fault, which take longer than the work of a small network.
+// Blocks that are kept for the next Scratch of this thread: the system would take large ones back at once and
+// hand out fresh pages, each with a page fault.
 class ScratchCache {
  public:
   struct Block {

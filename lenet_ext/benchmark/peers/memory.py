@@ -13,7 +13,7 @@ from lenet_ext.benchmark.peers.networks import LENET, Task
 from lenet_ext.benchmark.peers.torch_engines import EAGER, FUSE_SGD, TRAIN_STEP
 
 ENGINES: Sequence[Engine] = (TRAIN_STEP, FUSE_SGD, EAGER)
-BATCH, QUICK_BATCH = 4096, 512
+BATCH = 4096
 WARM_BATCH = 2
 STEPS = 2
 

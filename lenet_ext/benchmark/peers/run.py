@@ -9,7 +9,7 @@ from lenet_ext.benchmark.cases import INFERENCE, TRAINING_STEP
 from lenet_ext.benchmark.environment import Environment
 from lenet_ext.benchmark.peers.engines import Engine
 from lenet_ext.benchmark.peers.measure import measure
-from lenet_ext.benchmark.peers.memory import BATCH, QUICK_BATCH, training_memory
+from lenet_ext.benchmark.peers.memory import BATCH, training_memory
 from lenet_ext.benchmark.peers.networks import NETWORKS, Network, Task
 from lenet_ext.benchmark.peers.peak import measured_peak
 from lenet_ext.benchmark.peers.registry import ENGINES
@@ -66,7 +66,7 @@ def run_peers(
             chart = network_chart(network, findings, machine)
             write(out, f"peers_{network.name}", text, network_json(network, findings, machine), chart)
     progress("peers: memory")
-    memory = training_memory(QUICK_BATCH if quick else BATCH)
+    memory = training_memory(BATCH)
     progress("")
     findings = Findings(findings.measurements, findings.peaks, memory)
     text = targets_markdown(findings, machine, versions, missing)

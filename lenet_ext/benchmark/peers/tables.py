@@ -10,6 +10,7 @@ from typing import Any
 from lenet_ext.benchmark.environment import Environment
 from lenet_ext.benchmark.measure import STEADY_SPREAD
 from lenet_ext.benchmark.peers.measure import PeerMeasurement
+from lenet_ext.benchmark.peers.memory import BATCH
 from lenet_ext.benchmark.peers.networks import Network
 from lenet_ext.benchmark.peers.registry import ENGINES
 from lenet_ext.benchmark.peers.targets import OURS, PEERS, TARGETS, Findings
@@ -173,7 +174,7 @@ def _memory_text(findings: Findings) -> list[str]:
     if findings.memory:
         rows = [[name, f"{size:.1f}"] for name, size in findings.memory.items()]
         parts += [
-            "Memory of a training step at its peak, above weights and the batch:",
+            f"Memory of a training step on {BATCH:,} images at its peak, above weights and the batch:",
             markdown_table(["engine", "MiB"], rows, text_columns=(0,)),
         ]
     return parts

@@ -6,6 +6,7 @@ import copy
 import itertools
 
 import chains
+import test_winograd
 import torch
 from strategies import laid_out, normal
 from torch import Tensor
@@ -81,6 +82,11 @@ def fused_networks() -> None:
             chains.assert_near(actual.detach(), wanted.detach(), 100 * TOLERANCE[dtype])
 
 
+def winograd() -> None:
+    for shape in test_winograd.SHAPES:
+        test_winograd.test_output_and_gradients(shape, "2x2")
+
+
 def lenet() -> tuple[torch.nn.Module, Tensor]:
     torch.manual_seed(0)
     return lenet_ext.LeNet(layers=torch.nn), normal((35, 3, 32, 32), torch.bfloat16, 1)
@@ -106,6 +112,7 @@ def main() -> None:
             error = (actual.double() - expected).abs().max() / expected.abs().max()
             assert error < TOLERANCE[dtype], f"{name}, {dtype}, {layout}: relative error {error:.1e}"
     fused_networks()
+    winograd()
     print(lenet_ext.cpu_isa())
 
 

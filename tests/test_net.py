@@ -44,10 +44,11 @@ IMAGES = zeros(4, 2, 7, 8)  # four: the taps then fill whole words, and none of 
 PARAMETERS = [zeros(5, 2, 3, 2), zeros(5), zeros(4, 30), zeros(4)]
 LABELS = torch.tensor([0, 3, 1, 2])
 NORMALIZATION = zeros(2, 2)
-OUTPUT, SAVED, TAPS = operators.net_forward(IMAGES, PARAMETERS, PROGRAM, None, True)
+OUTPUT, SAVED, TAPS = operators.net_forward(IMAGES, PARAMETERS, PROGRAM, None)
 OPTIONS = (2, 0.1, 0.9, 0.01, True, 0)
 CALLS: dict[str, tuple[Any, ...]] = {
-    "net_forward": (IMAGES, PARAMETERS, PROGRAM, None, True),
+    "net": (IMAGES, PARAMETERS, PROGRAM, None),
+    "net_forward": (IMAGES, PARAMETERS, PROGRAM, None),
     "net_backward": (OUTPUT, IMAGES, PARAMETERS, SAVED, TAPS, PROGRAM, None, True, True),
     "net_train": (IMAGES, LABELS, torch.tensor([2, 0]), PARAMETERS, zeros(189), PROGRAM, None, *OPTIONS),
 }
@@ -74,7 +75,7 @@ def spoilt(name: str, index: int, value: object) -> list[object]:
     """Values that the call cannot take."""
     if isinstance(value, Tensor):
         tensors = spoilt_tensors(value)
-        if name == "net_forward":  # the only tensor with a batch
+        if name in ("net", "net_forward"):  # the only tensor with a batch
             tensors = [tensor for tensor in tensors if tensor.shape != (2, 2, 7, 8)]
         if name == "net_train" and index == 2:  # an order may be of any length
             tensors = [tensor for tensor in tensors if tensor.dtype != torch.int64 or tensor.dim() != 1]
@@ -138,9 +139,9 @@ def bytes_of(images: Tensor) -> Tensor:
 )
 def test_normalization_spoilt(bad: Tensor | None) -> None:
     images = bytes_of(IMAGES)
-    operators.net_forward(images, PARAMETERS, PROGRAM, NORMALIZATION, False)
+    operators.net_forward(images, PARAMETERS, PROGRAM, NORMALIZATION)
     with pytest.raises(RuntimeError):
-        operators.net_forward(images, PARAMETERS, PROGRAM, bad, False)
+        operators.net_forward(images, PARAMETERS, PROGRAM, bad)
     with pytest.raises(RuntimeError):
         operators.net_train(images, LABELS, None, PARAMETERS, zeros(189), PROGRAM, bad, *OPTIONS)
 
@@ -148,7 +149,7 @@ def test_normalization_spoilt(bad: Tensor | None) -> None:
 def test_bytes_need_parameters_and_have_no_gradient() -> None:
     images = bytes_of(IMAGES)
     with pytest.raises(RuntimeError, match="uint8 images need a stage with parameters"):
-        operators.net_forward(images, [], [0, 0, 1, 0, 0], NORMALIZATION, False)
+        operators.net_forward(images, [], [0, 0, 1, 0, 0], NORMALIZATION)
     arguments = (OUTPUT, images, PARAMETERS, SAVED, TAPS, PROGRAM, NORMALIZATION)
     assert len(operators.net_backward(*arguments, False, True)) == 5
     with pytest.raises(RuntimeError, match="uint8 images have no gradient"):
@@ -158,18 +159,18 @@ def test_bytes_need_parameters_and_have_no_gradient() -> None:
 def test_sizes_that_overflow_when_multiplied() -> None:
     big = zeros(1, 1, 1, 1).expand(2**20, 1, 2**20, 2**20)
     with pytest.raises(RuntimeError):
-        operators.net_forward(big, [], [0, 0, 1, 0, 0], None, True)
+        operators.net_forward(big, [], [0, 0, 1, 0, 0], None)
     with pytest.raises(RuntimeError):
-        operators.net_forward(zeros(2**20, 1).expand(2**20, 2**40), [], [0, 0, 1, 0, 0], None, False)
+        operators.net(zeros(2**20, 1).expand(2**20, 2**40), [], [0, 0, 1, 0, 0], None)
     weight = zeros(1, 1).expand(2**40, 3)
     with pytest.raises(RuntimeError):
-        operators.net_forward(zeros(2**20, 3), [weight], [2, 0, 0, 0, 0], None, False)
+        operators.net_forward(zeros(2**20, 3), [weight], [2, 0, 0, 0, 0], None)
 
 
 def test_empty_weights() -> None:
     for weight in (zeros(0, 3), zeros(3, 0)):
         with pytest.raises(RuntimeError, match="the weight has no element"):
-            operators.net_forward(zeros(2, weight.shape[1]), [weight], [2, 0, 0, 0, 0], None, False)
+            operators.net_forward(zeros(2, weight.shape[1]), [weight], [2, 0, 0, 0, 0], None)
 
 
 @pytest.mark.parametrize("kernel", [2, 3, 17])
@@ -182,7 +183,7 @@ def test_taps_outside_of_their_window(kernel: int, core: str, value: int) -> Non
     geometry = [1, 1, 0, 0, 0, 0, 1, 1, 1] if core == "conv2d" else []
     program = [int(core == "conv2d"), 0, 0, 1, 0, *geometry, *[kernel] * 4, *[kernel // 2] * 2, 1, 1, 0]
     images = torch.ones(5, 2, size, size)
-    output, saved, taps = operators.net_forward(images, parameters, program, None, True)
+    output, saved, taps = operators.net_forward(images, parameters, program, None)
     made_up = torch.full_like(taps, value)
     grads = operators.net_backward(
         torch.ones_like(output), images, parameters, saved, made_up, program, None, True, True
@@ -216,8 +217,8 @@ def test_fake_kernels(chain: Chain) -> None:
     parameters = [parameter.detach() for parameter in fused._chain_parameters()]
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         tensors = [images.to(dtype), [p.to(dtype) for p in parameters]]
-        check_fake(operators.net_forward, *tensors, fused._program, None, False)
-        output, saved, taps = check_fake(operators.net_forward, *tensors, fused._program, None, True)
+        check_fake(operators.net, *tensors, fused._program, None)
+        output, saved, taps = check_fake(operators.net_forward, *tensors, fused._program, None)
         for wanted in ((True, True), (False, True), (True, False)):
             check_fake(operators.net_backward, output, *tensors, saved, taps, fused._program, None, *wanted)
 
@@ -229,14 +230,15 @@ def test_opcheck(layout: str, images: Tensor) -> None:
     normalization = NORMALIZATION if is_bytes else None
     images = images.contiguous(memory_format=torch.channels_last) if is_bytes else laid_out(images, layout)
     parameters = [laid_out(PARAMETERS[0], layout), *PARAMETERS[1:]]
-    torch.library.opcheck(operators.net_forward.default, (images, parameters, PROGRAM, normalization, True))
+    for operator in (operators.net, operators.net_forward):
+        torch.library.opcheck(operator.default, (images, parameters, PROGRAM, normalization))
     torch.library.opcheck(
         operators.net_backward.default,
         (OUTPUT, images, parameters, SAVED, TAPS, PROGRAM, normalization, not is_bytes, True),
     )
 
 
-@pytest.mark.parametrize("name", ["net_forward", "net_backward"])
+@pytest.mark.parametrize("name", ["net", "net_forward", "net_backward"])
 def test_fake_kernels_want_one_device(name: str) -> None:
     arguments = [
         [value.to("meta") for value in argument] if argument is PARAMETERS else argument

@@ -25,7 +25,7 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
 
     image, weight, bias = tensor(2, 4, 7, 6), tensor(6, 2, 3, 2), tensor(6)
     pooled, taps = operators.max_pool2d(image, *POOL, False, True)
-    blocked, saved, places = operators.net_forward(image, [weight, bias], BLOCK, None, True)
+    blocked, saved, places = operators.net_forward(image, [weight, bias], BLOCK, None)
     return {
         "conv2d": (image, weight, bias, *GEOMETRY),
         "conv2d_input_grad": (tensor(2, 6, 4, 6), weight, 7, 6, *GEOMETRY),
@@ -38,7 +38,8 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
         "linear_input_grad": (tensor(2, 3, 5), tensor(5, 6)),
         "linear_weight_grad": (tensor(2, 3, 5), tensor(2, 3, 6), True),
         "linear_grads": (tensor(2, 3, 5), tensor(2, 3, 6), tensor(5, 6), True),
-        "net_forward": (image, [weight, bias], BLOCK, None, True),
+        "net": (image, [weight, bias], BLOCK, None),
+        "net_forward": (image, [weight, bias], BLOCK, None),
         "net_backward": (
             torch.randn_like(blocked),
             image,
@@ -65,7 +66,7 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
         *("max_pool2d", "max_pool2d_indices", "max_pool2d_input_grad"),
         *("linear", "linear_input_grad", "linear_weight_grad", "linear_grads"),
         *("relu", "relu_", "relu_grad"),
-        *("net_forward", "net_backward"),
+        *("net", "net_forward", "net_backward"),
     ],
 )
 def test_opcheck(name: str, layout: str, dtype: torch.dtype) -> None:

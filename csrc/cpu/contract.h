@@ -148,6 +148,13 @@ class ContractTiles {
     }(std::make_integer_sequence<int, kCount>{});
   }
 
+  // max_rows by the number of vectors: a table, since each call would divide.
+  static constexpr auto kMostRows = [] {
+    std::array<int64_t, kMaxVectors + 1> rows{};
+    for (int v = 1; v <= kMaxVectors; ++v) rows[v] = max_rows<S>(v);
+    return rows;
+  }();
+
   static constexpr std::array kUnitStride = {make_table<1, true, Partial::kNone>(),
                                              make_table<1, true, Partial::kLast>(),
                                              make_table<1, true, Partial::kAll>()};
@@ -166,7 +173,7 @@ class ContractTiles {
 
   // One tile, or several of about equal size where there are more than max_rows rows.
   static void run(const Contraction<T>& whole, int64_t rows, int vectors, Partial partial, int taps = 1) {
-    const int64_t most = max_rows<S>(vectors, taps);
+    const int64_t most = taps == 3 ? max_rows<S>(1, 3) : taps == 5 ? max_rows<S>(1, 5) : kMostRows[vectors];
     const auto p = static_cast<size_t>(partial);
     const Row& functions = taps == 3             ? kThreeTaps[p][0]
                            : taps == 5           ? kFiveTaps[p][0]

@@ -89,6 +89,8 @@ struct Maximum {
 
   // The first tap stays if nothing is greater than -inf.
   explicit Maximum(int64_t first_tap) : tap(S::broadcast(static_cast<typename S::Scalar>(first_tap))) {}
+  // The same after an offer of the first tap, 0.
+  explicit Maximum(typename S::Vector first) : value(first), tap(S::zero()) {}
 
   void offer(typename S::Vector candidate, int64_t candidate_tap) {
     const typename S::Mask wins = S::greater_or_nan(candidate, value);

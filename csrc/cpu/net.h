@@ -6,6 +6,7 @@
 #pragma once
 
 #include <array>
+#include <type_traits>
 
 #include "cpu/net_stage.h"
 #include "cpu/parallel.h"
@@ -29,11 +30,15 @@ class Net {
       : shape_(shape), backward_(backward), input_grad_(input_grad) {
     constexpr int64_t kMostTileImages = 32, kLeastTiles = 4;
     tile_ = std::clamp<int64_t>((shape.batch + kLeastTiles - 1) / kLeastTiles, 1, kMostTileImages);
-    int64_t values = 0, sums = 0;
+    int64_t values = 0, sums = 0, parameters = 0;
     for (size_t i = 0; i < shape_.stages.size(); ++i) {
       const StageShape& stage = shape_.stages[i];
       stages_.push_back(std::make_unique<NetStage<S>>(stage, tile_, backward, input_grad || i > 0));
       value_offsets_.push_back(values), sum_offsets_.push_back(sums);
+      first_parameters_.push_back(static_cast<int>(parameter_offsets_.size()));
+      for (int64_t size : {stage.weight_size, stage.bias_size}) {
+        if (size > 0) parameter_offsets_.push_back(parameters), parameters += size;
+      }
       values += stage.output_size, sums += stages_.back()->sums_size();
       largest_ = std::max({largest_, stage.input_size, stage.output_size});
     }
@@ -105,23 +110,34 @@ class Net {
   }
 
   // Like forward. grads: two buffers of grads_size() elements, the first with the gradient of the output;
-  // both are overwritten. Adds to `sums`, the partial sums of a chunk (null: no parameter gradients).
+  // both are overwritten. sink: the partial sums of a chunk to add to (null: no parameter gradients), or for
+  // the only tile what takes pieces of the gradients.
+  template <class Sink>
   void backward(int64_t count, const T* input, const Activations<T>& activations, int64_t first,
-                std::array<T*, 2> grads, T* grad_input, T* sums) const {
+                std::array<T*, 2> grads, T* grad_input, const Sink& sink) const {
     for (size_t i = stages_.size(); i-- > 0;) {
       const T* x = i == 0 ? input : values(activations, i - 1, first);
+      const T* y = values(activations, i, first);
       T* const grad_x = i == 0 ? grad_input : grads[1];
-      stages_[i]->backward(count, x, values(activations, i, first), taps(activations, i, first), grads[0],
-                           grad_x, sums == nullptr ? nullptr : sums + sum_offsets_[i]);
+      const uint8_t* const tap = taps(activations, i, first);
+      if constexpr (std::is_pointer_v<Sink>) {
+        stages_[i]->backward(count, x, y, tap, grads[0], grad_x,
+                             sink == nullptr ? nullptr : sink + sum_offsets_[i]);
+      } else {
+        stages_[i]->backward_once(count, x, y, tap, grads[0], grad_x, [&](int parameter, auto... piece) {
+          sink(first_parameters_[i] + parameter, piece...);
+        });
+      }
       std::swap(grads[0], grads[1]);
     }
   }
   int64_t grads_size() const { return tile_ * largest_; }
 
-  // body(first, count, chunk, sums) for tiles of images with the partial sums to add to; then
-  // use(parameter, size, gradient) for the weight and, where the stage has one, the bias of every stage.
+  // body(first, count, chunk, sink) for tiles of images, with what backward is to be given; and
+  // use(parameter, first, count, gradient) for pieces of the gradients of all parameters.
   template <class Body, class Use>
   void with_gradients(const Body& body, const Use& use) const {
+    if (tiles_ == 1) return body(int64_t{0}, shape_.batch, int64_t{0}, use);
     Scratch<T> sums(chunks_ * sums_);
     parallel_for(chunks_, tile_ * image_cost(), [&](int64_t begin, int64_t end) {
       for (int64_t chunk = begin; chunk < end; ++chunk) {
@@ -140,17 +156,19 @@ class Net {
         add_row<S>(sums.data() + chunk * sums_ + first, sums.data() + first, count);
       }
     });
-    int parameter = 0;
     for (size_t i = 0; i < stages_.size(); ++i) {
       const StageShape& stage = shape_.stages[i];
       if (stage.weight_size == 0) continue;
+      const int parameter = first_parameters_[i];
       stages_[i]->with_gradients(sums.data() + sum_offsets_[i], [&](const T* weight, const T* bias) {
-        use(parameter++, stage.weight_size, weight);
-        if (stage.bias) use(parameter++, stage.bias_size, bias);
+        use(parameter, int64_t{0}, stage.weight_size, weight);
+        if (stage.bias) use(parameter + 1, int64_t{0}, stage.bias_size, bias);
       });
     }
   }
   int64_t chunks() const { return chunks_; }
+  // Elements of all parameters before this one.
+  int64_t parameter_offset(int parameter) const { return parameter_offsets_[parameter]; }
 
  private:
   // About the cycles of one image.
@@ -177,7 +195,8 @@ class Net {
   const NetShape shape_;  // which the stages refer to
   const bool backward_, input_grad_;
   std::vector<std::unique_ptr<NetStage<S>>> stages_;
-  std::vector<int64_t> value_offsets_, sum_offsets_;
+  std::vector<int64_t> value_offsets_, sum_offsets_, parameter_offsets_;
+  std::vector<int> first_parameters_;  // of each stage
   int64_t tile_, tiles_, chunks_, values_, sums_, largest_ = 1;
 };
 

@@ -99,22 +99,23 @@ void net_backward(const NetShape& shape, const NetBackward& pass) {
   const int64_t in = shape.stages.front().input_size;
   const Activations<T> activations{static_cast<T*>(const_cast<void*>(pass.saved)),
                                    const_cast<uint8_t*>(pass.taps), shape.batch};
-  const auto backward = [&](int64_t first, int64_t count, int64_t, T* sums) {
+  const auto backward = [&](int64_t first, int64_t count, int64_t, const auto& sink) {
     Scratch<T> images(tile * in), grads(2 * net.grads_size()), grad_input(pass.grad_input ? tile * in : 0);
     const T* x = load_images<S, Stored>(shape, pass.images, first, count, images.data());
     copy_row<S>(static_cast<const Stored*>(pass.grad_output) + first * out, grads.data(), count * out);
     net.backward(count, x, activations, first, {grads.data(), grads.data() + net.grads_size()},
-                 pass.grad_input ? grad_input.data() : nullptr, sums);
+                 pass.grad_input ? grad_input.data() : nullptr, sink);
     if (pass.grad_input) {
       copy_row<S>(grad_input.data(), static_cast<Stored*>(pass.grad_input) + first * in, count * in);
     }
   };
   if (pass.grad_parameters == nullptr) {
-    net.for_each_tile([&](int64_t first, int64_t count) { backward(first, count, 0, nullptr); });
+    net.for_each_tile(
+        [&](int64_t first, int64_t count) { backward(first, count, 0, static_cast<T*>(nullptr)); });
     return;
   }
-  net.with_gradients(backward, [&](int parameter, int64_t size, const T* gradient) {
-    copy_row<S>(gradient, static_cast<Stored*>(pass.grad_parameters[parameter]), size);
+  net.with_gradients(backward, [&](int parameter, int64_t first, int64_t count, const T* gradient) {
+    copy_row<S>(gradient, static_cast<Stored*>(pass.grad_parameters[parameter]) + first, count);
   });
 }
 
@@ -130,7 +131,7 @@ void net_train(const NetShape& shape, const NetTrain& pass) {
   const double terms = static_cast<double>(classes ? shape.batch : shape.batch * out);
   const T scale = static_cast<T>(1 / terms);
   const auto target = [&](int64_t i) { return pass.images.order == nullptr ? i : pass.images.order[i]; };
-  const auto pass_tile = [&](int64_t first, int64_t count, int64_t chunk, T* sums) {
+  const auto pass_tile = [&](int64_t first, int64_t count, int64_t chunk, const auto& sink) {
     Scratch<T> images(tile * shape.stages.front().input_size), values(net.values_size(tile));
     Scratch<uint8_t> taps(net.taps_size(tile));
     Scratch<T> grads(2 * net.grads_size());
@@ -151,17 +152,17 @@ void net_train(const NetShape& shape, const NetTrain& pass) {
       }
     }
     losses[chunk] += sum;
-    net.backward(count, x, activations, 0, {grads.data(), grads.data() + net.grads_size()}, nullptr, sums);
+    net.backward(count, x, activations, 0, {grads.data(), grads.data() + net.grads_size()}, nullptr, sink);
   };
-  auto* buffer = static_cast<Stored*>(pass.buffers);
-  net.with_gradients(pass_tile, [&](int parameter, int64_t size, const T* gradient) {
-    auto* values = static_cast<Stored*>(pass.parameters[parameter]);
+  net.with_gradients(pass_tile, [&](int parameter, int64_t begin, int64_t size, const T* gradient) {
+    auto* values = static_cast<Stored*>(pass.parameters[parameter]) + begin;
+    auto* buffer = static_cast<Stored*>(pass.buffers);
+    if (buffer != nullptr) buffer += net.parameter_offset(parameter) + begin;
     constexpr int64_t kBlock = 8192;
-    parallel_for((size + kBlock - 1) / kBlock, kBlock / 4, [&](int64_t begin, int64_t end) {
-      const int64_t first = begin * kBlock, count = std::min(end * kBlock, size) - first;
+    parallel_for((size + kBlock - 1) / kBlock, kBlock / 4, [&](int64_t first_block, int64_t last_block) {
+      const int64_t first = first_block * kBlock, count = std::min(last_block * kBlock, size) - first;
       sgd<S>(pass.sgd, count, gradient + first, buffer ? buffer + first : nullptr, values + first);
     });
-    if (buffer != nullptr) buffer += size;
   });
   double mean = 0;
   for (double loss : losses) mean += loss / terms;

@@ -13,6 +13,7 @@
 #include "cpu/max_pool2d_grad.h"
 #include "cpu/pooled_conv2d_grad.h"
 #include "cpu/relu.h"
+#include "cpu/winograd_conv2d.h"
 #include "net_shape.h"
 
 namespace lenet_ext::cpu {
@@ -32,7 +33,12 @@ class NetStage {
                                  std::max<int64_t>(images, 1));
     conv_.batch = pool_.batch = block_;
     if (s_.core != Core::kConv2d) return;
-    forward_ = std::make_unique<Correlator<S, T>>(conv2d_forward_problem(conv_, Format::kContiguous));
+    if (WinogradConv2d<S>::suits(conv_)) {
+      pools_in_winograd_ = s_.pooled && WinogradConv2d<S>::suits(pool_);
+      winograd_.emplace(conv_, pools_in_winograd_);
+    } else {
+      forward_ = std::make_unique<Correlator<S, T>>(conv2d_forward_problem(conv_, Format::kContiguous));
+    }
     if (!backward) return;
     if (s_.pooled && PooledConv2dGradient<S>::suits(conv_, pool_)) {
       pooled_.emplace(conv_, pool_, input_grad);
@@ -48,6 +54,7 @@ class NetStage {
   void set_parameters(const T* weight, const T* bias) {
     weight_ = weight, bias_ = bias;
     if (forward_) forward_->set_weights(weight, bias);
+    if (winograd_) winograd_->set_weights(weight, bias);
     if (pooled_ && input_grad_wanted_) pooled_->set_weight(weight);
     for (const auto& correlator : input_grad_) correlator->set_weights(weight, nullptr);
   }
@@ -55,13 +62,19 @@ class NetStage {
   // taps may be null.
   void forward(int64_t images, const T* input, T* output, uint8_t* taps) const {
     const bool full = s_.pooled && s_.core == Core::kConv2d;
+    if (winograd_ && (pools_in_winograd_ || !full)) {
+      winograd_->run(images, input, output, full ? taps : nullptr);
+      if (s_.relu) relu<S>(images * s_.output_size, output, output);
+      return;
+    }
     Scratch<T> block(full ? block_ * s_.core_size : 0);
     for (int64_t i = 0; i < images; i += block_) {
       const int64_t count = std::min(block_, images - i);
       const T* x = input + i * s_.input_size;
       T* const y = output + i * s_.output_size;
       T* const core = full ? block.data() : y;
-      if (s_.core == Core::kConv2d) forward_->run(x, core, count);
+      if (winograd_) winograd_->run(count, x, core, nullptr);
+      if (forward_) forward_->run(x, core, count);
       if (s_.core == Core::kLinear) linear<S>(linear_shape(count), x, weight_, bias_, core);
       if (s_.core == Core::kConv2d || s_.core == Core::kLinear) x = core;
       if (s_.pooled) {
@@ -114,6 +127,43 @@ class NetStage {
     }
   }
 
+  // backward for the only tile of a batch: no partial sums, but use(parameter, first, count, gradient) for
+  // pieces of the gradients (parameter 0: weight, 1: bias), which are still in the cache then. use may change
+  // the parameters.
+  template <class Use>
+  void backward_once(int64_t images, const T* input, const T* output, const uint8_t* taps, T* grad_output,
+                     T* grad_input, const Use& use) const {
+    if (s_.core != Core::kLinear) {
+      Scratch<T> sums(sums_size());
+      std::fill_n(sums.data(), sums_size(), T(0));
+      backward(images, input, output, taps, grad_output, grad_input, sums.data());
+      if (s_.weight_size == 0) return;
+      return with_gradients(sums.data(), [&](const T* weight, const T* bias) {
+        use(0, 0, s_.weight_size, weight);
+        if (s_.bias) use(1, 0, s_.bias_size, bias);
+      });
+    }
+    if (s_.relu) relu_grad<S>(images * s_.output_size, grad_output, output, grad_output);
+    linear_backward(images, input, grad_output, grad_input, nullptr);
+    constexpr int64_t kPieceBytes = 16 * 1024;
+    const int64_t in = s_.linear.in_features, out = s_.linear.out_features;
+    const int64_t rows = std::clamp<int64_t>(kPieceBytes / (in * int64_t{sizeof(T)}), 1, out);
+    Scratch<T> zeros(in), bias(out);
+    std::fill_n(zeros.data(), in, T(0));
+    parallel_for((out + rows - 1) / rows, rows * in / 4, [&](int64_t begin, int64_t end) {
+      Scratch<T> piece(rows * in);
+      for (int64_t o = begin * rows; o < std::min(end * rows, out); o += rows) {
+        const int64_t count = std::min(rows, out - o);
+        matmul<S>({count, in, images, grad_output + o, 1, out, input, in, 1, zeros.data(), piece.data()});
+        use(0, o * in, count * in, piece.data());
+      }
+    });
+    if (!s_.bias) return;
+    std::fill_n(bias.data(), out, T(0));
+    for (int64_t i = 0; i < images; ++i) add_row<S>(grad_output + i * out, bias.data(), out);
+    use(1, 0, out, bias.data());
+  }
+
   // use(grad_weight, grad_bias), in the layout of the parameters.
   template <class Use>
   void with_gradients(const T* sums, const Use& use) const {
@@ -158,6 +208,8 @@ class NetStage {
   MaxPool2dShape pool_;
   int64_t block_;
   std::unique_ptr<Correlator<S, T>> forward_;
+  std::optional<WinogradConv2d<S>> winograd_;
+  bool pools_in_winograd_ = false;
   std::vector<std::unique_ptr<Correlator<S, T>>> input_grad_;
   std::optional<PooledConv2dGradient<S>> pooled_;
   bool input_grad_wanted_;

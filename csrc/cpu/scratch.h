@@ -17,15 +17,14 @@ class ScratchCache {
   };
 
   Block take(size_t bytes) {
-    if (bytes >= kLeast) {
-      for (Block& block : blocks_) {
-        if (block.bytes >= bytes && block.bytes <= 2 * bytes) return std::exchange(block, {});
-      }
+    if (bytes < kLeast) bytes = kLeast;
+    for (Block& block : blocks_) {
+      if (block.bytes >= bytes && block.bytes <= 2 * bytes) return std::exchange(block, {});
     }
     return {::operator new(bytes, kAlignment), bytes};
   }
   void give_back(Block block) {
-    if (block.bytes >= kLeast && block.bytes <= kMost) {
+    if (block.bytes <= kMost) {
       for (size_t i = 0; i < kBlocks && blocks_[next_].data != nullptr; ++i) next_ = (next_ + 1) % kBlocks;
       std::swap(block, blocks_[next_]);
       next_ = (next_ + 1) % kBlocks;
@@ -43,7 +42,8 @@ class ScratchCache {
 
  private:
   static constexpr std::align_val_t kAlignment{64};
-  static constexpr size_t kLeast = 4 * 1024, kMost = 8 * 1024 * 1024, kBlocks = 16;
+  // Of one size up to kLeast: a small block that is needed comes from any other.
+  static constexpr size_t kLeast = 4 * 1024, kMost = 8 * 1024 * 1024, kBlocks = 24;
   Block blocks_[kBlocks];
   size_t next_ = 0;
 };

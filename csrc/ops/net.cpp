@@ -1,5 +1,7 @@
 #include <torch/csrc/stable/library.h>
 
+#include <algorithm>
+#include <array>
 #include <optional>
 
 #include "cpu/isa.h"
@@ -27,6 +29,34 @@ struct NetTensors {
   }
 };
 
+// net_shape, which a thread remembers for its last few calls: decoding takes longer than a small stage.
+const NetShape& known_net_shape(const char* op, Sizes images, const std::vector<Sizes>& parameters,
+                                const SizeList& program) {
+  struct Call {
+    SizeList images, program;
+    std::vector<SizeList> parameters;
+    NetShape shape;
+  };
+  constexpr size_t kKept = 8;
+  thread_local std::array<Call, kKept> calls;
+  thread_local size_t next = 0;
+  for (const Call& call : calls) {
+    if (!call.program.empty() && call.program == program && std::ranges::equal(call.images, images) &&
+        std::ranges::equal(call.parameters, parameters, std::ranges::equal)) {
+      return call.shape;
+    }
+  }
+  next = (next + 1) % kKept;
+  Call& call = calls[next];
+  call.program.clear();  // until the shape is known to be right
+  call.shape = net_shape(op, images, parameters, program);
+  call.images.assign(images.begin(), images.end());
+  call.parameters.clear();
+  for (const Sizes& sizes : parameters) call.parameters.emplace_back(sizes.begin(), sizes.end());
+  call.program = program;
+  return call.shape;
+}
+
 NetTensors check_net(const char* op, const Tensor& images, const Tensors& parameters, const SizeList& program,
                      const std::optional<Tensor>& normalization) {
   const bool bytes = images.scalar_type() == ScalarType::Byte;
@@ -41,6 +71,8 @@ NetTensors check_net(const char* op, const Tensor& images, const Tensors& parame
                {},
                {}};
   std::vector<Sizes> parameter_sizes;
+  parameter_sizes.reserve(parameters.size());
+  t.parameters.reserve(parameters.size()), t.pointers.reserve(parameters.size());
   for (const Tensor& parameter : parameters) {
     if (parameter.scalar_type() != (bytes ? parameters[0] : images).scalar_type()) {
       fail(op, ": all parameters must be of one dtype, that of the input unless it is uint8; got ",
@@ -50,7 +82,7 @@ NetTensors check_net(const char* op, const Tensor& images, const Tensors& parame
     t.parameters.push_back(dense(parameter));
     t.pointers.push_back(t.parameters.back().data_ptr());
   }
-  t.shape = net_shape(op, sizes_of(images), parameter_sizes, program);
+  t.shape = known_net_shape(op, sizes_of(images), parameter_sizes, program);
   if (bytes) {
     if (normalization->scalar_type() != ScalarType::Float) fail(op, ": normalization must be float32");
     check_sizes(op, "normalization", *normalization, std::array{int64_t{2}, t.shape.image_sizes[0]});
@@ -83,26 +115,39 @@ Tensor empty_of(Sizes sizes, ScalarType type, const Tensor& like) {
   return empty(dtype, sizes, like, Format::kContiguous);
 }
 
-// (output, saved, taps): the last two, for net_backward, are empty unless `save`.
+Tensor empty_output(const NetTensors& t) {
+  return empty_of(with_batch(t.shape.batch, t.shape.output_sizes), stored_type(t.dtype), t.images);
+}
+
+// Inference.
+Tensor net(const Tensor& input, Tensors parameters, SizeList program, std::optional<Tensor> normalization) {
+  const NetTensors t = check_net("net", input, parameters, program, normalization);
+  Tensor output = empty_output(t);
+  if (t.shape.batch > 0) {
+    cpu::kernels()[t.dtype].net_forward(
+        t.shape, {t.net_images(), t.pointers.data(), output.mutable_data_ptr(), nullptr, nullptr});
+  }
+  return output;
+}
+
+// (output, saved, taps): the last two for net_backward.
 std::tuple<Tensor, Tensor, Tensor> net_forward(const Tensor& input, Tensors parameters, SizeList program,
-                                               std::optional<Tensor> normalization, bool save) {
+                                               std::optional<Tensor> normalization) {
   const NetTensors t = check_net("net_forward", input, parameters, program, normalization);
-  const int64_t batch = t.shape.batch;
-  Tensor output = empty_of(with_batch(batch, t.shape.output_sizes), stored_type(t.dtype), t.images);
-  const int64_t saved_size = save ? batch * t.shape.saved_elements() : 0;
-  const int64_t tap_size = save ? t.shape.tap_offset(t.shape.stages.size(), batch) : 0;
-  Tensor saved = empty_of(std::array{saved_size}, compute_type(t.dtype), t.images);
-  Tensor taps = empty_of(std::array{tap_size}, ScalarType::Byte, t.images);
+  const int64_t batch = t.shape.batch, stages = static_cast<int64_t>(t.shape.stages.size());
+  Tensor output = empty_output(t);
+  Tensor saved = empty_of(std::array{batch * t.shape.saved_elements()}, compute_type(t.dtype), t.images);
+  Tensor taps = empty_of(std::array{t.shape.tap_offset(stages, batch)}, ScalarType::Byte, t.images);
   // The bytes that round the taps of a stage to whole words are written by no kernel.
   auto* const tap_bytes = static_cast<uint8_t*>(taps.mutable_data_ptr());
-  for (size_t i = 0; save && i < t.shape.stages.size(); ++i) {
+  for (int64_t i = 0; i < stages; ++i) {
     const int64_t end = t.shape.tap_offset(i, batch) + t.shape.stages[i].tap_bytes() * batch;
     std::fill(tap_bytes + end, tap_bytes + t.shape.tap_offset(i + 1, batch), uint8_t{0});
   }
   if (batch > 0) {
     cpu::kernels()[t.dtype].net_forward(
-        t.shape, {t.net_images(), t.pointers.data(), output.mutable_data_ptr(),
-                  save ? saved.mutable_data_ptr() : nullptr, save ? tap_bytes : nullptr});
+        t.shape,
+        {t.net_images(), t.pointers.data(), output.mutable_data_ptr(), saved.mutable_data_ptr(), tap_bytes});
   }
   return {output, saved, taps};
 }
@@ -245,8 +290,9 @@ Tensor net_train(const Tensor& images, const Tensor& targets, std::optional<Tens
 }  // namespace lenet_ext
 
 STABLE_TORCH_LIBRARY_FRAGMENT(lenet_ext, m) {
+  m.def("net(Tensor input, Tensor[] parameters, int[] program, Tensor? normalization) -> Tensor");
   m.def(
-      "net_forward(Tensor input, Tensor[] parameters, int[] program, Tensor? normalization, bool save) -> "
+      "net_forward(Tensor input, Tensor[] parameters, int[] program, Tensor? normalization) -> "
       "(Tensor, Tensor, Tensor)");
   m.def(
       "net_backward(Tensor grad_output, Tensor input, Tensor[] parameters, Tensor saved, Tensor taps, int[] "
@@ -258,7 +304,13 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lenet_ext, m) {
 }
 
 STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CPU, m) {
+  m.impl("net", TORCH_BOX(&lenet_ext::net));
   m.impl("net_forward", TORCH_BOX(&lenet_ext::net_forward));
   m.impl("net_backward", TORCH_BOX(&lenet_ext::net_backward));
+  m.impl("net_train", TORCH_BOX(&lenet_ext::net_train));
+}
+
+// A step changes its parameters beneath autograd, which has nothing to record: straight to the kernel.
+STABLE_TORCH_LIBRARY_IMPL(lenet_ext, AutogradCPU, m) {
   m.impl("net_train", TORCH_BOX(&lenet_ext::net_train));
 }

@@ -284,6 +284,6 @@ _READERS: dict[str, Reader] = {
         for kind in ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
         for place in ("", "_")
     },
-    "lenet_ext.net_forward": _net,
+    **dict.fromkeys(("lenet_ext.net", "lenet_ext.net_forward"), _net),
     "getitem": _getitem,
 }

@@ -26,6 +26,7 @@ from lenet_ext.ops.linear import _linear
 from lenet_ext.ops.max_pool2d import MAX_BYTE_TAPS, _max_pool2d
 from lenet_ext.ops.relu import _relu
 
+_inference_op = torch.ops.lenet_ext.net.default
 _forward_op = torch.ops.lenet_ext.net_forward.default
 _backward_op = torch.ops.lenet_ext.net_backward.default
 train = torch.ops.lenet_ext.net_train.default
@@ -43,13 +44,16 @@ def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
 
+@_fake.register("net")
+def _fake_inference(
+    input: Tensor, parameters: Sequence[Tensor], program: Sequence[int], normalization: Tensor | None
+) -> Tensor:
+    return _fake_forward(input, parameters, program, normalization)[0]
+
+
 @_fake.register("net_forward")
 def _fake_forward(
-    input: Tensor,
-    parameters: Sequence[Tensor],
-    program: Sequence[int],
-    normalization: Tensor | None,
-    save: bool,
+    input: Tensor, parameters: Sequence[Tensor], program: Sequence[int], normalization: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
     dtype = input.dtype if input.dtype.is_floating_point else parameters[0].dtype
     stages = list(_stage_outputs(input, parameters, program))
@@ -58,8 +62,8 @@ def _fake_forward(
     taps = sum((prod(shape) * tap_bytes + 3) // 4 * 4 for shape, tap_bytes in stages)
     return (
         output,
-        input.new_empty(saved if save else 0, dtype=_compute_dtype(dtype)),
-        input.new_empty(taps if save else 0, dtype=torch.uint8),
+        input.new_empty(saved, dtype=_compute_dtype(dtype)),
+        input.new_empty(taps, dtype=torch.uint8),
     )
 
 
@@ -115,7 +119,7 @@ class Net(Function):
     def forward(
         ctx: Any, input: Tensor, program: tuple[int, ...], normalization: Tensor | None, *parameters: Tensor
     ) -> Tensor:
-        output, saved, taps = _forward_op(input, parameters, program, normalization, True)
+        output, saved, taps = _forward_op(input, parameters, program, normalization)
         ctx.save_for_backward(input, normalization, saved, taps, *parameters)
         ctx.program = program
         return output
@@ -164,7 +168,7 @@ def net(
         if is_dynamo_compiling():
             return Net.apply(input, program, normalization, *parameters)
         return _fast_net(input, program, normalization, *parameters)
-    return _forward_op(input, parameters, program, normalization, False)[0]
+    return _inference_op(input, parameters, program, normalization)
 
 
 def layer_by_layer(

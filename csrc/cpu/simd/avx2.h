@@ -48,6 +48,7 @@ struct Avx2<float> {
   }
 
   static Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
+  static Vector sub(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
   static Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
   static float reduce_add(Vector v) {
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -56,6 +57,9 @@ struct Avx2<float> {
   }
 
   static Vector max_or_nan(Vector v, Vector bound) { return _mm256_max_ps(bound, v); }
+  static Vector max_of(Vector a, Vector b) {
+    return _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
+  }
   static Mask positive(Vector v) { return _mm256_cmp_ps(v, zero(), _CMP_GT_OQ); }
   static Mask not_positive(Vector v) { return _mm256_cmp_ps(v, zero(), _CMP_LE_OQ); }
   static Mask greater_or_nan(Vector a, Vector b) {
@@ -149,6 +153,7 @@ struct Avx2<double> {
   static void store_partial(double* p, Vector v, int n) { _mm256_maskstore_pd(p, first(n), v); }
 
   static Vector add(Vector a, Vector b) { return _mm256_add_pd(a, b); }
+  static Vector sub(Vector a, Vector b) { return _mm256_sub_pd(a, b); }
   static Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_pd(a, b, c); }
   static double reduce_add(Vector v) {
     const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));
@@ -156,6 +161,9 @@ struct Avx2<double> {
   }
 
   static Vector max_or_nan(Vector v, Vector bound) { return _mm256_max_pd(bound, v); }
+  static Vector max_of(Vector a, Vector b) {
+    return _mm256_blendv_pd(_mm256_max_pd(a, b), a, _mm256_cmp_pd(a, a, _CMP_UNORD_Q));
+  }
   static Mask positive(Vector v) { return _mm256_cmp_pd(v, zero(), _CMP_GT_OQ); }
   static Mask not_positive(Vector v) { return _mm256_cmp_pd(v, zero(), _CMP_LE_OQ); }
   static Mask greater_or_nan(Vector a, Vector b) {

@@ -46,10 +46,14 @@ struct Avx512<float> {
   }
 
   static Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
+  static Vector sub(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
   static Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
   static float reduce_add(Vector v) { return _mm512_reduce_add_ps(v); }
 
   static Vector max_or_nan(Vector v, Vector bound) { return _mm512_max_ps(bound, v); }
+  static Vector max_of(Vector a, Vector b) {
+    return _mm512_mask_max_ps(a, _mm512_cmp_ps_mask(a, a, _CMP_ORD_Q), a, b);
+  }
   static Mask positive(Vector v) { return _mm512_cmp_ps_mask(v, zero(), _CMP_GT_OQ); }
   static Mask not_positive(Vector v) { return _mm512_cmp_ps_mask(v, zero(), _CMP_LE_OQ); }
   static Mask greater_or_nan(Vector a, Vector b) {
@@ -178,10 +182,14 @@ struct Avx512<double> {
   static void store_partial(double* p, Vector v, int n) { _mm512_mask_storeu_pd(p, first(n), v); }
 
   static Vector add(Vector a, Vector b) { return _mm512_add_pd(a, b); }
+  static Vector sub(Vector a, Vector b) { return _mm512_sub_pd(a, b); }
   static Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_pd(a, b, c); }
   static double reduce_add(Vector v) { return _mm512_reduce_add_pd(v); }
 
   static Vector max_or_nan(Vector v, Vector bound) { return _mm512_max_pd(bound, v); }
+  static Vector max_of(Vector a, Vector b) {
+    return _mm512_mask_max_pd(a, _mm512_cmp_pd_mask(a, a, _CMP_ORD_Q), a, b);
+  }
   static Mask positive(Vector v) { return _mm512_cmp_pd_mask(v, zero(), _CMP_GT_OQ); }
   static Mask not_positive(Vector v) { return _mm512_cmp_pd_mask(v, zero(), _CMP_LE_OQ); }
   static Mask greater_or_nan(Vector a, Vector b) {

@@ -44,11 +44,13 @@ struct Neon<float> {
   }
 
   static Vector add(Vector a, Vector b) { return vaddq_f32(a, b); }
+  static Vector sub(Vector a, Vector b) { return vsubq_f32(a, b); }
   static Vector fma(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
   static float reduce_add(Vector v) { return vaddvq_f32(v); }
 
   // Not FMAX, which would take a NaN from bound too.
   static Vector max_or_nan(Vector v, Vector bound) { return select(vcltq_f32(v, bound), bound, v); }
+  static Vector max_of(Vector a, Vector b) { return vmaxq_f32(a, b); }
   static Mask positive(Vector v) { return vcgtzq_f32(v); }
   static Mask not_positive(Vector v) { return vclezq_f32(v); }
   static Mask greater_or_nan(Vector a, Vector b) { return vornq_u32(vcgtq_f32(a, b), vceqq_f32(a, a)); }
@@ -120,10 +122,12 @@ struct Neon<double> {
   }
 
   static Vector add(Vector a, Vector b) { return vaddq_f64(a, b); }
+  static Vector sub(Vector a, Vector b) { return vsubq_f64(a, b); }
   static Vector fma(Vector a, Vector b, Vector c) { return vfmaq_f64(c, a, b); }
   static double reduce_add(Vector v) { return vaddvq_f64(v); }
 
   static Vector max_or_nan(Vector v, Vector bound) { return select(vcltq_f64(v, bound), bound, v); }
+  static Vector max_of(Vector a, Vector b) { return vmaxq_f64(a, b); }
   static Mask positive(Vector v) { return vcgtzq_f64(v); }
   static Mask not_positive(Vector v) { return vclezq_f64(v); }
   static Mask greater_or_nan(Vector a, Vector b) { return vornq_u64(vcgtq_f64(a, b), vceqq_f64(a, a)); }

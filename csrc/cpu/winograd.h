@@ -1,0 +1,96 @@
+// Winograd's minimal filtering along one axis (Lavin and Gray, "Fast Algorithms for Convolutional Neural
+// Networks", 2016; the matrices by Cook and Toom's construction): `outputs` neighbouring results of a filter
+// of `taps` taps from as many products as there are points,
+//
+//   y = A^T [(G g) * (B^T d)]      d: the inputs, one per point; g: the taps; y: the results
+//
+//   taps  points                          results   products, and without the transformation
+//   3     0, 1, -1, 2, -2, inf            4         6   12
+//   5     0, 1, -1, 2, -2, inf            2         6   10
+//   5     0, 1, -1, 2, -2, 1/2, -1/2, inf 4         8   20
+//
+// Points come in pairs a, -a, whose polynomials differ in the sign of the odd terms only: the even and the
+// odd terms are summed once for both.
+#pragma once
+
+#include <cstdint>
+
+namespace lenet_ext::cpu {
+
+template <class S, int kTapCount, int kPointCount>
+struct Winograd {
+  static constexpr int kTaps = kTapCount, kPoints = kPointCount;
+  using T = typename S::Scalar;
+  using V = typename S::Vector;
+  static constexpr int kOutputs = kPoints + 1 - kTaps;
+  static_assert((kTaps == 3 && kPoints == 6) || (kTaps == 5 && (kPoints == 6 || kPoints == 8)));
+
+  // v = B^T d
+  static void transform_input(const V (&d)[kPoints], V (&v)[kPoints]) {
+    if constexpr (kPoints == 6) {
+      v[0] = plus(plus(d[4], -5, d[2]), 4, d[0]);
+      pair(plus(d[4], -4, d[2]), plus(d[3], -4, d[1]), v[1], v[2]);
+      const V even = S::sub(d[4], d[2]), odd = S::sub(d[3], d[1]);
+      v[3] = plus(even, 2, odd);
+      v[4] = plus(even, -2, odd);
+      v[5] = plus(plus(d[5], -5, d[3]), 4, d[1]);
+    } else {
+      v[0] = plus(S::sub(d[6], d[0]), 5.25, S::sub(d[2], d[4]));
+      pair(plus(S::add(d[2], d[6]), -4.25, d[4]), plus(S::add(d[1], d[5]), -4.25, d[3]), v[1], v[2]);
+      pair(plus(plus(d[6], -1.25, d[4]), 0.25, d[2]), plus(plus(S::add(d[5], d[5]), -2.5, d[3]), 0.5, d[1]),
+           v[3], v[4]);
+      pair(plus(plus(d[6], -5, d[4]), 4, d[2]), plus(plus(S::add(d[1], d[1]), -2.5, d[3]), 0.5, d[5]), v[5],
+           v[6]);
+      v[7] = plus(S::sub(d[7], d[1]), 5.25, S::sub(d[3], d[5]));
+    }
+  }
+
+  // u = G g
+  static void transform_taps(const V (&g)[kTaps], V (&u)[kPoints]) {
+    constexpr bool kSix = kPoints == 6;
+    u[0] = times(kSix ? 1.0 / 4 : -1.0, g[0]);
+    taps_at(1, kSix ? -1.0 / 6 : -2.0 / 9, g, u[1], u[2]);
+    taps_at(2, kSix ? 1.0 / 24 : 1.0 / 90, g, u[3], u[4]);
+    if constexpr (!kSix) taps_at(0.5, 32.0 / 45, g, u[5], u[6]);
+    u[kPoints - 1] = g[kTaps - 1];
+  }
+
+  // y = A^T m. The coefficients of m[1] are all 1: a bias added to m[1] is added to every result.
+  static void transform_output(const V (&m)[kPoints], V (&y)[kOutputs]) {
+    const V even1 = S::add(m[1], m[2]), odd1 = S::sub(m[1], m[2]);
+    const V even2 = S::add(m[3], m[4]), odd2 = S::sub(m[3], m[4]);
+    y[0] = S::add(S::add(m[0], even1), even2);
+    y[1] = plus(odd1, 2, odd2);
+    if constexpr (kOutputs == 4) {
+      y[2] = plus(even1, 4, even2);
+      y[3] = plus(odd1, 8, odd2);
+    }
+    if constexpr (kPoints == 8) {
+      const V even3 = S::add(m[5], m[6]), odd3 = S::sub(m[5], m[6]);
+      y[0] = S::add(y[0], even3);
+      y[1] = plus(y[1], 0.5, odd3);
+      y[2] = plus(y[2], 0.25, even3);
+      y[3] = plus(y[3], 0.125, odd3);
+    }
+    y[kOutputs - 1] = S::add(y[kOutputs - 1], m[kPoints - 1]);
+  }
+
+ private:
+  static V times(double factor, V v) { return S::fma(S::broadcast(T(factor)), v, S::zero()); }
+  static V plus(V sum, double factor, V v) { return S::fma(S::broadcast(T(factor)), v, sum); }
+  static void pair(V even, V odd, V& at, V& at_minus) {
+    at = S::add(even, odd);
+    at_minus = S::sub(even, odd);
+  }
+  // scale * g(point) and scale * g(-point)
+  static void taps_at(double point, double scale, const V (&g)[kTaps], V& at, V& at_minus) {
+    V even = times(scale, g[0]), odd = times(scale * point, g[1]);
+    double power = scale * point * point;
+#pragma GCC unroll 4
+    for (int i = 2; i < kTaps; ++i, power *= point)
+      (i % 2 == 0 ? even : odd) = plus(i % 2 == 0 ? even : odd, power, g[i]);
+    pair(even, odd, at, at_minus);
+  }
+};
+
+}  // namespace lenet_ext::cpu

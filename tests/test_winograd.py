@@ -1,0 +1,94 @@
+"""Winograd's method, which the fused engine takes for float32 convolutions of 3 or 5 rows with stride 1."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from compare import relative_error
+from torch import Tensor, nn
+
+import lenet_ext
+
+# A tile is 2 or 4 output rows; lanes are pixels or output channels, and vectors have up to 16 of them.
+SHAPES = [
+    # channels in, out; kernel; height, width; padding
+    (3, 6, (5, 5), (32, 32), (0, 0)),
+    (6, 16, (5, 5), (14, 14), (0, 0)),
+    (1, 4, (5, 9), (5, 10), (0, 0)),
+    (2, 5, (5, 5), (6, 6), (0, 1)),
+    (2, 7, (5, 5), (7, 37), (2, 2)),
+    (3, 5, (5, 3), (8, 20), (1, 0)),
+    (9, 8, (5, 1), (9, 15), (4, 0)),
+    (4, 33, (5, 5), (11, 13), (2, 3)),
+    (5, 80, (5, 7), (10, 9), (2, 3)),
+    (3, 4, (3, 3), (3, 3), (0, 0)),
+    (3, 6, (3, 3), (1, 50), (1, 1)),
+    (9, 5, (3, 1), (4, 1), (2, 0)),
+    (3, 17, (3, 3), (5, 18), (1, 1)),
+    (17, 64, (3, 3), (13, 12), (1, 1)),
+    (2, 20, (3, 5), (14, 31), (0, 2)),
+]
+POOLS = {"none": None, "2x2": nn.MaxPool2d(2), "3x3": nn.MaxPool2d(3, 2, 1)}
+
+
+def network(shape: tuple, pool: str, bias: bool = True) -> tuple[nn.Sequential, Tensor]:
+    """Two images in front of a convolution and, where it leaves room, a pool."""
+    torch.manual_seed(0)
+    channels, out_channels, kernel, size, padding = shape
+    conv = nn.Conv2d(channels, out_channels, kernel, padding=padding, bias=bias)
+    images = torch.randn(2, channels, *size)
+    layers: list[nn.Module] = [conv]
+    if POOLS[pool] is not None and min(conv(images).shape[2:]) > 1:
+        layers.append(POOLS[pool])
+    return nn.Sequential(*layers), images
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_output_and_gradients(shape: tuple, pool: str) -> None:
+    """Against native torch in float64. A maximum taken from the wrong place would show in the gradients."""
+    model, images = network(shape, pool, bias=shape[0] != 2)
+    twin = copy.deepcopy(model).double()
+    fused = lenet_ext.fuse(model, images)
+    leaf, twin_leaf = images.requires_grad_(), images.detach().double().requires_grad_()
+    output, expected = fused(leaf), twin(twin_leaf)
+    scale = expected.abs().max().item()
+    torch.testing.assert_close(output.double(), expected, rtol=0, atol=2e-5 * scale)
+    assert relative_error(output.detach(), expected.detach()) < 2e-6
+    with torch.no_grad():
+        assert torch.equal(fused(images), output)  # without the places of the maxima
+    slope = torch.randn(output.shape)
+    grads = torch.autograd.grad(output, [leaf, *fused.parameters()], slope)
+    wanted = torch.autograd.grad(expected, [twin_leaf, *twin.parameters()], slope.double())
+    for grad, want in zip(grads, wanted, strict=True):
+        assert relative_error(grad, want) < 1e-5
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("shape", SHAPES[:4] + SHAPES[-3:], ids=str)
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_nan_and_infinity(shape: tuple, pool: str, value: float) -> None:
+    """They stay in their image, and nothing that torch makes NaN or infinite comes out as a number.
+
+    The rows of a tile share what they read: an infinity may become NaN, also in the next few rows.
+    """
+    model, images = network(shape, pool)
+    fused = lenet_ext.fuse(model, images)
+    images[1, 0, images.shape[2] // 2, images.shape[3] // 2] = value
+    with torch.no_grad():
+        output, expected = fused(images), model(images)
+    assert not output[1][~expected[1].isfinite()].isfinite().any()
+    torch.testing.assert_close(output[0], expected[0], rtol=1e-4, atol=1e-4)
+    finite = output[1].isfinite()
+    torch.testing.assert_close(output[1][finite], expected[1][finite], rtol=1e-4, atol=1e-4)
+
+
+def test_float64_is_direct() -> None:
+    """To the last few digits, also where the terms of the sums differ in size."""
+    model, images = network(SHAPES[0], "none")
+    model, images = model.double(), images.double()
+    images[0] *= 1e12
+    output = lenet_ext.fuse(model, images)(images)
+    torch.testing.assert_close(output, model(images), rtol=1e-12, atol=1e-14)

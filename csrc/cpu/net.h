@@ -26,10 +26,12 @@ class Net {
   using T = typename S::Scalar;
 
  public:
-  Net(const NetShape& shape, bool backward, bool input_grad)
-      : shape_(shape), backward_(backward), input_grad_(input_grad) {
+  // whole: the batch is a single tile.
+  Net(const NetShape& shape, bool backward, bool input_grad, bool whole = false)
+      : shape_(shape), backward_(backward), input_grad_(input_grad), whole_(whole) {
     constexpr int64_t kMostTileImages = 32, kLeastTiles = 4;
     tile_ = std::clamp<int64_t>((shape.batch + kLeastTiles - 1) / kLeastTiles, 1, kMostTileImages);
+    if (whole) tile_ = shape.batch;
     int64_t values = 0, sums = 0, parameters = 0;
     for (size_t i = 0; i < shape_.stages.size(); ++i) {
       const StageShape& stage = shape_.stages[i];
@@ -42,7 +44,7 @@ class Net {
       values += stage.output_size, sums += stages_.back()->sums_size();
       largest_ = std::max({largest_, stage.input_size, stage.output_size});
     }
-    values_ = values, sums_ = sums;
+    values_ = values, sums_ = sums, parameters_ = parameters;
     // Chunks: enough for many threads, few enough to keep their sums small.
     constexpr int64_t kMostChunks = 32, kMostSums = 4 * 1024 * 1024;
     const int64_t tiles = (shape.batch + tile_ - 1) / tile_;
@@ -57,19 +59,20 @@ class Net {
   // For this chain and batch size; from a few that each thread keeps, since planning (about 3 us for the
   // LeNet) counts beside the work on one image. Parameters are to be set before each pass. The nets hold
   // Scratch, which the thread's ScratchCache must outlive: it is made first.
-  static Net& of(const NetShape& shape, bool backward, bool input_grad) {
+  static std::shared_ptr<Net> of(const NetShape& shape, bool backward, bool input_grad, bool whole = false) {
     constexpr size_t kKept = 8;
     ScratchCache::of_this_thread();
-    thread_local std::array<std::unique_ptr<Net>, kKept> kept;
+    thread_local std::array<std::shared_ptr<Net>, kKept> kept;
     thread_local size_t next = 0;
     for (const auto& net : kept) {
-      if (net && net->backward_ == backward && net->input_grad_ == input_grad && net->shape_ == shape) {
-        return *net;
+      if (net && net->backward_ == backward && net->input_grad_ == input_grad && net->whole_ == whole &&
+          net->shape_ == shape) {
+        return net;
       }
     }
     next = (next + 1) % kKept;
-    kept[next] = std::make_unique<Net>(shape, backward, input_grad);
-    return *kept[next];
+    kept[next] = std::make_shared<Net>(shape, backward, input_grad, whole);
+    return kept[next];
   }
 
   int64_t tile_images() const { return tile_; }
@@ -167,8 +170,10 @@ class Net {
     }
   }
   int64_t chunks() const { return chunks_; }
-  // Elements of all parameters before this one.
+  // Elements of all parameters before this one; and how many parameters and elements there are.
   int64_t parameter_offset(int parameter) const { return parameter_offsets_[parameter]; }
+  int parameters() const { return static_cast<int>(parameter_offsets_.size()); }
+  int64_t parameter_elements() const { return parameters_; }
 
  private:
   // About the cycles of one image.
@@ -193,11 +198,11 @@ class Net {
   }
 
   const NetShape shape_;  // which the stages refer to
-  const bool backward_, input_grad_;
+  const bool backward_, input_grad_, whole_;
   std::vector<std::unique_ptr<NetStage<S>>> stages_;
   std::vector<int64_t> value_offsets_, sum_offsets_, parameter_offsets_;
   std::vector<int> first_parameters_;  // of each stage
-  int64_t tile_, tiles_, chunks_, values_, sums_, largest_ = 1;
+  int64_t tile_, tiles_, chunks_, values_, sums_, parameters_, largest_ = 1;
 };
 
 }  // namespace lenet_ext::cpu

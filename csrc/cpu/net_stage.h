@@ -145,12 +145,13 @@ class NetStage {
     }
     if (s_.relu) relu_grad<S>(images * s_.output_size, grad_output, output, grad_output);
     linear_backward(images, input, grad_output, grad_input, nullptr);
-    constexpr int64_t kPieceBytes = 16 * 1024;
+    // For one image the piece stays in the first-level cache; for many the images should be read less often.
+    const int64_t piece_bytes = images == 1 ? 16 * 1024 : 256 * 1024;
     const int64_t in = s_.linear.in_features, out = s_.linear.out_features;
-    const int64_t rows = std::clamp<int64_t>(kPieceBytes / (in * int64_t{sizeof(T)}), 1, out);
+    const int64_t rows = std::clamp<int64_t>(piece_bytes / (in * int64_t{sizeof(T)}), 1, out);
     Scratch<T> zeros(in), bias(out);
     std::fill_n(zeros.data(), in, T(0));
-    parallel_for((out + rows - 1) / rows, rows * in / 4, [&](int64_t begin, int64_t end) {
+    parallel_for((out + rows - 1) / rows, rows * in * images / 4, [&](int64_t begin, int64_t end) {
       Scratch<T> piece(rows * in);
       for (int64_t o = begin * rows; o < std::min(end * rows, out); o += rows) {
         const int64_t count = std::min(rows, out - o);

@@ -137,7 +137,7 @@ class Net {
   int64_t grads_size() const { return tile_ * largest_; }
 
   // body(first, count, chunk, sink) for tiles of images, with what backward is to be given; and
-  // use(parameter, first, count, gradient) for pieces of the gradients of all parameters.
+  // use(parameter, first, count, gradient, factor) for pieces of the gradients of all parameters.
   template <class Body, class Use>
   void with_gradients(const Body& body, const Use& use) const {
     if (tiles_ == 1) return body(int64_t{0}, shape_.batch, int64_t{0}, use);
@@ -164,8 +164,8 @@ class Net {
       if (stage.weight_size == 0) continue;
       const int parameter = first_parameters_[i];
       stages_[i]->with_gradients(sums.data() + sum_offsets_[i], [&](const T* weight, const T* bias) {
-        use(parameter, int64_t{0}, stage.weight_size, weight);
-        if (stage.bias) use(parameter + 1, int64_t{0}, stage.bias_size, bias);
+        use(parameter, int64_t{0}, stage.weight_size, weight, T(1));
+        if (stage.bias) use(parameter + 1, int64_t{0}, stage.bias_size, bias, T(1));
       });
     }
   }

@@ -98,17 +98,30 @@ double loss_and_gradient(const NetShape& shape, const NetTrain& pass, int64_t fi
   return sum;
 }
 
+// A piece of a gradient, factor * gradient, to elements [begin, begin + size) of where a parameter's is
+// wanted.
+template <class S, class Stored>
+void write_gradient(const NetBackward& pass, int parameter, int64_t begin, int64_t size,
+                    const typename S::Scalar* gradient, typename S::Scalar factor) {
+  Stored* const to = static_cast<Stored*>(pass.grad_parameters[parameter]) + begin;
+  const auto scale = S::broadcast(factor);
+  for (int64_t i = 0; i < size; i += S::width) {
+    const int n = static_cast<int>(std::min<int64_t>(S::width, size - i));
+    S::store_partial(to + i, S::fma(scale, S::load_partial(gradient + i, n), S::zero()), n);
+  }
+}
+
 // The update of elements [begin, begin + size) of a parameter; buffer_offset: elements of those before it.
 template <class S, class Stored>
 void update_parameter(const NetTrain& pass, int parameter, int64_t buffer_offset, int64_t begin, int64_t size,
-                      const typename S::Scalar* gradient) {
+                      const typename S::Scalar* gradient, typename S::Scalar factor) {
   auto* values = static_cast<Stored*>(pass.parameters[parameter]) + begin;
   auto* buffer = static_cast<Stored*>(pass.buffers);
   if (buffer != nullptr) buffer += buffer_offset + begin;
   constexpr int64_t kBlock = 8192;
   parallel_for((size + kBlock - 1) / kBlock, kBlock / 4, [&](int64_t first_block, int64_t last_block) {
     const int64_t first = first_block * kBlock, count = std::min(last_block * kBlock, size) - first;
-    sgd<S>(pass.sgd, count, gradient + first, buffer ? buffer + first : nullptr, values + first);
+    sgd<S>(pass.sgd, count, gradient + first, factor, buffer ? buffer + first : nullptr, values + first);
   });
 }
 

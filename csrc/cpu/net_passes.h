@@ -61,9 +61,7 @@ void net_backward(const NetShape& shape, const NetBackward& pass) {
         [&](int64_t first, int64_t count) { backward(first, count, 0, static_cast<T*>(nullptr)); });
     return;
   }
-  net.with_gradients(backward, [&](int parameter, int64_t first, int64_t count, const T* gradient) {
-    copy_row<S>(gradient, static_cast<Stored*>(pass.grad_parameters[parameter]) + first, count);
-  });
+  net.with_gradients(backward, [&](auto... piece) { write_gradient<S, Stored>(pass, piece...); });
 }
 
 template <class S, class Stored>

@@ -127,9 +127,9 @@ class NetStage {
     }
   }
 
-  // backward for the only tile of a batch: no partial sums, but use(parameter, first, count, gradient) for
-  // pieces of the gradients (parameter 0: weight, 1: bias), which are still in the cache then. use may change
-  // the parameters.
+  // backward for the only tile of a batch: no partial sums, but use(parameter, first, count, gradient,
+  // factor) for pieces of the gradients, factor * gradient (parameter 0: weight, 1: bias), which are still in
+  // the cache then. use may change the parameters.
   template <class Use>
   void backward_once(int64_t images, const T* input, const T* output, const uint8_t* taps, T* grad_output,
                      T* grad_input, const Use& use) const {
@@ -139,30 +139,33 @@ class NetStage {
       backward(images, input, output, taps, grad_output, grad_input, sums.data());
       if (s_.weight_size == 0) return;
       return with_gradients(sums.data(), [&](const T* weight, const T* bias) {
-        use(0, 0, s_.weight_size, weight);
-        if (s_.bias) use(1, 0, s_.bias_size, bias);
+        use(0, 0, s_.weight_size, weight, T(1));
+        if (s_.bias) use(1, 0, s_.bias_size, bias, T(1));
       });
     }
     if (s_.relu) relu_grad<S>(images * s_.output_size, grad_output, output, grad_output);
     linear_backward(images, input, grad_output, grad_input, nullptr);
-    // For one image the piece stays in the first-level cache; for many the images should be read less often.
-    const int64_t piece_bytes = images == 1 ? 16 * 1024 : 256 * 1024;
+    constexpr int64_t kPieceBytes = 256 * 1024;  // rows together, so that the images are read less often
     const int64_t in = s_.linear.in_features, out = s_.linear.out_features;
-    const int64_t rows = std::clamp<int64_t>(piece_bytes / (in * int64_t{sizeof(T)}), 1, out);
+    const int64_t rows = std::clamp<int64_t>(kPieceBytes / (in * int64_t{sizeof(T)}), 1, out);
     Scratch<T> zeros(in), bias(out);
     std::fill_n(zeros.data(), in, T(0));
     parallel_for((out + rows - 1) / rows, rows * in * images / 4, [&](int64_t begin, int64_t end) {
-      Scratch<T> piece(rows * in);
+      Scratch<T> piece(images == 1 ? 0 : rows * in);
       for (int64_t o = begin * rows; o < std::min(end * rows, out); o += rows) {
         const int64_t count = std::min(rows, out - o);
+        if (images == 1) {  // a row of the gradient is a multiple of the image
+          for (int64_t r = o; r < o + count; ++r) use(0, r * in, in, input, grad_output[r]);
+          continue;
+        }
         matmul<S>({count, in, images, grad_output + o, 1, out, input, in, 1, zeros.data(), piece.data()});
-        use(0, o * in, count * in, piece.data());
+        use(0, o * in, count * in, piece.data(), T(1));
       }
     });
     if (!s_.bias) return;
     std::fill_n(bias.data(), out, T(0));
     for (int64_t i = 0; i < images; ++i) add_row<S>(grad_output + i * out, bias.data(), out);
-    use(1, 0, out, bias.data());
+    use(1, 0, out, bias.data(), T(1));
   }
 
   // use(grad_weight, grad_bias), in the layout of the parameters.

@@ -70,9 +70,7 @@ class WideNet {
     const T* x = nets.head_input(pass.images, body, images.data());
     copy_row<S>(static_cast<const Stored*>(pass.grad_output), grads.data(),
                 shape_.batch * nets.head.output_size());
-    const auto use = [&](int parameter, int64_t first, int64_t count, const T* gradient) {
-      copy_row<S>(gradient, static_cast<Stored*>(pass.grad_parameters[parameter]) + first, count);
-    };
+    const auto use = [&](auto... piece) { write_gradient<S, Stored>(pass, piece...); };
     nets.backward(pass.images, body, head, x, grads.data(), input_grad, pass.grad_parameters != nullptr, use,
                   [&](const T* gradient, int64_t first, int64_t count) {
                     copy_row<S>(gradient, static_cast<Stored*>(pass.grad_input) + first, count);

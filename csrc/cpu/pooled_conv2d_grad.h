@@ -30,6 +30,10 @@ class PooledConv2dGradient {
     const int64_t windows = pool.out_height * pool.out_width, pixels = conv.out_height * conv.out_width;
     const int64_t height = conv.height + conv.pad_top + conv.pad_bottom;
     const int64_t width = conv.width + conv.pad_left + conv.pad_right;
+    if (conv.kernel_height * conv.kernel_width >
+        kLargestImage / std::max<int64_t>(2 * kWidth * conv.in_channels, 1)) {
+      return false;
+    }
     return conv.groups == 1 && pool.byte_taps() && 2 * windows <= pixels && height < kLargestImage &&
            width < kLargestImage && height * width < kLargestImage / std::max<int64_t>(conv.in_channels, 1);
   }
@@ -46,6 +50,7 @@ class PooledConv2dGradient {
         few_taps_(pool.kernel_height * pool.kernel_width <= 16),
         last_offset_(static_cast<int32_t>(offset(conv.out_height - 1, conv.out_width - 1))),
         weights_(input_grad ? conv.out_channels * channel_size() : 0) {
+    find_places();
     for (int64_t oh = 0; oh < pool.out_height; ++oh) {
       for (int64_t ow = 0; ow < pool.out_width; ++ow) {
         corners_.push_back(
@@ -119,15 +124,18 @@ class PooledConv2dGradient {
   // body(index in (O, C, KH, KW), place in [output channel][run][kernel row][vectors])
   template <class Body>
   void for_each_weight(const Body& body) const {
-    const int64_t row_size = vectors_ * kWidth;
-    int64_t index = 0;
+    const auto count = static_cast<int64_t>(places_.size());
     for (int64_t o = 0; o < s_.out_channels; ++o) {
-      for (int64_t c = 0; c < s_.in_channels; ++c) {
-        for (int64_t y = 0; y < s_.kernel_height; ++y) {
-          for (int64_t run = 0; run < runs_; ++run) {
-            int64_t place = o * channel_size() + (run * s_.kernel_height + y) * row_size + c;
-            for (int64_t x = 0; x < run_taps_; ++x, ++index, place += s_.in_channels) body(index, place);
-          }
+      for (int64_t i = 0; i < count; ++i) body(o * count + i, o * channel_size() + places_[i]);
+    }
+  }
+  void find_places() {
+    for (int64_t c = 0; c < s_.in_channels; ++c) {
+      for (int64_t y = 0; y < s_.kernel_height; ++y) {
+        for (int64_t x = 0; x < s_.kernel_width; ++x) {
+          const int64_t row = x / run_taps_ * s_.kernel_height + y;
+          places_.push_back(
+              static_cast<int32_t>(row * vectors_ * kWidth + x % run_taps_ * s_.in_channels + c));
         }
       }
     }
@@ -177,6 +185,7 @@ class PooledConv2dGradient {
   const int64_t windows_, row_pitch_, run_taps_, runs_, vectors_;
   const bool few_taps_;
   const int32_t last_offset_;
+  std::vector<int32_t> places_;   // of the weights of an output channel: a table, since divisions take long
   std::vector<int32_t> corners_;  // of the pooling windows
   std::array<int32_t, 256> taps_{};
   Scratch<T> weights_;

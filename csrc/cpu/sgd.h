@@ -7,20 +7,21 @@
 
 namespace lenet_ext::cpu {
 
-// `count` parameters with their gradients. buffer: the running sums m, zero before the first step; null
-// without momentum.
+// `count` parameters with their gradients, factor * gradient. buffer: the running sums m, zero before the
+// first step; null without momentum.
 template <class S, class Stored>
-void sgd(const SgdOptions& options, int64_t count, const typename S::Scalar* gradient, Stored* buffer,
-         Stored* parameter) {
+void sgd(const SgdOptions& options, int64_t count, const typename S::Scalar* gradient,
+         typename S::Scalar factor, Stored* buffer, Stored* parameter) {
   using T = typename S::Scalar;
   const auto decay = S::broadcast(static_cast<T>(options.weight_decay));
   const auto momentum = S::broadcast(static_cast<T>(options.momentum));
+  const auto scale = S::broadcast(factor);
   const auto minus_lr = S::broadcast(static_cast<T>(-options.lr));
   const auto update = [&](auto full, int64_t i, int n) {
     const auto load = [&](const auto* p) { return full ? S::load(p + i) : S::load_partial(p + i, n); };
     const auto store = [&](Stored* p, auto v) { full ? S::store(p + i, v) : S::store_partial(p + i, v, n); };
     const auto old = load(parameter);
-    auto step = S::fma(decay, old, load(gradient));
+    auto step = S::fma(scale, load(gradient), S::fma(decay, old, S::zero()));
     if (buffer != nullptr) {
       const auto sum = S::fma(momentum, load(buffer), step);
       store(buffer, sum);

@@ -172,7 +172,7 @@ class TestCuda:
         (call,) = [call for call in tree.calls() if call.startswith("nvcc") and "relu.cu" in call]
         assert re.findall(r",code=(\w+)", call) == ["sm_75", "sm_90", "compute_90"]
         (link,) = [call for call in tree.calls() if "-shared" in call]
-        assert "-lcudart_static" in link
+        assert "-cudart static" in link
 
     def test_is_left_out_on_request(self, tree: Tree) -> None:
         assert tree.build(LENET_EXT_CUDA="0").returncode == 0

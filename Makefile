@@ -15,6 +15,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CXX_TEST_SOURCES := $(shell find tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
 .DELETE_ON_ERROR:
 .PHONY: help build train test lint format bench wheel clean distclean
@@ -59,12 +60,12 @@ lint: build  ## check style, types and formatting
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	@$(BIN)/clang-format --version
-	@$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
+	@$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES) $(CXX_TEST_SOURCES)
 
 format: build  ## format all sources
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/clang-format -i $(CXX_SOURCES)
+	$(BIN)/clang-format -i $(CXX_SOURCES) $(CXX_TEST_SOURCES)
 
 bench: build  ## time the kernels beside native torch
 	$(BIN)/lenet-ext bench $(BENCH_ARGS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from collections.abc import Iterator
 
@@ -9,17 +10,34 @@ import pytest
 import torch
 from hypothesis import HealthCheck, settings
 
-# The same examples on every run, unless HYPOTHESIS_PROFILE=explore asks for fresh and many ones.
+# The same examples on every run, unless HYPOTHESIS_PROFILE asks for fresh and many ones, or for few.
 settings.register_profile(
     "default", derandomize=True, deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.register_profile(
     "explore", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow]
 )
+settings.register_profile("few", settings.get_profile("default"), max_examples=40)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--cuda-emulator",
+        metavar="LIBRARY",
+        help="run the operators by this library of cuda_emulator/build.py",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    library = config.getoption("--cuda-emulator")
+    if library is not None:
+        # It registers its operators for the CPU, over those of the package.
+        importlib.import_module("lenet_ext")
+        torch.ops.load_library(library)
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,108 @@
+"""The CUDA kernels on the CPU (cuda_emulator/): the tests of the operators, sanitized, in shuffled order.
+
+First the emulator itself: does it see what it is there to see?
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).resolve().parent
+sys.path.insert(0, str(TESTS / "cuda_emulator"))
+pytest.importorskip("ninja")
+import build  # noqa: E402
+
+pytestmark = pytest.mark.skipif(build.COMPILER is None, reason="there is no C++ compiler")
+SEEDS = ["0", "1", "2", "3"]
+OPERATORS = ["relu", "linear", "max_pool2d", "conv2d", "autograd", "memory_safety"]
+
+
+def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
+    return subprocess.run(
+        [str(part) for part in command],
+        env=inherited | {"PYTHONPATH": str(TESTS.parent)} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+def planted(folder: Path, *macros: str) -> Path:
+    program = folder / "reverse"
+    build.build_program(TESTS / "cuda_emulator/planted/reverse.cu", program, *macros)
+    return program
+
+
+class TestEmulator:
+    def test_sound_kernels(self, tmp_path: Path) -> None:
+        """Barriers, shared memory, several blocks and shuffles, in every order."""
+        program = planted(tmp_path)
+        reversed_blocks = [first + 63 - i for first in (0, 64, 128) for i in range(64)]
+        sums = [sum(range(32))] * 64 + [sum(range(32, 64))] * 64
+        for seed in SEEDS:
+            finished = run(program, CUDA_EMULATOR_SEED=seed)
+            assert finished.returncode == 0, finished.stderr
+            assert [int(word) for word in finished.stdout.split()] == reversed_blocks + sums
+
+    def test_missing_barrier(self, tmp_path: Path) -> None:
+        program = planted(tmp_path, "MISSING_BARRIER")
+        assert len({run(program, CUDA_EMULATOR_SEED=seed).stdout for seed in SEEDS}) > 1
+
+    def test_write_out_of_bounds(self, tmp_path: Path) -> None:
+        finished = run(planted(tmp_path, "OUT_OF_BOUNDS"))
+        assert finished.returncode != 0
+        assert "AddressSanitizer: heap-buffer-overflow" in finished.stderr
+
+    def test_barrier_that_not_all_reach(self, tmp_path: Path) -> None:
+        finished = run(planted(tmp_path, "EARLY_END"))
+        assert finished.returncode != 0
+        assert "threads wait for one that has ended" in finished.stderr
+
+
+@pytest.mark.parametrize("operator", OPERATORS)
+def test_operators(operator: str) -> None:
+    """test_<operator>.py with the emulated kernels in place of the CPU's."""
+    finished = run(
+        *(
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-x",
+            "-p",
+            "no:cacheprovider",
+            TESTS / f"test_{operator}.py",
+        ),
+        *("--cuda-emulator", build.build()),
+        HYPOTHESIS_PROFILE="few",
+        CUDA_EMULATOR_SEED="1",
+    )
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+def test_order_of_threads_does_not_matter() -> None:
+    """Bitwise the same results: no kernel lacks a barrier."""
+    runs = [
+        run(sys.executable, TESTS / "cuda_emulator/digest.py", build.build(), CUDA_EMULATOR_SEED=seed)
+        for seed in SEEDS
+    ]
+    assert all(finished.returncode == 0 for finished in runs), runs[0].stderr
+    assert len({finished.stdout for finished in runs}) == 1
+    assert len(runs[0].stdout.strip()) == 64
+
+
+def test_sanitized() -> None:
+    """No kernel reads or writes outside of a tensor or of shared memory, or relies on undefined behaviour."""
+    finished = run(
+        *(sys.executable, TESTS / "cuda_emulator/digest.py", build.build(sanitized=True)),
+        LD_PRELOAD=build.sanitizer_runtime(),
+        ASAN_OPTIONS="detect_leaks=0",
+        CUDA_EMULATOR_SEED="1",
+    )
+    assert finished.returncode == 0, finished.stderr

@@ -199,6 +199,7 @@ class NinjaBuild(build_ext):
                 writer.rule(
                     "nvcc",
                     f"{nvcc} -ccbin {compiler} -std=c++20 -O3 -Xcompiler -fPIC,-fvisibility=hidden "
+                    "-Xfatbin -compress-all "
                     f"{gencode} {common} -MMD -MF $out.d -c $in -o $out",
                     "NVCC $name",
                     "$out.d",

@@ -97,6 +97,21 @@ def test_order_of_threads_does_not_matter() -> None:
     assert len(runs[0].stdout.strip()) == 64
 
 
+def test_more_positions_than_fit() -> None:
+    """Positions along an axis are 32-bit on CUDA: padding alone exceeds that without a large tensor."""
+    code = """
+import sys, torch, lenet_ext
+torch.ops.load_library(sys.argv[1])
+arguments = torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 2, 1), None, 1, (2**29, 0), (2**30, 1)
+try:
+    lenet_ext.functional.conv2d(*arguments)
+except RuntimeError as error:
+    print(error)
+"""
+    finished = run(sys.executable, "-c", code, build.build())
+    assert finished.stdout.startswith("conv2d: on CUDA the padded input must have less than 536870912 rows")
+
+
 def test_sanitized() -> None:
     """No kernel reads or writes outside of a tensor or of shared memory, or relies on undefined behaviour."""
     finished = run(

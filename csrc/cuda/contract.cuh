@@ -37,6 +37,8 @@ struct Tile {
   static constexpr int kRows = kTileRows, kColumns = kTileColumns;
   static constexpr int kSteps = 8;  // of a slab: 32 bytes of float32, the unit in which memory is read
   static constexpr int kThreads = kRows * kColumns / (kThreadTile * kThreadTile);
+  // An SM is to hold 12 warps at least, which leaves each thread 168 of its 65,536 registers.
+  static constexpr int kBlocks = 12 * kWarpSize / kThreads;
 };
 
 // One factor of a tile: kCount rows of A (or of B, which are columns of C).
@@ -119,8 +121,8 @@ class Operand {
 };
 
 template <class Tile, class Compute, class A, class B, class Sink>
-__global__ __launch_bounds__(Tile::kThreads) void contract(ContractSizes sizes, A a_loader, B b_loader,
-                                                           Sink sink) {
+__global__ __launch_bounds__(Tile::kThreads, Tile::kBlocks) void contract(ContractSizes sizes, A a_loader,
+                                                                          B b_loader, Sink sink) {
   using OperandA = Operand<Tile, Tile::kRows, Compute, A>;
   using OperandB = Operand<Tile, Tile::kColumns, Compute, B>;
   __shared__ typename OperandA::Shared a_shared;

@@ -18,11 +18,7 @@ inline ImageStrides image_strides(Format format, int64_t channels, int64_t heigh
 }
 
 inline void check_positions(const char* op, const Conv2dShape& s) {
-  const int64_t height = s.height + s.pad_top + s.pad_bottom, width = s.width + s.pad_left + s.pad_right;
-  if (height >= kMostPositions || width >= kMostPositions) {
-    fail(op, ": CUDA takes padded inputs of less than ", kMostPositions, " rows and columns, got ", height,
-         " x ", width);
-  }
+  check_positions(op, s.height + s.pad_top + s.pad_bottom, s.width + s.pad_left + s.pad_right);
 }
 
 // The pixels of (N, C, H, W) as rows or columns.

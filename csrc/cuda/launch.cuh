@@ -55,11 +55,29 @@ __device__ inline int64_t element_index() {
   return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
 
-struct Division {
-  int64_t quotient, remainder;
-};
+// Positions along one axis of an image are 32-bit, and small enough that the sums of two markers are.
+inline constexpr int64_t kMostPositions = int64_t{1} << 29;
 
-// For value >= 0 and divisor > 0. The 32-bit division takes a quarter of the time of the 64-bit one.
+inline void check_positions(const char* op, int64_t padded_height, int64_t padded_width) {
+  if (padded_height >= kMostPositions || padded_width >= kMostPositions) {
+    fail(op, ": on CUDA the padded input must have less than ", kMostPositions, " rows and columns, got ",
+         padded_height, " x ", padded_width);
+  }
+}
+
+template <class Index>
+struct DivisionOf {
+  Index quotient, remainder;
+};
+using Division = DivisionOf<int64_t>;
+
+// For value >= 0 and divisor > 0.
+__device__ inline DivisionOf<int32_t> divide(int32_t value, int32_t divisor) {
+  const auto v = static_cast<uint32_t>(value), d = static_cast<uint32_t>(divisor);
+  return {static_cast<int32_t>(v / d), static_cast<int32_t>(v % d)};
+}
+
+// The 32-bit division takes a fraction of the time of the 64-bit one.
 __device__ inline Division divide(int64_t value, int64_t divisor) {
   if (((value | divisor) >> 32) == 0) {
     const auto v = static_cast<uint32_t>(value), d = static_cast<uint32_t>(divisor);

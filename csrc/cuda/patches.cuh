@@ -12,9 +12,6 @@
 
 namespace lenet_ext::cuda {
 
-// Positions are 32-bit, and so that sums of two markers stay so, smaller still.
-inline constexpr int64_t kMostPositions = int64_t{1} << 29;
-
 struct Position {
   int32_t h, w;
   int64_t offset;

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from on_device import run_operators_on
 
 # The same examples on every run, unless HYPOTHESIS_PROFILE asks for fresh and many ones, or for few.
 settings.register_profile(
@@ -30,6 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="LIBRARY",
         help="run the operators by this library of cuda_emulator/build.py",
     )
+    parser.addoption("--cuda", action="store_true", help="run the operators on the current GPU")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -38,6 +40,9 @@ def pytest_configure(config: pytest.Config) -> None:
         # It registers its operators for the CPU, over those of the package.
         importlib.import_module("lenet_ext")
         torch.ops.load_library(library)
+    if config.getoption("--cuda"):
+        importlib.import_module("lenet_ext")
+        run_operators_on(torch.device("cuda"))
 
 
 @pytest.fixture(autouse=True)

@@ -68,18 +68,9 @@ class TestEmulator:
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_operators(operator: str) -> None:
     """test_<operator>.py with the emulated kernels in place of the CPU's."""
+    pytest_quietly = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider")
     finished = run(
-        *(
-            sys.executable,
-            "-m",
-            "pytest",
-            "-q",
-            "-x",
-            "-p",
-            "no:cacheprovider",
-            TESTS / f"test_{operator}.py",
-        ),
-        *("--cuda-emulator", build.build()),
+        *(*pytest_quietly, TESTS / f"test_{operator}.py", "--cuda-emulator", build.build()),
         HYPOTHESIS_PROFILE="few",
         CUDA_EMULATOR_SEED="1",
     )
@@ -87,9 +78,9 @@ def test_operators(operator: str) -> None:
 
 
 def test_order_of_threads_does_not_matter() -> None:
-    """Bitwise the same results: no kernel lacks a barrier."""
+    """The results of the CPU's kernels, bitwise the same in every order: no kernel lacks a barrier."""
     runs = [
-        run(sys.executable, TESTS / "cuda_emulator/digest.py", build.build(), CUDA_EMULATOR_SEED=seed)
+        run(sys.executable, TESTS / "cuda_results.py", "--emulator", build.build(), CUDA_EMULATOR_SEED=seed)
         for seed in SEEDS
     ]
     assert all(finished.returncode == 0 for finished in runs), runs[0].stderr
@@ -115,7 +106,7 @@ except RuntimeError as error:
 def test_sanitized() -> None:
     """No kernel reads or writes outside of a tensor or of shared memory, or relies on undefined behaviour."""
     finished = run(
-        *(sys.executable, TESTS / "cuda_emulator/digest.py", build.build(sanitized=True)),
+        *(sys.executable, TESTS / "cuda_results.py", "--emulator", build.build(sanitized=True)),
         LD_PRELOAD=build.sanitizer_runtime(),
         ASAN_OPTIONS="detect_leaks=0",
         CUDA_EMULATOR_SEED="1",

@@ -14,7 +14,6 @@ import pytest
 import torch
 from foreign_tensor import cuda_tensor
 from on_device import call_on, moved
-from strategies import LAYOUTS, laid_out
 from torch import Tensor
 
 import lenet_ext
@@ -76,10 +75,18 @@ def test_fused_engine_refuses_cuda_tensors() -> None:
         F.conv2d_relu_max_pool2d(cuda_tensor(1, 1, 6, 6), cuda_tensor(1, 1, 3, 3))
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_tensors_move_to_a_device_as_they_lie(layout: str) -> None:
+VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
+    "whole": lambda tensor: tensor,
+    "sliced": lambda tensor: tensor[:, 1:, :, 1::2],
+    "transposed": lambda tensor: tensor.transpose(1, 3),
+    "expanded": lambda tensor: tensor[:, :, :, :1].expand(-1, -1, -1, 7),
+}
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_tensors_move_to_a_device_as_they_lie(view: str) -> None:
     """As `pytest --cuda` does it."""
-    tensor = laid_out(torch.randn(2, 3, 4, 5), layout)
+    tensor = VIEWS[view](torch.randn(2, 3, 4, 5))
     copy = moved(tensor, torch.device("cpu"))
     assert torch.equal(copy, tensor)
     assert copy.data_ptr() != tensor.data_ptr()

@@ -13,11 +13,11 @@
 //   Compute load(Row, Step)
 //   bool steps_adjacent                     whether neighbours in memory are steps, or else rows
 //   void to_group(int64_t)
-// A sink has `Row row(int64_t)` and `void store(group, split, Row, row, column, value)`.
+// A sink has `void store(ThreadTile, sums)`.
 #pragma once
 
 #include "cuda/launch.cuh"
-#include "cuda/number.cuh"
+#include "cuda/thread_tile.cuh"
 
 namespace lenet_ext::cuda {
 
@@ -27,9 +27,6 @@ struct ContractSizes {
   int64_t splits = 1;       // the steps are cut into as many parts, each summed by itself,
   int64_t split_steps = 0;  // of this many steps, but for the last
 };
-
-// Rows and columns that one thread computes: 16 sums from 8 values, two loads of 16 bytes in float32.
-inline constexpr int kThreadTile = 4;
 
 // Shared memory: 2 slabs of (rows + columns + 8) x 8 values, and 16 bytes per row and column: 11 to 12 KiB in
 // float32, 22 KiB in float64.
@@ -185,17 +182,9 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kBlocks) void contract(Contra
     __syncthreads();
   }
 
-#pragma unroll
-  for (int i = 0; i < kThreadTile; ++i) {
-    const int64_t r = first_row + row + i;
-    if (r >= sizes.rows) break;
-    const auto place = sink.row(r);
-#pragma unroll
-    for (int j = 0; j < kThreadTile; ++j) {
-      const int64_t c = first_column + column + j;
-      if (c < sizes.columns) sink.store(split.quotient, split.remainder, place, r, c, sums[i][j]);
-    }
-  }
+  sink.store({split.quotient, split.remainder, first_row + row, first_column + column,
+              sizes.rows - first_row - row, sizes.columns - first_column - column},
+             sums);
 }
 
 }  // namespace lenet_ext::cuda

@@ -60,7 +60,7 @@ __global__ __launch_bounds__(kElementThreads) void sum_splits(int64_t elements, 
   }
   if (lane != 0) return;
   const Division column = divide(element, output.group_columns), row = divide(column.quotient, rows);
-  output.finish(row.quotient, output.row(row.remainder), row.remainder, column.remainder, sum);
+  output.finish(row.quotient, row.remainder, column.remainder, sum);
 }
 
 // For few rows and columns and many steps: the gradient of a weight, summed over the batch.

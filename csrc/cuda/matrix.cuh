@@ -1,7 +1,9 @@
 // Loaders and sinks of contract.cuh for matrices whose rows and steps lie at regular distances.
 #pragma once
 
+#include "cuda/launch.cuh"
 #include "cuda/number.cuh"
+#include "cuda/thread_tile.cuh"
 
 namespace lenet_ext::cuda {
 
@@ -13,6 +15,11 @@ struct Levels {
     if (index < inner_count) return index * inner_stride;
     const Division d = divide(index, inner_count);
     return d.quotient * outer_stride + d.remainder * inner_stride;
+  }
+
+  // Whether `count` of them from `index` on share the outer index: they are inner_stride apart.
+  __device__ bool together(int64_t index, int64_t count) const {
+    return (index < inner_count ? index : divide(index, inner_count).remainder) + count <= inner_count;
   }
 };
 
@@ -57,19 +64,45 @@ struct Matrix {
 // Element (row, column) at rows.offset(row) + column * column_stride, with the column's bias added.
 template <class Stored>
 struct Output {
+  using Compute = ComputeType<Stored>;
+
   Stored* data;
   Levels rows;
   int64_t column_stride, group_stride;
   const Stored* bias;  // or null
   int64_t group_columns;
 
-  using Row = int64_t;
+  // Along the columns if these lie side by side, else along the rows, which then do, within an image.
+  __device__ void store(const ThreadTile& tile, ThreadSums<Compute>& sums) const {
+    if (tile.rows_left <= 0 || tile.columns_left <= 0) return;
+    if (bias != nullptr) add_bias(bias + tile.group * group_columns + tile.column, tile, sums);
+    Stored* const corner = data + tile.group * group_stride + tile.column * column_stride;
+    if (column_stride != 1 && tile.rows_left >= kThreadTile && rows.together(tile.row, kThreadTile)) {
+      const int64_t place = rows.offset(tile.row);
+#pragma unroll
+      for (int j = 0; j < kThreadTile; ++j) {
+        const Compute values[kThreadTile] = {sums[0][j], sums[1][j], sums[2][j], sums[3][j]};
+        if (j < tile.columns_left)
+          store_line(corner + place + j * column_stride, rows.inner_stride, kThreadTile, values);
+      }
+      return;
+    }
+#pragma unroll
+    for (int i = 0; i < kThreadTile; ++i) {
+      if (i < tile.rows_left)
+        store_line(corner + rows.offset(tile.row + i), column_stride, tile.columns_left, sums[i]);
+    }
+  }
 
-  __device__ Row row(int64_t index) const { return rows.offset(index); }
-  __device__ void store(int64_t group, int64_t, Row place, int64_t, int64_t column,
-                        ComputeType<Stored> value) const {
-    if (bias != nullptr) value += widen(bias[group * group_columns + column]);
-    data[group * group_stride + place + column * column_stride] = narrow<Stored>(value);
+ private:
+  __device__ static void add_bias(const Stored* bias, const ThreadTile& tile, ThreadSums<Compute>& sums) {
+#pragma unroll
+    for (int j = 0; j < kThreadTile; ++j) {
+      if (j >= tile.columns_left) break;
+      const Compute value = widen(bias[j]);
+#pragma unroll
+      for (int i = 0; i < kThreadTile; ++i) sums[i][j] += value;
+    }
   }
 };
 
@@ -77,31 +110,38 @@ struct Output {
 // `splits` side by side for each element, for sum_splits.
 template <class Stored>
 struct WeightOutput {
+  using Compute = ComputeType<Stored>;
+
   Stored* weight;
   Levels rows;
   int64_t column_stride, group_stride;
   Stored* bias;
   int64_t bias_row, group_columns;
-  ComputeType<Stored>* partial;  // null if there is one split
+  Compute* partial;  // null if there is one split
   int64_t row_count, splits;
 
-  using Row = int64_t;
-
-  __device__ Row row(int64_t index) const { return index == bias_row ? 0 : rows.offset(index); }
-  __device__ void store(int64_t group, int64_t split, Row place, int64_t row, int64_t column,
-                        ComputeType<Stored> value) const {
-    if (partial != nullptr) {
-      partial[((group * row_count + row) * group_columns + column) * splits + split] = value;
-    } else {
-      finish(group, place, row, column, value);
+  __device__ void store(const ThreadTile& tile, const ThreadSums<Compute>& sums) const {
+#pragma unroll
+    for (int i = 0; i < kThreadTile; ++i) {
+#pragma unroll
+      for (int j = 0; j < kThreadTile; ++j) {
+        if (i >= tile.rows_left || j >= tile.columns_left) continue;
+        const int64_t row = tile.row + i, column = tile.column + j;
+        if (partial == nullptr) {
+          finish(tile.group, row, column, sums[i][j]);
+        } else {
+          const int64_t element = (tile.group * row_count + row) * group_columns + column;
+          partial[element * splits + tile.split] = sums[i][j];
+        }
+      }
     }
   }
-  __device__ void finish(int64_t group, Row place, int64_t row, int64_t column,
-                         ComputeType<Stored> value) const {
+
+  __device__ void finish(int64_t group, int64_t row, int64_t column, Compute value) const {
     if (row == bias_row) {
       bias[group * group_columns + column] = narrow<Stored>(value);
     } else {
-      weight[group * group_stride + place + column * column_stride] = narrow<Stored>(value);
+      weight[group * group_stride + rows.offset(row) + column * column_stride] = narrow<Stored>(value);
     }
   }
 };

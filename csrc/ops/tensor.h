@@ -50,10 +50,11 @@ inline std::string device_of(const Tensor& tensor) {
   }
 }
 
-// The kernels of CUDA would take a pointer to another device's memory for one to their own.
+// The kernels of CUDA would take a pointer to another device's memory for one to their own. The index is -1
+// on the CPU, so it alone tells all devices apart for which operators are registered.
 inline void check_same_device(const char* op, const char* first_name, const Tensor& first, const char* name,
                               const Tensor& tensor) {
-  if (tensor.device() != first.device()) {
+  if (tensor.get_device_index() != first.get_device_index()) {
     fail(op, ": ", first_name, " is on ", device_of(first), ", but ", name, " is on ", device_of(tensor));
   }
 }

@@ -33,16 +33,16 @@ def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess
     )
 
 
-def planted(folder: Path, *macros: str) -> Path:
-    program = folder / "reverse"
-    build.build_program(TESTS / "cuda_emulator/planted/reverse.cu", program, *macros)
+def compiled(name: str, folder: Path, *macros: str) -> Path:
+    program = folder / name
+    build.build_program(TESTS / f"cuda_emulator/programs/{name}.cu", program, *macros)
     return program
 
 
 class TestEmulator:
     def test_sound_kernels(self, tmp_path: Path) -> None:
         """Barriers, shared memory, several blocks and shuffles, in every order."""
-        program = planted(tmp_path)
+        program = compiled("reverse", tmp_path)
         reversed_blocks = [first + 63 - i for first in (0, 64, 128) for i in range(64)]
         sums = [sum(range(32))] * 64 + [sum(range(32, 64))] * 64
         for seed in SEEDS:
@@ -51,18 +51,23 @@ class TestEmulator:
             assert [int(word) for word in finished.stdout.split()] == reversed_blocks + sums
 
     def test_missing_barrier(self, tmp_path: Path) -> None:
-        program = planted(tmp_path, "MISSING_BARRIER")
+        program = compiled("reverse", tmp_path, "MISSING_BARRIER")
         assert len({run(program, CUDA_EMULATOR_SEED=seed).stdout for seed in SEEDS}) > 1
 
     def test_write_out_of_bounds(self, tmp_path: Path) -> None:
-        finished = run(planted(tmp_path, "OUT_OF_BOUNDS"))
+        finished = run(compiled("reverse", tmp_path, "OUT_OF_BOUNDS"))
         assert finished.returncode != 0
         assert "AddressSanitizer: heap-buffer-overflow" in finished.stderr
 
     def test_barrier_that_not_all_reach(self, tmp_path: Path) -> None:
-        finished = run(planted(tmp_path, "EARLY_END"))
+        finished = run(compiled("reverse", tmp_path, "EARLY_END"))
         assert finished.returncode != 0
         assert "threads wait for one that has ended" in finished.stderr
+
+
+def test_large_sizes_and_16_bit_numbers(tmp_path: Path) -> None:
+    finished = run(compiled("numbers", tmp_path))
+    assert (finished.returncode, finished.stdout) == (0, ""), finished.stderr
 
 
 @pytest.mark.parametrize("operator", OPERATORS)

@@ -15,12 +15,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
+CXX_TEST_SOURCES := $(shell find tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
 .DELETE_ON_ERROR:
-.PHONY: help build train test lint format bench wheel clean distclean
+.PHONY: help build train test lint format bench gpu-report wheel clean distclean
 
 help:  ## list the targets
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' Makefile | expand -t 12
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
 
 # Stamps: each is newer than what it was made from once its step is done.
 $(VENV)/.created: scripts/check_prerequisites.sh
@@ -59,15 +60,18 @@ lint: build  ## check style, types and formatting
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	@$(BIN)/clang-format --version
-	@$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES)
+	@$(BIN)/clang-format --dry-run -Werror $(CXX_SOURCES) $(CXX_TEST_SOURCES)
 
 format: build  ## format all sources
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	$(BIN)/clang-format -i $(CXX_SOURCES)
+	$(BIN)/clang-format -i $(CXX_SOURCES) $(CXX_TEST_SOURCES)
 
 bench: build  ## time the kernels beside native torch
 	$(BIN)/lenet-ext bench $(BENCH_ARGS)
+
+gpu-report:  ## build, test and time the CUDA kernels on a GPU with the python3 at hand; OUT=folder
+	$(PYTHON) scripts/gpu_report.py --out "$(or $(OUT),runs/gpu-report)"
 
 wheel: build  ## build a wheel into dist/
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .

@@ -172,6 +172,7 @@ class NinjaBuild(build_ext):
         defines = {
             "TORCH_TARGET_VERSION": TORCH_TARGET,
             "LENET_EXT_VERSION": f'\\"{version}\\"',
+            "LENET_EXT_CUDA": "1" if nvcc else "0",
             "LENET_EXT_CUDA_ARCHS": f'\\"{",".join(architectures)}\\"',
         }
         common = " ".join(
@@ -198,21 +199,25 @@ class NinjaBuild(build_ext):
                 writer.rule(
                     "nvcc",
                     f"{nvcc} -ccbin {compiler} -std=c++20 -O3 -Xcompiler -fPIC,-fvisibility=hidden "
+                    "-Xfatbin -compress-all "
                     f"{gencode} {common} -MMD -MF $out.d -c $in -o $out",
                     "NVCC $name",
                     "$out.d",
                     deps="gcc",
                 )
-            libraries = f"-L{shlex.quote(f'{torch_folder}/lib')} -ltorch_cpu -ltorch"
+            # Torch's libraries stay needed even where nothing but a weak symbol is used of them.
+            libraries = f"-L{shlex.quote(f'{torch_folder}/lib')} -Xlinker --no-as-needed -ltorch_cpu -ltorch"
+            linker = compiler
             if nvcc:
-                libraries += (
-                    f" -L{Path(nvcc).resolve().parent.parent}/lib64 -lcudart_static -lrt -ldl -lpthread"
-                )
-            writer.rule("link", f"{compiler} -shared -o $out $in {libraries}", "LINK $out")
+                # It knows where its runtime lies, whose symbols stay inside: torch may bring others.
+                linker = f"{nvcc} -ccbin {compiler} -cudart static -Xlinker --exclude-libs=libcudart_static.a"
+            writer.rule("link", f"{linker} -shared -o $out $in {libraries}", "LINK $out")
 
             general = sorted(
                 [ROOT / "csrc/module.cpp", *(ROOT / "csrc/ops").glob("*.cpp"), ROOT / "csrc/cpu/isa.cpp"]
             )
+            if nvcc:
+                general += sorted((ROOT / "csrc/cuda").glob("*.cpp"))
             sources = [(path, "") for path in general]
             for isa, set_flags in isas.items():
                 files = [ROOT / f"csrc/cpu/isa_{isa}.cpp", *(ROOT / "csrc/cpu").glob(f"isa_{isa}_*.cpp")]

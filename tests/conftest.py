@@ -2,24 +2,55 @@
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 from collections.abc import Iterator
 
 import pytest
 import torch
-from hypothesis import HealthCheck, settings
+from on_device import run_operators_on
 
-# The same examples on every run, unless HYPOTHESIS_PROFILE=explore asks for fresh and many ones.
-settings.register_profile(
-    "default", derandomize=True, deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.register_profile(
-    "explore", deadline=None, max_examples=2000, suppress_health_check=[HealthCheck.too_slow]
-)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+def set_hypothesis_up() -> None:
+    """The same examples on every run, unless HYPOTHESIS_PROFILE asks for fresh and many ones, or for few."""
+    if importlib.util.find_spec("hypothesis") is None:
+        return  # test_cuda.py runs on machines that have little but torch
+    from hypothesis import HealthCheck, settings
+
+    slow = [HealthCheck.too_slow]
+    settings.register_profile(
+        "default", derandomize=True, deadline=None, max_examples=150, suppress_health_check=slow
+    )
+    settings.register_profile("explore", deadline=None, max_examples=2000, suppress_health_check=slow)
+    settings.register_profile("few", settings.get_profile("default"), max_examples=40)
+    settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+set_hypothesis_up()
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--cuda-emulator",
+        metavar="LIBRARY",
+        help="run the operators by this library of cuda_emulator/build.py",
+    )
+    parser.addoption("--cuda", action="store_true", help="run the operators on the current GPU")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    library = config.getoption("--cuda-emulator")
+    if library is not None:
+        # It registers its operators for the CPU, over those of the package.
+        importlib.import_module("lenet_ext")
+        torch.ops.load_library(library)
+    if config.getoption("--cuda"):
+        importlib.import_module("lenet_ext")
+        run_operators_on(torch.device("cuda"))
 
 
 @pytest.fixture(autouse=True)

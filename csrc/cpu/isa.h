@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include "cpu/kernels.h"
+#include "kernels.h"
 
 namespace lenet_ext::cpu {
 

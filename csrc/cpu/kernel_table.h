@@ -5,12 +5,12 @@
 
 #include "cpu/conv2d.h"
 #include "cpu/conv2d_weight_grad.h"
-#include "cpu/kernels.h"
 #include "cpu/linear.h"
 #include "cpu/max_pool2d.h"
 #include "cpu/max_pool2d_grad.h"
 #include "cpu/net_passes.h"
 #include "cpu/relu.h"
+#include "kernels.h"
 
 namespace lenet_ext::cpu {
 

@@ -2,7 +2,7 @@
 
 #include <optional>
 
-#include "cpu/isa.h"
+#include "ops/backend.h"
 #include "ops/tensor.h"
 
 namespace lenet_ext {
@@ -17,12 +17,13 @@ Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Tensor> b
               int64_t dilation_h, int64_t dilation_w, int64_t groups) {
   constexpr const char* kOp = "conv2d";
   const DType dtype = dtype_of(kOp, "input", input);
-  check_same_dtype(kOp, "input", input, "weight", weight);
+  const Backend kernels(kOp, input);
+  check_same_kind(kOp, "input", input, "weight", weight);
   const Conv2dShape shape = conv2d_shape(
       kOp, sizes_of(input), sizes_of(weight),
       {stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, dilation_h, dilation_w, groups});
   if (bias) {
-    check_same_dtype(kOp, "input", input, "bias", *bias);
+    check_same_kind(kOp, "input", input, "bias", *bias);
     check_sizes(kOp, "bias", *bias, std::array{shape.out_channels});
     bias = dense(*bias);
   }
@@ -31,8 +32,8 @@ Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Tensor> b
   Tensor output =
       empty(std::array{shape.batch, shape.out_channels, shape.out_height, shape.out_width}, x, format);
   if (output.numel() > 0) {
-    cpu::kernels()[dtype].conv2d(shape, format, x.const_data_ptr(), w.const_data_ptr(), data_or_null(bias),
-                                 output.mutable_data_ptr());
+    kernels[dtype].conv2d(shape, format, x.const_data_ptr(), w.const_data_ptr(), data_or_null(bias),
+                          output.mutable_data_ptr());
   }
   return output;
 }
@@ -43,7 +44,8 @@ Tensor conv2d_input_grad(const Tensor& grad_output, const Tensor& weight, int64_
                          int64_t groups) {
   constexpr const char* kOp = "conv2d_input_grad";
   const DType dtype = dtype_of(kOp, "grad_output", grad_output);
-  check_same_dtype(kOp, "grad_output", grad_output, "weight", weight);
+  const Backend kernels(kOp, grad_output);
+  check_same_kind(kOp, "grad_output", grad_output, "weight", weight);
   const Sizes grad_sizes = sizes_of(grad_output), weight_sizes = sizes_of(weight);
   check_4d(kOp, "grad_output", grad_sizes);
   check_4d(kOp, "weight", weight_sizes);
@@ -60,8 +62,8 @@ Tensor conv2d_input_grad(const Tensor& grad_output, const Tensor& weight, int64_
   Tensor grad_input =
       empty(std::array{shape.batch, shape.in_channels, shape.height, shape.width}, gy, format);
   if (grad_input.numel() > 0) {
-    cpu::kernels()[dtype].conv2d_input_grad(shape, format, gy.const_data_ptr(), w.const_data_ptr(),
-                                            grad_input.mutable_data_ptr());
+    kernels[dtype].conv2d_input_grad(shape, format, gy.const_data_ptr(), w.const_data_ptr(),
+                                     grad_input.mutable_data_ptr());
   }
   return grad_input;
 }
@@ -73,7 +75,8 @@ std::tuple<Tensor, Tensor> conv2d_weight_grad(const Tensor& grad_output, const T
                                               int64_t dilation_w, int64_t groups, bool bias) {
   constexpr const char* kOp = "conv2d_weight_grad";
   const DType dtype = dtype_of(kOp, "input", input);
-  check_same_dtype(kOp, "input", input, "grad_output", grad_output);
+  const Backend kernels(kOp, input);
+  check_same_kind(kOp, "input", input, "grad_output", grad_output);
   const Sizes grad_sizes = sizes_of(grad_output), input_sizes = sizes_of(input);
   check_4d(kOp, "grad_output", grad_sizes);
   check_4d(kOp, "input", input_sizes);
@@ -92,9 +95,9 @@ std::tuple<Tensor, Tensor> conv2d_weight_grad(const Tensor& grad_output, const T
   const Tensor x = dense(input, format), gy = dense(grad_output, format);
   Tensor grad_weight = empty(weight_sizes, x),
          grad_bias = empty(std::array{bias ? shape.out_channels : 0}, x);
-  cpu::kernels()[dtype].conv2d_weight_grad(shape, format, gy.const_data_ptr(), x.const_data_ptr(),
-                                           grad_weight.mutable_data_ptr(),
-                                           bias ? grad_bias.mutable_data_ptr() : nullptr);
+  kernels[dtype].conv2d_weight_grad(shape, format, gy.const_data_ptr(), x.const_data_ptr(),
+                                    grad_weight.mutable_data_ptr(),
+                                    bias ? grad_bias.mutable_data_ptr() : nullptr);
   return {grad_weight, grad_bias};
 }
 
@@ -121,33 +124,21 @@ std::tuple<Tensor, Tensor, Tensor> conv2d_grads(const Tensor& grad_output, const
   return {grad_input, grad_weight, grad_bias};
 }
 
+template <class Library>
+void implement(Library& library) {
+  library.impl("conv2d", TORCH_BOX(&conv2d));
+  library.impl("conv2d_input_grad", TORCH_BOX(&conv2d_input_grad));
+  library.impl("conv2d_weight_grad", TORCH_BOX(&conv2d_weight_grad));
+  library.impl("conv2d_grads", TORCH_BOX(&conv2d_grads));
+}
+
 }  // namespace
 }  // namespace lenet_ext
 
-// Numbers one by one: torch needs much longer to hand over a list.
-STABLE_TORCH_LIBRARY_FRAGMENT(lenet_ext, m) {
-  m.def(
-      "conv2d(Tensor input, Tensor weight, Tensor? bias, SymInt stride_h, SymInt stride_w, SymInt pad_top, "
-      "SymInt pad_bottom, SymInt pad_left, SymInt pad_right, SymInt dilation_h, SymInt dilation_w, "
-      "SymInt groups) -> Tensor");
-  m.def(
-      "conv2d_input_grad(Tensor grad_output, Tensor weight, SymInt in_height, SymInt in_width, "
-      "SymInt stride_h, SymInt stride_w, SymInt pad_top, SymInt pad_bottom, SymInt pad_left, "
-      "SymInt pad_right, SymInt dilation_h, SymInt dilation_w, SymInt groups) -> Tensor");
-  m.def(
-      "conv2d_weight_grad(Tensor grad_output, Tensor input, SymInt kernel_height, SymInt kernel_width, "
-      "SymInt stride_h, SymInt stride_w, SymInt pad_top, SymInt pad_bottom, SymInt pad_left, "
-      "SymInt pad_right, SymInt dilation_h, SymInt dilation_w, SymInt groups, bool bias) "
-      "-> (Tensor, Tensor)");
-  m.def(
-      "conv2d_grads(Tensor grad_output, Tensor input, Tensor weight, SymInt stride_h, SymInt stride_w, "
-      "SymInt pad_top, SymInt pad_bottom, SymInt pad_left, SymInt pad_right, SymInt dilation_h, "
-      "SymInt dilation_w, SymInt groups, bool bias) -> (Tensor, Tensor, Tensor)");
+STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CPU, m) {
+  lenet_ext::implement(m);
 }
 
-STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CPU, m) {
-  m.impl("conv2d", TORCH_BOX(&lenet_ext::conv2d));
-  m.impl("conv2d_input_grad", TORCH_BOX(&lenet_ext::conv2d_input_grad));
-  m.impl("conv2d_weight_grad", TORCH_BOX(&lenet_ext::conv2d_weight_grad));
-  m.impl("conv2d_grads", TORCH_BOX(&lenet_ext::conv2d_grads));
+STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CUDA, m) {
+  lenet_ext::implement(m);
 }

@@ -2,7 +2,7 @@
 
 #include <optional>
 
-#include "cpu/isa.h"
+#include "ops/backend.h"
 #include "ops/tensor.h"
 
 namespace lenet_ext {
@@ -17,18 +17,19 @@ std::vector<int64_t> with_last(Sizes sizes, int64_t last) {
 Tensor linear(const Tensor& input, const Tensor& weight, std::optional<Tensor> bias) {
   constexpr const char* kOp = "linear";
   const DType dtype = dtype_of(kOp, "input", input);
-  check_same_dtype(kOp, "input", input, "weight", weight);
+  const Backend kernels(kOp, input);
+  check_same_kind(kOp, "input", input, "weight", weight);
   const LinearShape shape = linear_shape(kOp, "input", sizes_of(input), sizes_of(weight), Side::kInput);
   if (bias) {
-    check_same_dtype(kOp, "input", input, "bias", *bias);
+    check_same_kind(kOp, "input", input, "bias", *bias);
     check_sizes(kOp, "bias", *bias, std::array{shape.out_features});
     bias = dense(*bias);
   }
   const Tensor x = dense(input), w = dense(weight);
   Tensor output = empty(with_last(sizes_of(input), shape.out_features), x);
   if (output.numel() > 0) {
-    cpu::kernels()[dtype].linear(shape, x.const_data_ptr(), w.const_data_ptr(),
-                                 bias ? bias->const_data_ptr() : nullptr, output.mutable_data_ptr());
+    kernels[dtype].linear(shape, x.const_data_ptr(), w.const_data_ptr(),
+                          bias ? bias->const_data_ptr() : nullptr, output.mutable_data_ptr());
   }
   return output;
 }
@@ -36,14 +37,15 @@ Tensor linear(const Tensor& input, const Tensor& weight, std::optional<Tensor> b
 Tensor linear_input_grad(const Tensor& grad_output, const Tensor& weight) {
   constexpr const char* kOp = "linear_input_grad";
   const DType dtype = dtype_of(kOp, "grad_output", grad_output);
-  check_same_dtype(kOp, "grad_output", grad_output, "weight", weight);
+  const Backend kernels(kOp, grad_output);
+  check_same_kind(kOp, "grad_output", grad_output, "weight", weight);
   const LinearShape shape =
       linear_shape(kOp, "grad_output", sizes_of(grad_output), sizes_of(weight), Side::kOutput);
   const Tensor gy = dense(grad_output), w = dense(weight);
   Tensor grad_input = empty(with_last(sizes_of(grad_output), shape.in_features), gy);
   if (grad_input.numel() > 0) {
-    cpu::kernels()[dtype].linear_input_grad(shape, gy.const_data_ptr(), w.const_data_ptr(),
-                                            grad_input.mutable_data_ptr());
+    kernels[dtype].linear_input_grad(shape, gy.const_data_ptr(), w.const_data_ptr(),
+                                     grad_input.mutable_data_ptr());
   }
   return grad_input;
 }
@@ -51,7 +53,8 @@ Tensor linear_input_grad(const Tensor& grad_output, const Tensor& weight) {
 std::tuple<Tensor, Tensor> linear_weight_grad(const Tensor& grad_output, const Tensor& input, bool bias) {
   constexpr const char* kOp = "linear_weight_grad";
   const DType dtype = dtype_of(kOp, "input", input);
-  check_same_dtype(kOp, "input", input, "grad_output", grad_output);
+  const Backend kernels(kOp, input);
+  check_same_kind(kOp, "input", input, "grad_output", grad_output);
   const Sizes input_sizes = sizes_of(input), grad_sizes = sizes_of(grad_output);
   if (input_sizes.empty() || grad_sizes.empty())
     fail(kOp, ": input and grad_output must have at least 1 dimension");
@@ -61,9 +64,9 @@ std::tuple<Tensor, Tensor> linear_weight_grad(const Tensor& grad_output, const T
   const Tensor x = dense(input), gy = dense(grad_output);
   Tensor grad_weight = empty(weight_sizes, x),
          grad_bias = empty(std::array{bias ? shape.out_features : 0}, x);
-  cpu::kernels()[dtype].linear_weight_grad(shape, gy.const_data_ptr(), x.const_data_ptr(),
-                                           grad_weight.mutable_data_ptr(),
-                                           bias ? grad_bias.mutable_data_ptr() : nullptr);
+  kernels[dtype].linear_weight_grad(shape, gy.const_data_ptr(), x.const_data_ptr(),
+                                    grad_weight.mutable_data_ptr(),
+                                    bias ? grad_bias.mutable_data_ptr() : nullptr);
   return {grad_weight, grad_bias};
 }
 
@@ -76,20 +79,21 @@ std::tuple<Tensor, Tensor, Tensor> linear_grads(const Tensor& grad_output, const
   return {grad_input, grad_weight, grad_bias};
 }
 
+template <class Library>
+void implement(Library& library) {
+  library.impl("linear", TORCH_BOX(&linear));
+  library.impl("linear_input_grad", TORCH_BOX(&linear_input_grad));
+  library.impl("linear_weight_grad", TORCH_BOX(&linear_weight_grad));
+  library.impl("linear_grads", TORCH_BOX(&linear_grads));
+}
+
 }  // namespace
 }  // namespace lenet_ext
 
-STABLE_TORCH_LIBRARY_FRAGMENT(lenet_ext, m) {
-  m.def("linear(Tensor input, Tensor weight, Tensor? bias) -> Tensor");
-  m.def("linear_input_grad(Tensor grad_output, Tensor weight) -> Tensor");
-  m.def("linear_weight_grad(Tensor grad_output, Tensor input, bool bias) -> (Tensor, Tensor)");
-  m.def(
-      "linear_grads(Tensor grad_output, Tensor input, Tensor weight, bool bias) -> (Tensor, Tensor, Tensor)");
+STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CPU, m) {
+  lenet_ext::implement(m);
 }
 
-STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CPU, m) {
-  m.impl("linear", TORCH_BOX(&lenet_ext::linear));
-  m.impl("linear_input_grad", TORCH_BOX(&lenet_ext::linear_input_grad));
-  m.impl("linear_weight_grad", TORCH_BOX(&lenet_ext::linear_weight_grad));
-  m.impl("linear_grads", TORCH_BOX(&lenet_ext::linear_grads));
+STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CUDA, m) {
+  lenet_ext::implement(m);
 }

@@ -1,7 +1,6 @@
 #include <torch/csrc/stable/library.h>
 
-#include "cpu/isa.h"
-#include "cpu/max_pool2d_indices.h"
+#include "ops/backend.h"
 #include "ops/tensor.h"
 
 namespace lenet_ext {
@@ -19,6 +18,7 @@ std::tuple<Tensor, Tensor> max_pool2d(const Tensor& input, int64_t kernel_height
                                       bool return_argmax) {
   const char* op = "max_pool2d";
   const DType dtype = dtype_of(op, "input", input);
+  const Backend kernels(op, input);
   const MaxPool2dShape s = max_pool2d_shape(
       op, sizes_of(input),
       {kernel_height, kernel_width, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w}, ceil_mode);
@@ -28,8 +28,8 @@ std::tuple<Tensor, Tensor> max_pool2d(const Tensor& input, int64_t kernel_height
   Tensor argmax = return_argmax
                       ? empty_taps(s, x, format)
                       : empty(aoti_torch_dtype_uint8(), std::array{int64_t{0}}, x, Format::kContiguous);
-  cpu::kernels()[dtype].max_pool2d(s, format, x.const_data_ptr(), output.mutable_data_ptr(),
-                                   return_argmax ? argmax.mutable_data_ptr() : nullptr);
+  kernels[dtype].max_pool2d(s, format, x.const_data_ptr(), output.mutable_data_ptr(),
+                            return_argmax ? argmax.mutable_data_ptr() : nullptr);
   return {output, argmax};
 }
 
@@ -66,11 +66,12 @@ Tensor max_pool2d_indices(const Tensor& argmax, int64_t in_height, int64_t in_wi
       op, "argmax", sizes_of(argmax), in_height, in_width,
       {kernel_height, kernel_width, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w});
   check_argmax(op, s, argmax);
+  const Backend kernels(op, argmax);
   const Format format = format_of(argmax);
   const Tensor taps = dense(argmax, format);
   Tensor indices = empty(aoti_torch_dtype_int64(), sizes_of(taps), taps, format);
-  cpu::max_pool2d_indices(s, format, taps.const_data_ptr(),
-                          static_cast<int64_t*>(indices.mutable_data_ptr()));
+  kernels.max_pool2d_indices(s, format, taps.const_data_ptr(),
+                             static_cast<int64_t*>(indices.mutable_data_ptr()));
   return indices;
 }
 
@@ -80,39 +81,35 @@ Tensor max_pool2d_input_grad(const Tensor& grad_output, const Tensor& argmax, in
                              int64_t dilation_w) {
   const char* op = "max_pool2d_input_grad";
   const DType dtype = dtype_of(op, "grad_output", grad_output);
+  const Backend kernels(op, grad_output);
   const MaxPool2dShape s = shape_of_pooled(
       op, "grad_output", sizes_of(grad_output), in_height, in_width,
       {kernel_height, kernel_width, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w});
   check_argmax(op, s, argmax);
+  check_same_device(op, "grad_output", grad_output, "argmax", argmax);
   check_sizes(op, "argmax", argmax, sizes_of(grad_output));
   const Format format = format_of(grad_output);
   const Tensor gy = dense(grad_output, format), taps = dense(argmax, format);
   Tensor grad_input = empty(std::array{s.batch, s.channels, s.height, s.width}, gy, format);
-  cpu::kernels()[dtype].max_pool2d_input_grad(s, format, gy.const_data_ptr(), taps.const_data_ptr(),
-                                              grad_input.mutable_data_ptr());
+  kernels[dtype].max_pool2d_input_grad(s, format, gy.const_data_ptr(), taps.const_data_ptr(),
+                                       grad_input.mutable_data_ptr());
   return grad_input;
+}
+
+template <class Library>
+void implement(Library& library) {
+  library.impl("max_pool2d", TORCH_BOX(&max_pool2d));
+  library.impl("max_pool2d_indices", TORCH_BOX(&max_pool2d_indices));
+  library.impl("max_pool2d_input_grad", TORCH_BOX(&max_pool2d_input_grad));
 }
 
 }  // namespace
 }  // namespace lenet_ext
 
-STABLE_TORCH_LIBRARY_FRAGMENT(lenet_ext, m) {
-  m.def(
-      "max_pool2d(Tensor input, SymInt kernel_height, SymInt kernel_width, SymInt stride_h, SymInt stride_w, "
-      "SymInt pad_h, SymInt pad_w, SymInt dilation_h, SymInt dilation_w, bool ceil_mode, "
-      "bool return_argmax) -> (Tensor, Tensor)");
-  m.def(
-      "max_pool2d_indices(Tensor argmax, SymInt in_height, SymInt in_width, SymInt kernel_height, "
-      "SymInt kernel_width, SymInt stride_h, SymInt stride_w, SymInt pad_h, SymInt pad_w, "
-      "SymInt dilation_h, SymInt dilation_w) -> Tensor");
-  m.def(
-      "max_pool2d_input_grad(Tensor grad_output, Tensor argmax, SymInt in_height, SymInt in_width, "
-      "SymInt kernel_height, SymInt kernel_width, SymInt stride_h, SymInt stride_w, SymInt pad_h, "
-      "SymInt pad_w, SymInt dilation_h, SymInt dilation_w) -> Tensor");
+STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CPU, m) {
+  lenet_ext::implement(m);
 }
 
-STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CPU, m) {
-  m.impl("max_pool2d", TORCH_BOX(&lenet_ext::max_pool2d));
-  m.impl("max_pool2d_indices", TORCH_BOX(&lenet_ext::max_pool2d_indices));
-  m.impl("max_pool2d_input_grad", TORCH_BOX(&lenet_ext::max_pool2d_input_grad));
+STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CUDA, m) {
+  lenet_ext::implement(m);
 }

@@ -6,6 +6,7 @@
 
 #include "cpu/isa.h"
 #include "net_shape.h"
+#include "ops/backend.h"
 #include "ops/tensor.h"
 
 namespace lenet_ext {
@@ -59,6 +60,7 @@ const NetShape& known_net_shape(const char* op, Sizes images, const std::vector<
 
 NetTensors check_net(const char* op, const Tensor& images, const Tensors& parameters, const SizeList& program,
                      const std::optional<Tensor>& normalization) {
+  check_on_cpu(op, "images", images);
   const bool bytes = images.scalar_type() == ScalarType::Byte;
   if (bytes != normalization.has_value()) {
     fail(op, bytes ? ": uint8 images need normalization" : ": normalization is for uint8 images only");
@@ -286,28 +288,23 @@ Tensor net_train(const Tensor& images, const Tensor& targets, std::optional<Tens
   return losses;
 }
 
+template <class Library>
+void implement(Library& library) {
+  library.impl("net", TORCH_BOX(&net));
+  library.impl("net_forward", TORCH_BOX(&net_forward));
+  library.impl("net_backward", TORCH_BOX(&net_backward));
+  library.impl("net_train", TORCH_BOX(&net_train));
+}
+
 }  // namespace
 }  // namespace lenet_ext
 
-STABLE_TORCH_LIBRARY_FRAGMENT(lenet_ext, m) {
-  m.def("net(Tensor input, Tensor[] parameters, int[] program, Tensor? normalization) -> Tensor");
-  m.def(
-      "net_forward(Tensor input, Tensor[] parameters, int[] program, Tensor? normalization) -> "
-      "(Tensor, Tensor, Tensor)");
-  m.def(
-      "net_backward(Tensor grad_output, Tensor input, Tensor[] parameters, Tensor saved, Tensor taps, int[] "
-      "program, Tensor? normalization, bool input_grad, bool parameter_grads) -> Tensor[]");
-  m.def(
-      "net_train(Tensor images, Tensor targets, Tensor? order, Tensor(a!)[] parameters, Tensor(b!)? buffers, "
-      "int[] program, Tensor? normalization, int batch_size, float lr, float momentum, float weight_decay, "
-      "bool nesterov, int loss) -> Tensor");
+STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CPU, m) {
+  lenet_ext::implement(m);
 }
 
-STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CPU, m) {
-  m.impl("net", TORCH_BOX(&lenet_ext::net));
-  m.impl("net_forward", TORCH_BOX(&lenet_ext::net_forward));
-  m.impl("net_backward", TORCH_BOX(&lenet_ext::net_backward));
-  m.impl("net_train", TORCH_BOX(&lenet_ext::net_train));
+STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CUDA, m) {
+  lenet_ext::implement(m);
 }
 
 // A step changes its parameters beneath autograd, which has nothing to record: straight to the kernel.

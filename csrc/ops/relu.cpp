@@ -1,6 +1,6 @@
 #include <torch/csrc/stable/library.h>
 
-#include "cpu/isa.h"
+#include "ops/backend.h"
 #include "ops/tensor.h"
 
 namespace lenet_ext {
@@ -9,43 +9,48 @@ namespace {
 // relu works on the memory as it lies: any dense 4-D format is kept, other strides are copied first.
 Tensor relu(const Tensor& input) {
   const DType dtype = dtype_of("relu", "input", input);
+  const Backend kernels("relu", input);
   const Format format = format_of(input);
   const Tensor x = dense(input, format);
   Tensor output = empty(sizes_of(x), x, format);
-  cpu::kernels()[dtype].relu(x.numel(), x.const_data_ptr(), output.mutable_data_ptr());
+  kernels[dtype].relu(x.numel(), x.const_data_ptr(), output.mutable_data_ptr());
   return output;
 }
 
 void relu_(Tensor input) {
   const DType dtype = dtype_of("relu_", "input", input);
+  const Backend kernels("relu_", input);
   const Tensor x = dense(input, format_of(input));
-  cpu::kernels()[dtype].relu(x.numel(), x.const_data_ptr(), x.mutable_data_ptr());
+  kernels[dtype].relu(x.numel(), x.const_data_ptr(), x.mutable_data_ptr());
   if (x.data_ptr() != input.data_ptr()) torch::stable::copy_(input, x);
 }
 
 Tensor relu_grad(const Tensor& grad_output, const Tensor& output) {
   const DType dtype = dtype_of("relu_grad", "output", output);
-  check_same_dtype("relu_grad", "output", output, "grad_output", grad_output);
+  const Backend kernels("relu_grad", output);
+  check_same_kind("relu_grad", "output", output, "grad_output", grad_output);
   check_sizes("relu_grad", "grad_output", grad_output, sizes_of(output));
   const Format format = format_of(output);
   const Tensor y = dense(output, format), gy = dense(grad_output, format);
   Tensor grad_input = empty(sizes_of(y), y, format);
-  cpu::kernels()[dtype].relu_grad(y.numel(), gy.const_data_ptr(), y.const_data_ptr(),
-                                  grad_input.mutable_data_ptr());
+  kernels[dtype].relu_grad(y.numel(), gy.const_data_ptr(), y.const_data_ptr(), grad_input.mutable_data_ptr());
   return grad_input;
+}
+
+template <class Library>
+void implement(Library& library) {
+  library.impl("relu", TORCH_BOX(&relu));
+  library.impl("relu_", TORCH_BOX(&relu_));
+  library.impl("relu_grad", TORCH_BOX(&relu_grad));
 }
 
 }  // namespace
 }  // namespace lenet_ext
 
-STABLE_TORCH_LIBRARY_FRAGMENT(lenet_ext, m) {
-  m.def("relu(Tensor input) -> Tensor");
-  m.def("relu_(Tensor(a!) input) -> ()");
-  m.def("relu_grad(Tensor grad_output, Tensor output) -> Tensor");
+STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CPU, m) {
+  lenet_ext::implement(m);
 }
 
-STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CPU, m) {
-  m.impl("relu", TORCH_BOX(&lenet_ext::relu));
-  m.impl("relu_", TORCH_BOX(&lenet_ext::relu_));
-  m.impl("relu_grad", TORCH_BOX(&lenet_ext::relu_grad));
+STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CUDA, m) {
+  lenet_ext::implement(m);
 }

@@ -37,12 +37,35 @@ inline DType dtype_of(const char* op, const char* name, const Tensor& tensor) {
   }
 }
 
-inline void check_same_dtype(const char* op, const char* first_name, const Tensor& first, const char* name,
-                             const Tensor& tensor) {
+// For example "cuda:0".
+inline std::string device_of(const Tensor& tensor) {
+  const torch::stable::Device device = tensor.device();
+  switch (device.type()) {
+    case torch::headeronly::DeviceType::CPU:
+      return "cpu";
+    case torch::headeronly::DeviceType::CUDA:
+      return "cuda:" + std::to_string(device.index());
+    default:
+      return "another device";
+  }
+}
+
+// The kernels of CUDA would take a pointer to another device's memory for one to their own. The index is -1
+// on the CPU, so it alone tells all devices apart for which operators are registered.
+inline void check_same_device(const char* op, const char* first_name, const Tensor& first, const char* name,
+                              const Tensor& tensor) {
+  if (tensor.get_device_index() != first.get_device_index()) {
+    fail(op, ": ", first_name, " is on ", device_of(first), ", but ", name, " is on ", device_of(tensor));
+  }
+}
+
+inline void check_same_kind(const char* op, const char* first_name, const Tensor& first, const char* name,
+                            const Tensor& tensor) {
   if (tensor.scalar_type() != first.scalar_type()) {
     fail(op, ": ", first_name, " is ", torch::headeronly::toString(first.scalar_type()), ", but ", name,
          " is ", torch::headeronly::toString(tensor.scalar_type()));
   }
+  check_same_device(op, first_name, first, name, tensor);
 }
 
 inline void check_sizes(const char* op, const char* name, const Tensor& tensor, Sizes wanted) {
@@ -99,7 +122,16 @@ inline Tensor empty(int32_t dtype, Sizes sizes, const Tensor& like, Format forma
   return Tensor(handle);
 }
 
-// The same, of the dtype of `like`.
+// Uninitialised bytes of scratch memory.
+inline AtenTensorHandle empty_bytes(int64_t bytes, int32_t device_type, int32_t device_index) {
+  const int64_t stride = 1;
+  AtenTensorHandle handle;
+  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, &bytes, &stride, aoti_torch_dtype_uint8(),
+                                                         device_type, device_index, &handle));
+  return handle;
+}
+
+// The same as empty(), of the dtype of `like`.
 inline Tensor empty(Sizes sizes, const Tensor& like, Format format = Format::kContiguous) {
   int32_t dtype;
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));

@@ -43,6 +43,7 @@ class Case(ABC):
     name: str
     batch: int
     direction: str
+    device: str = "cpu"
 
     # The largest difference from native torch that rounding explains, over the largest value. A float32 sum
     # of n random terms is wrong by less than about sqrt(n) units of 6e-8, and weight gradients have n < 10^6.
@@ -84,14 +85,14 @@ class OperatorCase(Case):
     def call(self, library: Library) -> Callable[[], Results]:
         function, arguments = getattr(library.functional, self.operator), self.arguments
         generator = torch.Generator().manual_seed(0)
-        tensors = [torch.randn(shape, generator=generator) for shape in self._shapes()]
+        tensors = [torch.randn(shape, generator=generator).to(self.device) for shape in self._shapes()]
         tensors[0] = tensors[0].to(memory_format=self.memory_format)
         if self.direction == FORWARD:
             return lambda: (function(*tensors, **arguments),)
 
         leaves = [tensor.requires_grad_() for tensor in tensors[0 if self.input_gradient else 1 :]]
         output_gradient = torch.randn(self._output_shape(), generator=generator)
-        output_gradient = output_gradient.to(memory_format=self.memory_format)
+        output_gradient = output_gradient.to(self.device, memory_format=self.memory_format)
 
         def forward_and_backward() -> Results:
             for leaf in leaves:
@@ -131,9 +132,9 @@ class LeNetCase(Case):
     def call(self, library: Library) -> Callable[[], Results]:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = LeNet(layers=library.nn)
-            images = torch.randn(self.batch, 3, 32, 32)
-            labels = torch.randint(10, (self.batch,))
+            model = LeNet(layers=library.nn).to(self.device)
+            images = torch.randn(self.batch, 3, 32, 32).to(self.device)
+            labels = torch.randint(10, (self.batch,)).to(self.device)
         if not self.with_autograd:
             return lambda: (model(images),)
 

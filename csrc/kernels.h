@@ -1,12 +1,13 @@
-// What every instruction set offers: one function per operator and dtype. Data pointers are of the stored
-// type; tensors are dense in the stated format. Arguments were checked before (shapes.h).
+// What every instruction set of the CPU offers, and CUDA: one function per operator and dtype. Data pointers
+// are of the stored type, in the memory of the device; tensors are dense in the stated format. Arguments were
+// checked before (shapes.h).
 #pragma once
 
 #include "cpu/dtype.h"
 #include "cpu/net_arguments.h"
 #include "shapes.h"
 
-namespace lenet_ext::cpu {
+namespace lenet_ext {
 
 struct TypedKernels {
   // bias may be null. All image tensors are in `format`, the weight is contiguous.
@@ -27,9 +28,10 @@ struct TypedKernels {
                             void* grad_input);
   void (*linear_weight_grad)(const LinearShape& shape, const void* grad_output, const void* input,
                              void* grad_weight, void* grad_bias);
-  void (*net_forward)(const NetShape& shape, const NetForward& pass);
-  void (*net_backward)(const NetShape& shape, const NetBackward& pass);
-  void (*net_train)(const NetShape& shape, const NetTrain& pass);
+  // The fused engine: null where a device has none.
+  void (*net_forward)(const NetShape& shape, const cpu::NetForward& pass);
+  void (*net_backward)(const NetShape& shape, const cpu::NetBackward& pass);
+  void (*net_train)(const NetShape& shape, const cpu::NetTrain& pass);
   void (*relu)(int64_t count, const void* input, void* output);
   void (*relu_grad)(int64_t count, const void* grad_output, const void* output, void* grad_input);
 };
@@ -40,4 +42,4 @@ struct Kernels {
   const TypedKernels& operator[](DType dtype) const { return *typed[static_cast<int>(dtype)]; }
 };
 
-}  // namespace lenet_ext::cpu
+}  // namespace lenet_ext

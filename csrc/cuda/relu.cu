@@ -1,0 +1,84 @@
+// relu and its gradient: one pass over memory, bound by bandwidth.
+#include "cuda/launch.cuh"
+#include "cuda/launchers.h"
+#include "cuda/number.cuh"
+
+namespace lenet_ext::cuda {
+namespace {
+
+constexpr int kVectorBytes = 16;  // the widest load there is
+template <class Stored>
+constexpr int kVectorSize = kVectorBytes / sizeof(Stored);
+
+// max(value, 0); NaN stays.
+struct Relu {
+  template <class Stored>
+  __device__ Stored operator()(Stored value) const {
+    return widen(value) <= 0 ? Stored{} : value;
+  }
+};
+
+// The gradient where not output <= 0 (so a NaN passes it on, as in ATen), else 0.
+struct ReluGrad {
+  template <class Stored>
+  __device__ Stored operator()(Stored grad_output, Stored output) const {
+    return widen(output) <= 0 ? Stored{} : grad_output;
+  }
+};
+
+// result[i] = function(operands[i]...): thread i takes vector i of the `vectors` first, and those beyond them
+// single elements of the rest. The result may be an operand.
+template <class Function, class Stored, class... Operands>
+__global__ __launch_bounds__(kElementThreads) void map(Function function, int64_t vectors, int64_t count,
+                                                       Stored* result, const Operands*... operands) {
+  using StoredVector = Vector<Stored, kVectorSize<Stored>>;
+  const int64_t thread = element_index();
+  if (thread < vectors) {
+    const auto apply = [&](auto... loaded) {
+      StoredVector results;
+#pragma unroll
+      for (int i = 0; i < kVectorSize<Stored>; ++i) results.values[i] = function(loaded.values[i]...);
+      reinterpret_cast<StoredVector*>(result)[thread] = results;
+    };
+    apply(reinterpret_cast<const StoredVector*>(operands)[thread]...);
+  } else {
+    const int64_t i = thread - vectors + vectors * kVectorSize<Stored>;
+    if (i < count) result[i] = function(operands[i]...);
+  }
+}
+
+bool aligned(const void* pointer) {
+  return reinterpret_cast<uintptr_t>(pointer) % kVectorBytes == 0;
+}
+
+template <class Function, class Stored, class... Operands>
+void launch_map(const char* op, int64_t count, Stored* result, const Operands*... operands) {
+  // A slice of a tensor may begin anywhere.
+  const int64_t vectors = aligned(result) && (aligned(operands) && ...) ? count / kVectorSize<Stored> : 0;
+  launch_elements(op, count - vectors * (kVectorSize<Stored> - 1), &map<Function, Stored, Operands...>,
+                  Function{}, vectors, count, result, operands...);
+}
+
+}  // namespace
+
+template <class Stored>
+void relu(int64_t count, const void* input, void* output) {
+  launch_map<Relu>("relu", count, static_cast<Stored*>(output), static_cast<const Stored*>(input));
+}
+
+template <class Stored>
+void relu_grad(int64_t count, const void* grad_output, const void* output, void* grad_input) {
+  launch_map<ReluGrad>("relu_grad", count, static_cast<Stored*>(grad_input),
+                       static_cast<const Stored*>(grad_output), static_cast<const Stored*>(output));
+}
+
+template void relu<float>(int64_t, const void*, void*);
+template void relu<double>(int64_t, const void*, void*);
+template void relu<BFloat16>(int64_t, const void*, void*);
+template void relu<Float16>(int64_t, const void*, void*);
+template void relu_grad<float>(int64_t, const void*, const void*, void*);
+template void relu_grad<double>(int64_t, const void*, const void*, void*);
+template void relu_grad<BFloat16>(int64_t, const void*, const void*, void*);
+template void relu_grad<Float16>(int64_t, const void*, const void*, void*);
+
+}  // namespace lenet_ext::cuda

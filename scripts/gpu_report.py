@@ -1,0 +1,225 @@
+"""Builds, tests and times the CUDA kernels on this machine's GPU, and writes a report.
+
+Needs no network: only torch (2.10 or newer), nvcc, pybind11, ninja and a C++ compiler. What more is installed
+adds to it: pytest (with hypothesis and numpy) the tests, compute-sanitizer its checks, matplotlib the chart.
+With --device cpu it is only tried out: the emulator takes the GPU's place in tests, the CPU in the benchmark.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+SECONDS = 530  # for everything: under nine minutes
+OPERATORS = ["relu", "linear", "max_pool2d", "conv2d", "autograd"]
+LAST_LINES = 40
+# Of the table of targets, what the layers alone can reach; the rest needs the fused engine.
+TARGET = "LeNet layer by layer beside eager torch, B=1024: must 1.0x, aim 2x."
+
+
+@dataclass(frozen=True)
+class Step:
+    name: str
+    command: list[str]
+    limit: float  # seconds
+    environment: dict[str, str]
+    lacks: str = ""  # why it cannot be run
+
+
+@dataclass(frozen=True)
+class Outcome:
+    name: str
+    result: str  # "passed", "failed", or why it was not run
+    seconds: float
+    output: str
+
+
+def lacking(*modules: str) -> str:
+    missing = [module for module in modules if importlib.util.find_spec(module) is None]
+    return f"not installed: {', '.join(missing)}" if missing else ""
+
+
+def steps(out: Path, device: str) -> list[Step]:
+    python, tests = sys.executable, ROOT / "tests"
+    on_gpu = device != "cpu"
+    kernels, switch = ["--cuda"], ["--cuda"]
+    if not on_gpu:
+        library = str(ROOT / "build/cuda_emulator/libcuda_emulator.so")
+        kernels, switch = ["--emulator", library], ["--cuda-emulator", library]
+    results = [python, str(tests / "cuda_results.py"), *kernels]
+    files = [str(tests / f"test_{operator}.py") for operator in OPERATORS]
+    pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    few, uncached = {"HYPOTHESIS_PROFILE": "few"}, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
+    build = [python, "setup.py", "build_ext", "--inplace", "--build-temp", "build/temp"]
+    sanitizer = shutil.which("compute-sanitizer")
+    no_sanitizer = "" if sanitizer and on_gpu else "compute-sanitizer was not found, or there is no GPU"
+    checks = [
+        Step(
+            f"compute-sanitizer {tool}",
+            [str(sanitizer), "--tool", tool, "--error-exitcode", "1", *results],
+            75,
+            uncached,
+            no_sanitizer,
+        )
+        for tool in ("memcheck", "racecheck")
+    ]
+    benchmark = [python, "benchmarks/bench_gpu.py", str(out / "benchmark.json"), "--device", device]
+    return [
+        Step("build", build, 240, {"LENET_EXT_CUDA": "1"}),
+        *(
+            []
+            if on_gpu
+            else [Step("build of the emulator", [python, str(tests / "cuda_emulator/build.py")], 90, {})]
+        ),
+        Step("results like the CPU's", results, 60, {}),
+        Step(
+            "streams, graphs, devices",
+            [*pytest, str(tests / "test_cuda.py")],
+            60,
+            {},
+            lacking("pytest"),
+        ),
+        Step(
+            "tests of the operators",
+            [*pytest, *files, *switch],
+            150,
+            few,
+            lacking("pytest", "hypothesis", "numpy"),
+        ),
+        Step("benchmark", [*benchmark, *([] if on_gpu else ["--seconds", "0.05"])], 120, {}),
+        *checks,
+    ]
+
+
+def run(step: Step, seconds_left: float) -> Outcome:
+    if step.lacks:
+        return Outcome(step.name, step.lacks, 0, "")
+    limit, begin = min(step.limit, seconds_left), perf_counter()
+    if limit <= 0:
+        return Outcome(step.name, "no time was left", 0, "")
+    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | step.environment
+    try:
+        finished = subprocess.run(
+            step.command,
+            cwd=ROOT,
+            env=environment,
+            timeout=limit,
+            text=True,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            check=False,
+        )
+        result, output = ("passed" if finished.returncode == 0 else "failed"), finished.stdout
+    except subprocess.TimeoutExpired as expired:
+        result = f"not finished within {limit:.0f} s"
+        output = (
+            expired.stdout.decode(errors="replace")
+            if isinstance(expired.stdout, bytes)
+            else expired.stdout or ""
+        )
+    return Outcome(step.name, result, perf_counter() - begin, output)
+
+
+def environment(device: str) -> dict[str, Any]:
+    import torch
+
+    found: dict[str, Any] = {
+        "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "python": sys.version.split()[0],
+        "device": device,
+    }
+    if torch.cuda.is_available():
+        properties = torch.cuda.get_device_properties(0)
+        found["gpu"] = properties.name
+        found["compute capability"] = f"{properties.major}.{properties.minor}"
+    return found
+
+
+def markdown(facts: dict[str, Any], outcomes: list[Outcome], rows: list[dict[str, Any]]) -> str:
+    lines = ["# The CUDA kernels on a GPU" if "gpu" in facts else "# Tried out without a GPU", ""]
+    lines += [", ".join(f"{name}: {value}" for name, value in facts.items()), ""]
+    lines += ["| step | result | seconds |", "|---|---|---:|"]
+    lines += [f"| {one.name} | {one.result} | {one.seconds:.0f} |" for one in outcomes]
+    if rows:
+        lines += ["", "## Layers beside native torch", ""]
+        lines += [
+            "Medians in microseconds per call; float32 without TF32 on both sides, cuDNN's fastest "
+            "algorithms."
+        ]
+        lines += [
+            TARGET,
+            "",
+            "| case | batch | direction | ours | native | speed-up | right |",
+            "|---|---:|---|---:|---:|---:|---|",
+        ]
+        lines += [
+            f"| {row['case']} | {row['batch']} | {row['direction']} | {row['ours']:.1f} | "
+            f"{row['native']:.1f} | {row['speedup']:.2f}x | {'yes' if row['is_right'] else 'NO'} |"
+            for row in rows
+        ]
+    for one in outcomes:
+        if one.result != "passed" and one.output:
+            lines += [
+                "",
+                f"## Output of: {one.name}",
+                "",
+                "```",
+                *one.output.splitlines()[-LAST_LINES:],
+                "```",
+            ]
+    return "\n".join(lines) + "\n"
+
+
+def chart(rows: list[dict[str, Any]], title: str) -> bytes:
+    from lenet_ext.benchmark.charts import Bars, Panel, speedup_chart
+
+    bars = [Bars(f"{row['case']}, B={row['batch']}, {row['direction']}", [row["speedup"]]) for row in rows]
+    return speedup_chart(
+        "Layers on a GPU beside native torch", title, [Panel("times as fast", bars)], ["ours"]
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    arguments = parser.parse_args()
+    out = arguments.out.resolve()
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "benchmark.json").unlink(missing_ok=True)
+    facts = environment(arguments.device)
+    if arguments.device == "cuda" and "gpu" not in facts:
+        raise SystemExit("gpu_report: torch finds no GPU here; --device cpu tries the program out")
+    end = perf_counter() + SECONDS
+    outcomes: list[Outcome] = []
+    for step in steps(out, arguments.device):
+        outcomes.append(run(step, end - perf_counter()))
+        print(f"{step.name}: {outcomes[-1].result}, {outcomes[-1].seconds:.0f} s", flush=True)
+        measured = out / "benchmark.json"
+        rows = json.loads(measured.read_text()) if measured.is_file() else []
+        # After each step: a report is there even if a later one takes the machine down.
+        (out / "report.md").write_text(markdown(facts, outcomes, rows))
+        content = {"environment": facts, "steps": [asdict(one) for one in outcomes], "benchmark": rows}
+        (out / "report.json").write_text(json.dumps(content, indent=2) + "\n")
+    if rows and not lacking("matplotlib"):
+        (out / "speedups.png").write_bytes(chart(rows, ", ".join(str(value) for value in facts.values())))
+    failed = [one.name for one in outcomes if one.result == "failed"]
+    raise SystemExit(f"failed: {', '.join(failed)}" if failed else 0)
+
+
+if __name__ == "__main__":
+    main()

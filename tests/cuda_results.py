@@ -1,0 +1,110 @@
+"""Checks all operators over the CUDA kernels, emulated or on a GPU, against those of the CPU.
+
+Prints a digest of their results, bit by bit. Needs torch alone. Sizes cross the edges of tiles, slabs and
+splits.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import itertools
+from collections.abc import Iterator
+
+import torch
+from on_device import run_operators_on
+from torch import Tensor
+
+import lenet_ext  # noqa: F401  registers the operators
+
+operators = torch.ops.lenet_ext
+DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
+# Largest error of a result, relative to the largest of its tensor: sums of up to 2,000 products in another
+# order, rounded once.
+TOLERANCE = {torch.float32: 1e-5, torch.float64: 1e-14, torch.bfloat16: 1e-2, torch.float16: 1e-3}
+FORMATS = [torch.contiguous_format, torch.channels_last]
+# input, weight, (stride, stride, four paddings, dilation, dilation, groups)
+CONVOLUTIONS = [
+    ((3, 3, 12, 13), (6, 3, 5, 5), (1, 1, 0, 0, 0, 0, 1, 1, 1)),
+    ((2, 6, 9, 9), (16, 6, 5, 5), (1, 1, 1, 2, 0, 1, 1, 1, 1)),
+    ((2, 4, 11, 9), (34, 2, 3, 2), (2, 3, 1, 1, 1, 1, 2, 1, 2)),
+    ((1, 2, 20, 21), (70, 2, 3, 3), (1, 1, 1, 1, 1, 1, 1, 1, 1)),
+]
+# rows, in, out: one split of the weight's gradient, and several
+MATRICES = [(5, 17, 10), (67, 40, 84), (600, 9, 7), (130, 1, 65)]
+# kernel, stride, padding, dilation, ceil_mode
+POOLS = [(2, 2, 0, 1, False), (3, 2, 1, 1, True), (3, 1, 1, 2, False), (17, 5, 8, 1, False)]
+
+
+def normal(*shape: int) -> Tensor:
+    return torch.randn(shape, dtype=torch.float64)
+
+
+def results(dtype: torch.dtype, memory_format: torch.memory_format) -> Iterator[Tensor]:
+    for image_shape, weight_shape, numbers in CONVOLUTIONS:
+        image = normal(*image_shape).to(dtype).contiguous(memory_format=memory_format)
+        weight, bias = normal(*weight_shape).to(dtype), normal(weight_shape[0]).to(dtype)
+        output = operators.conv2d(image, weight, bias, *numbers)
+        yield output
+        yield from operators.conv2d_grads(output, image, weight, *numbers, True)
+    for kernel, stride, padding, dilation, ceil_mode in POOLS:
+        geometry = (kernel, kernel, stride, stride, padding, padding, dilation, dilation)
+        image = normal(2, 3, 19, 22).to(dtype).contiguous(memory_format=memory_format)
+        output, taps = operators.max_pool2d(image, *geometry, ceil_mode, True)
+        yield from (output, taps, operators.max_pool2d_indices(taps, 19, 22, *geometry))
+        yield operators.max_pool2d_input_grad(output, taps, 19, 22, *geometry)
+    if memory_format is torch.channels_last:
+        return
+    for rows, in_features, out_features in MATRICES:
+        rows_in, weight = normal(rows, in_features).to(dtype), normal(out_features, in_features).to(dtype)
+        output = operators.linear(rows_in, weight, normal(out_features).to(dtype))
+        yield output
+        yield from operators.linear_grads(output, rows_in, weight, True)
+    for count in (1, 4097):
+        # A slice is not aligned to the vectors that relu loads.
+        for values in (normal(count).to(dtype), normal(count + 1).to(dtype)[1:]):
+            output = operators.relu(values)
+            yield from (output, operators.relu_grad(values, output))
+
+
+def all_results() -> list[Tensor]:
+    torch.manual_seed(0)
+    return [
+        result
+        for dtype, memory_format in itertools.product(DTYPES, FORMATS)
+        for result in results(dtype, memory_format)
+    ]
+
+
+def check(actual: Tensor, expected: Tensor) -> None:
+    assert actual.isfinite().all()
+    if actual.is_floating_point() and actual.numel() > 0:
+        largest = float(expected.double().abs().max()) or 1.0
+        error = float((actual.double() - expected.double()).abs().max()) / largest
+        assert error < TOLERANCE[actual.dtype], (
+            f"{actual.dtype}, {tuple(actual.shape)}: relative error {error}"
+        )
+    else:
+        assert torch.equal(actual, expected)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    kernels = parser.add_mutually_exclusive_group(required=True)
+    kernels.add_argument("--emulator", metavar="LIBRARY")
+    kernels.add_argument("--cuda", action="store_true")
+    arguments = parser.parse_args()
+    expected = all_results()
+    if arguments.cuda:
+        run_operators_on(torch.device("cuda"))
+    else:
+        torch.ops.load_library(arguments.emulator)
+    digest = hashlib.sha256()
+    for actual, wanted in zip(all_results(), expected, strict=True):
+        check(actual, wanted)
+        digest.update(bytes(actual.contiguous().flatten().view(torch.uint8).tolist()))
+    print(digest.hexdigest())
+
+
+if __name__ == "__main__":
+    main()

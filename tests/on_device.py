@@ -1,0 +1,50 @@
+"""Lets the tests of the operators, whose tensors are on the CPU, run the kernels of another device.
+
+Operators called with tensors of the CPU take copies to the device, laid out alike, and copy the results back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+OPERATORS = [
+    *("conv2d", "conv2d_input_grad", "conv2d_weight_grad", "conv2d_grads"),
+    *("linear", "linear_input_grad", "linear_weight_grad", "linear_grads"),
+    *("max_pool2d", "max_pool2d_indices", "max_pool2d_input_grad"),
+    *("relu", "relu_", "relu_grad"),
+]
+_libraries: list[torch.library.Library] = []  # an implementation lasts as long as its library
+
+
+def moved(value: Any, device: torch.device) -> Any:
+    """`value`, or a copy of a tensor with the same strides and offset within the same storage."""
+    if not isinstance(value, Tensor):
+        return value
+    storage = torch.empty(0, dtype=value.dtype).set_(value.untyped_storage())
+    return storage.to(device, copy=True).as_strided(value.size(), value.stride(), value.storage_offset())
+
+
+def call_on(device: torch.device, operator: Callable[..., Any], in_place: bool, *arguments: Any) -> Any:
+    """What `operator` gives for the arguments on the device, on the CPU."""
+    copies = [moved(argument, device) for argument in arguments]
+    results = operator(*copies)
+    if in_place:
+        arguments[0].copy_(copies[0])
+    if isinstance(results, Tensor):
+        return results.cpu()
+    return None if results is None else tuple(result.cpu() for result in results)
+
+
+def run_operators_on(device: torch.device) -> None:
+    """From now on, for the rest of the process."""
+    library = torch.library.Library("lenet_ext", "IMPL")
+    _libraries.append(library)
+    for name in OPERATORS:
+        operator = getattr(torch.ops.lenet_ext, name).default
+        implementation = partial(call_on, device, operator, name.endswith("_"))
+        library.impl(name, implementation, "CPU", allow_override=True)

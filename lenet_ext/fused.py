@@ -101,7 +101,9 @@ def fuse(
     modules or functions of torch or of lenet_ext. Its forward is read once, with torch.export. The result
     shares its Parameters: an update of one is seen by the other. example_input: (N, C, H, W) or (N, features)
     of the shape and dtype to expect; only its batch size may differ later. mean, std: one number, or one per
-    channel; the module then takes uint8 images too, as (image / 255 - mean) / std.
+    channel; the module then takes uint8 images too, as (image / 255 - mean) / std. Convolutions with stride 1
+    and 3 or 5 kernel rows may be computed by Winograd's method unless in float64: it rounds differently, and
+    an infinity in an activation may make NaN of results in neighbouring rows.
 
     Raises TypeError where an argument has the wrong type; RuntimeError that names the layer where `model` is
     no such chain (lenet_ext.convert is for these); ValueError where mean and std do not fit.

@@ -139,7 +139,7 @@ __device__ void conv2d_input_grad(const NetStage<Compute>& s, const Tile<Compute
 // kLanes neighbouring threads share the sums over pixels and images, for kTaps taps of one output channel.
 template <class Compute, int kImages>
 __device__ void conv2d_weight_grad(const NetStage<Compute>& s, const Tile<Compute, kImages>& tile,
-                                   Compute* partial, bool first_tile) {
+                                   Compute* partial) {
   constexpr int kTaps = 5, kLanes = 8;
   const int32_t plane_taps = s.rows.kernel * s.columns.kernel, taps = s.group_in * plane_taps;
   const int32_t chunks = static_cast<int32_t>(divide_up(taps, kTaps)), channels = s.groups * s.group_out;
@@ -189,7 +189,7 @@ __device__ void conv2d_weight_grad(const NetStage<Compute>& s, const Tile<Comput
     }
     if (!inside) return;
     const auto add = [&](int32_t index, Compute sum) {
-      partial[index] = first_tile ? sum : partial[index] + sum;
+      partial[index] = tile.is_first() ? sum : partial[index] + sum;
     };
 #pragma unroll
     for (int k = 0; k < kTaps; ++k) {

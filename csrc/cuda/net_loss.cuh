@@ -63,18 +63,18 @@ __device__ void loss_and_grad(const NetPass<Compute>& pass, const NetStage<Compu
   const auto scale = static_cast<Compute>(pass.loss_scale);
   const int32_t warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   for (int32_t image = warp; image < kImages; image += kNetThreads / kWarpSize) {
-    if (image >= tile.images) {
+    if (image >= tile.images()) {
       for (int32_t j = lane; j < size; j += kWarpSize) grad[j * kImages + image] = 0;
       continue;
     }
-    const int64_t source = source_image(pass.images, tile.first + image);
+    const int64_t source = source_image(pass.images, tile.first() + image);
     const Compute loss =
         pass.loss == Loss::kCrossEntropy
             ? cross_entropy(size, kImages, output + image, static_cast<const int64_t*>(pass.targets)[source],
                             scale, grad + image)
             : squared_error(size, kImages, output + image, pass.targets, pass.dtype, source * size, scale,
                             grad + image);
-    if (lane == 0) pass.losses[tile.first + image] = loss;
+    if (lane == 0) pass.losses[tile.first() + image] = loss;
   }
 }
 

@@ -50,8 +50,8 @@ __device__ void pool_forward(const NetStage<Compute>& s, const Tile<Compute, kIm
         tile.positions(s.positions_at)[i * kImages + image] =
             patch_position(s, top + tap.quotient * y.dilation, left + tap.remainder * x.dilation);
       }
-      if (s.taps != nullptr && image < tile.images) {
-        const int64_t place = (tile.first + image) * s.output_size + i;
+      if (s.taps != nullptr && image < tile.images()) {
+        const int64_t place = (tile.first() + image) * s.output_size + i;
         if (s.byte_taps) {
           s.taps[place] = static_cast<uint8_t>(best_tap[image]);
         } else {
@@ -73,9 +73,9 @@ __device__ void load_positions(const NetStage<Compute>& s, const Tile<Compute, k
   for_each_task(s.output_size * kImages, [&](int32_t item) {
     const int32_t i = item / kImages, image = item % kImages;
     const auto column = divide(i, x.out_size), row = divide(column.quotient, y.out_size);
-    const int64_t place = (tile.first + image) * s.output_size + i;
+    const int64_t place = (tile.first() + image) * s.output_size + i;
     int64_t tap = 0;
-    if (image < tile.images) {
+    if (image < tile.images()) {
       tap = s.byte_taps ? int64_t{s.taps[place]} : reinterpret_cast<const int32_t*>(s.taps)[place];
     }
     const int64_t h = int64_t{row.remainder} * y.stride - y.pad + tap / x.kernel * y.dilation;

@@ -46,9 +46,11 @@ NetLaunch<Compute> plan_net(const char* op, const NetShape& net, const NetPurpos
                             NetPass<Compute>& pass) {
   // A vector of 16 bytes.
   constexpr int kMostImages = std::is_same_v<Compute, float> ? 4 : 1;
-  const Device device(op);
-  NetLaunch<Compute> launch;
   set_stages(op, net, pass);
+  const Device device(op);
+  if (pass.batch > std::numeric_limits<int32_t>::max())
+    fail(op, ": the batch is too large for CUDA: ", pass.batch);
+  NetLaunch<Compute> launch;
   const auto fits = [&](int images) {
     pass.tile_bytes = lay_out(pass, purpose, images);
     return pass.tile_bytes <= device.shared_bytes;

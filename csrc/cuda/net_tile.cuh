@@ -35,14 +35,14 @@ __device__ void load_images(const NetPass<Compute>& pass, const Tile<Compute, kI
   int64_t sources[kImages];
 #pragma unroll
   for (int image = 0; image < kImages; ++image) {
-    sources[image] = image < tile.images ? source_image(images, tile.first + image) * size : 0;
+    sources[image] = image < tile.images() ? source_image(images, tile.first() + image) * size : 0;
   }
   for_each_task(size, [&](int32_t i) {
     Values<Compute, kImages> v = splat<Compute, kImages>(0);
     const int32_t channel = images.bytes ? divide(i, plane).quotient : 0;
 #pragma unroll
     for (int image = 0; image < kImages; ++image) {
-      if (image >= tile.images) break;
+      if (image >= tile.images()) break;
       v.values[image] = images.bytes ? static_cast<const uint8_t*>(images.data)[sources[image] + i] *
                                                static_cast<Compute>(images.scale[channel]) +
                                            static_cast<Compute>(images.shift[channel])
@@ -89,7 +89,7 @@ __device__ void load_saved(const NetStage<Compute>& s, const Tile<Compute, kImag
     Values<Compute, kImages> v = splat<Compute, kImages>(0);
 #pragma unroll
     for (int image = 0; image < kImages; ++image) {
-      if (image < tile.images) v.values[image] = s.saved[(tile.first + image) * s.output_size + i];
+      if (image < tile.images()) v.values[image] = s.saved[(tile.first() + image) * s.output_size + i];
     }
     values[s.output.index(i)] = v;
   });
@@ -106,9 +106,9 @@ __device__ void load_grad_output(const NetPass<Compute>& pass, const NetStage<Co
     Values<Compute, kImages> v = splat<Compute, kImages>(0);
 #pragma unroll
     for (int image = 0; image < kImages; ++image) {
-      if (image < tile.images) {
+      if (image < tile.images()) {
         v.values[image] =
-            load_stored<Compute>(pass.grad_output, pass.dtype, (tile.first + image) * last.output_size + i);
+            load_stored<Compute>(pass.grad_output, pass.dtype, (tile.first() + image) * last.output_size + i);
       }
     }
     grad[i] = v;
@@ -117,8 +117,7 @@ __device__ void load_grad_output(const NetPass<Compute>& pass, const NetStage<Co
 
 // From the gradient of the stage's output to those of its parameters and of its input.
 template <class Compute, int kImages>
-__device__ void stage_backward(const NetStage<Compute>& s, const Tile<Compute, kImages>& tile,
-                               bool first_tile) {
+__device__ void stage_backward(const NetStage<Compute>& s, const Tile<Compute, kImages>& tile) {
   const bool wants_input_grad = s.input_grad_at != kNowhere;
   const auto* const grad = tile.values(s.grad_at);
   switch (s.core) {
@@ -132,7 +131,7 @@ __device__ void stage_backward(const NetStage<Compute>& s, const Tile<Compute, k
         with_chunk(s.back_chunk, [&](auto chunk) { conv2d_input_grad<chunk>(s, tile, core_grad); });
       }
       if (s.partial != nullptr) {
-        conv2d_weight_grad(s, tile, s.partial + int64_t{blockIdx.x} * s.parameter_count, first_tile);
+        conv2d_weight_grad(s, tile, s.partial + int64_t{blockIdx.x} * s.parameter_count);
       }
       break;
     case StageShape::Core::kLinear:
@@ -161,14 +160,14 @@ __device__ void store_rows(const Tile<Compute, kImages>& tile, const View& view,
     const auto v = values[view.index(i)];
 #pragma unroll
     for (int image = 0; image < kImages; ++image) {
-      if (image < tile.images)
-        store_stored<Compute>(target, dtype, (tile.first + image) * size + i, v.values[image]);
+      if (image < tile.images())
+        store_stored<Compute>(target, dtype, (tile.first() + image) * size + i, v.values[image]);
     }
   });
 }
 
 template <class Compute, int kImages>
-__device__ void backward(const NetPass<Compute>& pass, const Tile<Compute, kImages>& tile, bool first_tile) {
+__device__ void backward(const NetPass<Compute>& pass, const Tile<Compute, kImages>& tile) {
   const NetStage<Compute>& last = pass.stages[pass.stage_count - 1];
   if (pass.trains) {
     loss_and_grad(pass, last, tile);
@@ -183,7 +182,7 @@ __device__ void backward(const NetPass<Compute>& pass, const Tile<Compute, kImag
     });
     __syncthreads();
   }
-  for (int32_t i = pass.stage_count - 1; i >= 0; --i) stage_backward(pass.stages[i], tile, first_tile);
+  for (int32_t i = pass.stage_count - 1; i >= 0; --i) stage_backward(pass.stages[i], tile);
   if (pass.grad_input != nullptr) {
     const NetStage<Compute>& first = pass.stages[0];
     store_rows(tile, dense_view(first.input_grad_at), first.input_size, pass.grad_input, pass.dtype);
@@ -195,10 +194,10 @@ template <class Compute, int kImages, bool kShared>
 __global__ __launch_bounds__(kNetThreads, 1) void net_tile(const __grid_constant__ NetPass<Compute> pass) {
   unsigned char* const memory =
       kShared ? shared_memory() : pass.workspace + int64_t{blockIdx.x} * pass.tile_bytes;
-  const int64_t tiles = divide_up(pass.batch, kImages);
-  for (int64_t i = blockIdx.x; i < tiles; i += gridDim.x) {
-    const int64_t first = i * kImages, left = pass.batch - first;
-    const Tile<Compute, kImages> tile{memory, first, left < kImages ? static_cast<int32_t>(left) : kImages};
+  const auto tiles = static_cast<int32_t>(divide_up(pass.batch, kImages));
+  for (auto i = static_cast<int32_t>(blockIdx.x); i < tiles; i += static_cast<int32_t>(gridDim.x)) {
+    const int64_t left = pass.batch - int64_t{i} * kImages;
+    const Tile<Compute, kImages> tile{memory, i, left < kImages ? static_cast<int32_t>(left) : kImages};
     load_images(pass, tile);
     __syncthreads();
     for (int32_t stage = 0; stage < pass.stage_count; ++stage) {
@@ -213,7 +212,7 @@ __global__ __launch_bounds__(kNetThreads, 1) void net_tile(const __grid_constant
       const NetStage<Compute>& last = pass.stages[pass.stage_count - 1];
       store_rows(tile, last.output, last.output_size, pass.output, pass.dtype);
     }
-    if (pass.backward) backward(pass, tile, i == blockIdx.x);
+    if (pass.backward) backward(pass, tile);
     __syncthreads();
   }
 }

@@ -40,8 +40,15 @@ __device__ void store_stored(void* data, DType dtype, int64_t i, Compute value) 
 template <class Compute, int kImages>
 struct Tile {
   unsigned char* memory;
-  int64_t first;   // image
-  int32_t images;  // kImages, or fewer at the end of the batch
+  int32_t index;
+  int32_t left;  // images of the batch from here on, as far as they fit
+
+  // Image.
+  __device__ int64_t first() const { return int64_t{index} * kImages; }
+  // kImages, or fewer at the end of the batch.
+  __device__ int32_t images() const { return kImages == 1 ? 1 : left; }
+  // Whether this is the first tile that the block takes.
+  __device__ bool is_first() const { return index == static_cast<int32_t>(blockIdx.x); }
 
   __device__ Values<Compute, kImages>* values(int64_t at) const {
     return reinterpret_cast<Values<Compute, kImages>*>(memory + at);
@@ -115,7 +122,7 @@ __device__ void copy_out(const Tile<Compute, kImages>& tile, const View& view, i
     const Values<Compute, kImages> v = values[view.index(i)];
 #pragma unroll
     for (int image = 0; image < kImages; ++image) {
-      if (image < tile.images) target[(tile.first + image) * size + i] = v.values[image];
+      if (image < tile.images()) target[(tile.first() + image) * size + i] = v.values[image];
     }
   });
 }

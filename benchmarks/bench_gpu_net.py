@@ -149,7 +149,7 @@ def peak_row(batch: int, device: str, seconds: float) -> Row:
     fused = lenet_ext.fuse(model, images[:1])
     with torch.no_grad():
         distance = difference(fused(images[-64:]), model(images[-64:]))
-        times = []
+        times: list[float] = []
         end = perf_counter() + seconds
         while len(times) < FEWEST_RUNS or perf_counter() < end:
             times.append(seconds_of(lambda: fused(images), 1, device))

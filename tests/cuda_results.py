@@ -106,7 +106,7 @@ def net_results(dtype: torch.dtype) -> Iterator[Tensor]:
         order = torch.arange(batch).flip(0)
         bytes = (images.float() * 20 + 128).clamp(0, 255).to(torch.uint8)
         normalization = torch.tensor([[1 / 64] * image_sizes[0], [-2.0] * image_sizes[0]])
-        for source, targets, loss in ((images, output, 1), (bytes, classes, 0)):
+        for source, targets, loss in ((images, output + 1, 1), (bytes, classes, 0)):
             scales = normalization if source is bytes else None
             yield operators.net_train(
                 source, targets, order, parameters, buffers, program, scales, *options, loss

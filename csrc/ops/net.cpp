@@ -38,8 +38,8 @@ Tensor empty_output(const NetTensors& t) {
 // Inference.
 Tensor net(const Tensor& input, Tensors parameters, SizeList program, std::optional<Tensor> normalization) {
   const NetTensors t = check_net("net", input, parameters, program, normalization);
-  Tensor output = empty_output(t);
   const Backend kernels("net", t.images);
+  Tensor output = empty_output(t);
   if (t.shape.batch > 0) {
     kernels[t.dtype].net_forward(
         t.shape, {t.net_images(), t.pointers.data(), output.mutable_data_ptr(), nullptr, nullptr});
@@ -51,6 +51,7 @@ Tensor net(const Tensor& input, Tensors parameters, SizeList program, std::optio
 std::tuple<Tensor, Tensor, Tensor> net_forward(const Tensor& input, Tensors parameters, SizeList program,
                                                std::optional<Tensor> normalization) {
   const NetTensors t = check_net("net_forward", input, parameters, program, normalization);
+  const Backend kernels("net_forward", t.images);
   const int64_t batch = t.shape.batch, stages = static_cast<int64_t>(t.shape.stages.size());
   Tensor output = empty_output(t);
   Tensor saved = empty_of(std::array{batch * t.shape.saved_elements()}, compute_type(t.dtype), t.images);
@@ -59,7 +60,6 @@ std::tuple<Tensor, Tensor, Tensor> net_forward(const Tensor& input, Tensors para
   for (const StageShape& stage : t.shape.stages) written += stage.tap_bytes() * batch;
   // The bytes that round the taps of a stage to whole words are written by no kernel.
   if (written < taps.numel()) torch::stable::zero_(taps);
-  const Backend kernels("net_forward", t.images);
   if (batch > 0) {
     kernels[t.dtype].net_forward(
         t.shape, {t.net_images(), t.pointers.data(), output.mutable_data_ptr(), saved.mutable_data_ptr(),
@@ -74,6 +74,7 @@ Tensors net_backward(const Tensor& grad_output, const Tensor& input, Tensors par
                      bool input_grad, bool parameter_grads) {
   constexpr const char* kOp = "net_backward";
   const NetTensors t = check_net(kOp, input, parameters, program, normalization);
+  const Backend kernels(kOp, t.images);
   const int64_t batch = t.shape.batch;
   if (dtype_of(kOp, "grad_output", grad_output) != t.dtype) {
     fail(kOp, ": grad_output must have the dtype of the parameters");
@@ -97,7 +98,6 @@ Tensors net_backward(const Tensor& grad_output, const Tensor& input, Tensors par
     grads.push_back(empty(sizes_of(t.parameters[i]), t.parameters[i]));
     pointers.push_back(grads.back().mutable_data_ptr());
   }
-  const Backend kernels(kOp, t.images);
   if (batch > 0) {
     kernels[t.dtype].net_backward(
         t.shape,

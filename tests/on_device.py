@@ -66,5 +66,3 @@ def run_operators_on(device: torch.device) -> None:
         operator = getattr(torch.ops.lenet_ext, name).default
         implementation = partial(call_on, device, operator, OVERWRITTEN.get(name, ()))
         library.impl(name, implementation, "CPU", allow_override=True)
-        if name == "net_train":  # which autograd has nothing to do with
-            library.impl(name, implementation, "AutogradCPU", allow_override=True)

@@ -30,10 +30,15 @@ _inference_op = torch.ops.lenet_ext.net.default
 _forward_op = torch.ops.lenet_ext.net_forward.default
 _backward_op = torch.ops.lenet_ext.net_backward.default
 train = torch.ops.lenet_ext.net_train.default
+# A step changes its parameters beneath autograd, which has nothing to record. What torch does after autograd
+# and before the kernel is still done: values of views with a negative bit, for example.
+_below_autograd = torch.library.Library("lenet_ext", "IMPL")
+for _key in ("AutogradCPU", "AutogradCUDA"):
+    _below_autograd.impl("net_train", torch.library.fallthrough_kernel, _key)
 
 
 class Loss(IntEnum):
-    """The numbers are those of csrc/cpu/net_arguments.h."""
+    """The numbers are those of csrc/net_arguments.h."""
 
     CROSS_ENTROPY = 0
     MEAN_SQUARED_ERROR = 1

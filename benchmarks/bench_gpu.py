@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import torch
 
@@ -89,15 +90,29 @@ def measure(case: Case, seconds: float) -> Row:
     )
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+def started(description: str | None) -> argparse.Namespace:
+    """The arguments of a benchmark, whose native side is set to full float32 and cuDNN's fastest."""
+    parser = argparse.ArgumentParser(description=description)
     parser.add_argument("file", type=Path)
     parser.add_argument("--device", default="cuda", help="cpu only tries the program out")
     parser.add_argument("--seconds", type=float, default=0.5, help="for each case")
-    arguments = parser.parse_args()
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cudnn.benchmark = True
+    return parser.parse_args()
+
+
+def save(rows: Iterable[Any], file: Path) -> None:
+    """Writes each row as soon as it is there: what was measured is kept if the next one fails."""
+    measured = []
+    for row in rows:
+        measured.append(asdict(row))
+        print(json.dumps(measured[-1]), flush=True)
+        file.write_text(json.dumps(measured, indent=2) + "\n")
+
+
+def main() -> None:
+    arguments = started(__doc__)
     on_gpu = arguments.device != "cpu"
     batches = LENET_BATCHES if on_gpu else LENET_BATCHES[:1]
     cases: list[Case] = [
@@ -106,12 +121,7 @@ def main() -> None:
         for batch in batches
     ]
     cases += layer_cases(arguments.device, LAYER_BATCH if on_gpu else batches[0])
-    rows = []
-    for case in cases:
-        rows.append(asdict(measure(case, arguments.seconds)))
-        print(json.dumps(rows[-1]), flush=True)
-        # After each case: what was measured is kept if the next one fails.
-        arguments.file.write_text(json.dumps(rows, indent=2) + "\n")
+    save((measure(case, arguments.seconds) for case in cases), arguments.file)
 
 
 if __name__ == "__main__":

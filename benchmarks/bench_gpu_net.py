@@ -7,24 +7,20 @@ graph of the eager kernels, and by torch.compile(mode="max-autotune"). Native to
 
 from __future__ import annotations
 
-import argparse
-import json
 import subprocess
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from statistics import median
 from time import perf_counter
 
 import torch
-from bench_gpu import FEWEST_RUNS, RUN_SECONDS, seconds_of
+from bench_gpu import FEWEST_RUNS, LENET_BATCHES, RUN_SECONDS, save, seconds_of, started
 from torch import Tensor
 
 import lenet_ext
 from lenet_ext.benchmark.cases import INFERENCE, TRAINING_STEP, dense_operations
 from lenet_ext.benchmark.measure import difference
 
-BATCHES = (64, 256, 1024, 16384)
 PEAK_BATCH = 65536  # inference of ours alone, as a share of the arithmetic that the GPU can do
 OURS, EAGER, GRAPH, COMPILED = "lenet_ext", "eager torch", "graph of eager", "torch.compile"
 LEARNING_RATE, MOMENTUM = 1e-3, 0.9
@@ -171,29 +167,19 @@ def peak_operations() -> float | None:
     return float(printed.split()[0]) * 1e6 * multiprocessors * LANES * OPERATIONS
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("file", type=Path)
-    parser.add_argument("--device", default="cuda", help="cpu only tries the program out")
-    parser.add_argument("--seconds", type=float, default=0.5, help="for each case")
-    arguments = parser.parse_args()
-    torch.backends.cuda.matmul.allow_tf32 = False
-    torch.backends.cudnn.allow_tf32 = False
-    torch.backends.cudnn.benchmark = True
-    on_gpu = arguments.device != "cpu"
-    batches, peak_batch = (BATCHES, PEAK_BATCH) if on_gpu else (BATCHES[:1], BATCHES[0])
-    rows = []
-
-    def add(row: Row) -> None:
-        rows.append(asdict(row))
-        print(json.dumps(rows[-1]), flush=True)
-        # After each case: what was measured is kept if the next one fails.
-        arguments.file.write_text(json.dumps(rows, indent=2) + "\n")
-
+def rows(device: str, seconds: float) -> Iterator[Row]:
+    batches, peak_batch = (
+        (LENET_BATCHES, PEAK_BATCH) if device != "cpu" else (LENET_BATCHES[:1], LENET_BATCHES[0])
+    )
     for what in (TRAINING_STEP, INFERENCE):
         for batch in batches:
-            add(measure(what, batch, arguments.device, arguments.seconds))
-    add(peak_row(peak_batch, arguments.device, arguments.seconds))
+            yield measure(what, batch, device, seconds)
+    yield peak_row(peak_batch, device, seconds)
+
+
+def main() -> None:
+    arguments = started(__doc__)
+    save(rows(arguments.device, arguments.seconds), arguments.file)
 
 
 if __name__ == "__main__":

@@ -60,12 +60,14 @@ class _Graph:
     def __init__(self, step: Step, images: Tensor, targets: Tensor, lr: Tensor) -> None:
         self._images = torch.empty_like(images, memory_format=torch.contiguous_format)
         self._targets = torch.empty_like(targets, memory_format=torch.contiguous_format)
-        self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self._loss = step(self._images, self._targets, lr)
+        with torch.cuda.device_of(images):  # whose current stream is captured
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._loss = step(self._images, self._targets, lr)
 
     def replay(self, images: Tensor, targets: Tensor) -> Tensor:
         self._images.copy_(images)
         self._targets.copy_(targets)
-        self._graph.replay()
+        with torch.cuda.device_of(images):
+            self._graph.replay()
         return self._loss.clone()  # the next replay writes into it

@@ -94,17 +94,19 @@ class TrainStep:
         permutation: int64, the images to take in this order (those left out are not used; one may come
         twice). callback(steps_done, losses_so_far) is called after every `callback_steps` steps and at the
         end. Targets and permutation are checked before the first step: an IndexError changes nothing. On CUDA
-        images and targets are best there already; the epoch waits for the GPU once, to check these.
+        the epoch waits for the GPU before it begins, to check them.
         """
         if batch_size < 1 or callback_steps < 1:
             raise ValueError("TrainStep: batch_size and callback_steps must be at least 1")
+        if permutation is not None:
+            permutation = permutation.to(images.device)
         if images.is_cuda:
-            permutation = None if permutation is None else permutation.to(images.device)
-            self._check_values(images, targets, permutation)
+            self._check_targets(images, targets)
+        if permutation is not None and (images.is_cuda or callback is not None):
+            _check_indices("order", permutation, len(images))
         if callback is None:
             return self._train(images, targets, permutation, batch_size)
         order = torch.arange(len(images), device=images.device) if permutation is None else permutation
-        _check_indices("order", order, len(images))
         losses: list[Tensor] = []
         for part in order.split(batch_size * callback_steps):
             losses.append(self._train(images, targets, part, batch_size))
@@ -210,10 +212,8 @@ class TrainStep:
         increment_version(parameters)  # an operator bound through the stable ABI leaves that to its caller
         return losses
 
-    def _check_values(self, images: Tensor, targets: Tensor, permutation: Tensor | None) -> None:
-        """Raises IndexError for values that the operator could not check without waiting for the GPU."""
-        if permutation is not None:
-            _check_indices("order", permutation, len(images))
+    def _check_targets(self, images: Tensor, targets: Tensor) -> None:
+        """Raises IndexError for a class that the operator could not check without waiting for the GPU."""
         if self.loss == "cross_entropy" and targets.dtype == torch.int64 and len(images) > 0:
             with torch.no_grad():
                 classes = self.fused(images[:1]).shape[-1]

@@ -31,10 +31,10 @@ def report(source: Path, architecture: str) -> str:
 
 
 def readable(mangled: str) -> str:
-    """For example contract<Tile<128, 8>, float, ...>."""
+    """For example contract<Tile<128, 8>, float, ...>; without the parameters."""
     name = subprocess.run(["c++filt", mangled], capture_output=True, text=True, check=True).stdout.strip()
     name = re.sub(r"lenet_ext::|cuda::|\(anonymous namespace\)::|^void ", "", name)
-    return name[: name.index(">(") + 1]
+    return name[: name.index(">(") + 1] if ">(" in name else name[: name.index("(")]
 
 
 def main() -> None:

@@ -7,9 +7,9 @@ import importlib.util
 import os
 from collections.abc import Iterator
 
+import on_device
 import pytest
 import torch
-from on_device import run_operators_on
 
 
 def set_hypothesis_up() -> None:
@@ -48,9 +48,10 @@ def pytest_configure(config: pytest.Config) -> None:
         # It registers its operators for the CPU, over those of the package.
         importlib.import_module("lenet_ext")
         torch.ops.load_library(library)
+        on_device.cuda_kernels = True
     if config.getoption("--cuda"):
         importlib.import_module("lenet_ext")
-        run_operators_on(torch.device("cuda"))
+        on_device.run_operators_on(torch.device("cuda"))
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ OPERATORS = [
     *("net", "net_forward", "net_backward", "net_train"),
 ]
 OVERWRITTEN = {"relu_": [0], "net_train": [3, 4]}  # arguments
+cuda_kernels = False  # whether the operators run those of CUDA, emulated or on a GPU, for tensors of the CPU
 _libraries: list[torch.library.Library] = []  # an implementation lasts as long as its library
 
 
@@ -60,6 +61,8 @@ def _on_cpu(results: Any) -> Any:
 
 def run_operators_on(device: torch.device) -> None:
     """From now on, for the rest of the process."""
+    global cuda_kernels
+    cuda_kernels = True
     library = torch.library.Library("lenet_ext", "IMPL")
     _libraries.append(library)
     for name in OPERATORS:

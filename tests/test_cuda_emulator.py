@@ -20,6 +20,14 @@ import build  # noqa: E402
 pytestmark = pytest.mark.skipif(build.COMPILER is None, reason="there is no C++ compiler")
 SEEDS = ["0", "1", "2", "3"]
 OPERATORS = ["relu", "linear", "max_pool2d", "conv2d", "autograd", "memory_safety"]
+OPERATORS += ["linear_relu", "conv2d_relu_max_pool2d", "net", "net_cuda", "fused", "train_step"]
+# Devices on which the fused engine takes other paths: with few multiprocessors a block has several images at
+# once and several tiles, with little shared memory their values lie elsewhere.
+DEVICES = {
+    "one multiprocessor": {"CUDA_EMULATOR_MULTIPROCESSORS": "1"},
+    "many multiprocessors": {"CUDA_EMULATOR_MULTIPROCESSORS": "100"},
+    "little shared memory": {"CUDA_EMULATOR_SHARED": "1500"},
+}
 
 
 def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -80,6 +88,14 @@ def test_operators(operator: str) -> None:
         CUDA_EMULATOR_SEED="1",
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_devices_of_other_sizes(device: str) -> None:
+    """The results of the CPU's kernels there too; other bits, since blocks divide the batch otherwise."""
+    program = (TESTS / "cuda_results.py", "--emulator", build.build())
+    finished = run(sys.executable, *program, CUDA_EMULATOR_SEED="1", **DEVICES[device])
+    assert finished.returncode == 0, finished.stderr
 
 
 def test_order_of_threads_does_not_matter() -> None:

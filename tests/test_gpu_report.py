@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from lenet_ext.benchmark.cases import INFERENCE, TRAINING_STEP
 from lenet_ext.benchmark.reports import REPORTS
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "benchmarks")]
 import bench_gpu  # noqa: E402
+import bench_gpu_net  # noqa: E402
 import gpu_report  # noqa: E402
 
 
@@ -46,10 +48,17 @@ def test_report_names_what_went_wrong() -> None:
         gpu_report.Outcome("build", "passed", 3, "fine"),
         gpu_report.Outcome("tests", "failed", 5, "one failed"),
     ]
-    text = gpu_report.markdown({"gpu": "G"}, outcomes, [row | {"is_right": False}])
+    network = {"what": "inference", "batch": 64, "is_right": True, "share_of_peak": None}
+    networks = [
+        network | {"microseconds": {"ours": 2.0, "eager torch": 9.0, "torch.compile": 5.0}},
+        network | {"microseconds": {"ours": 4.0}, "share_of_peak": 0.375},
+    ]
+    text = gpu_report.markdown({"gpu": "G"}, outcomes, networks, [row | {"is_right": False}])
     assert "| tests | failed | 5 |" in text
     assert "one failed" in text
     assert "fine" not in text
+    assert "| inference | 64 | 2.0 | 9.0 | 5.0 | 4.50x | 2.50x |  | yes |" in text
+    assert "| inference | 64 | 4.0 |  |  |  |  | 38% | yes |" in text
     assert "| relu | 2 | forward | 2.0 | 3.0 | 1.50x | NO |" in text
 
 
@@ -59,6 +68,14 @@ def test_without_a_gpu_nothing_is_reported(tmp_path: Path, monkeypatch: pytest.M
     with pytest.raises(SystemExit, match="torch finds no GPU here"):
         gpu_report.main()
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("what", [TRAINING_STEP, INFERENCE])
+def test_measuring_networks(what: str) -> None:
+    row = bench_gpu_net.measure(what, 4, "cpu", 0.01)
+    assert row.is_right
+    assert set(row.microseconds) == {bench_gpu_net.OURS, bench_gpu_net.EAGER}
+    assert bench_gpu_net.peak_row(4, "cpu", 0.01).is_right
 
 
 @pytest.mark.parametrize("name", ["lenet", "conv2d"])

@@ -3,11 +3,11 @@
 #pragma once
 
 #include "cpu/loss.h"
-#include "net_arguments.h"
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
 #include "cpu/sgd.h"
 #include "cpu/transpose.h"
+#include "net_arguments.h"
 
 namespace lenet_ext::cpu {
 

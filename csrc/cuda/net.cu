@@ -193,11 +193,8 @@ void net_train(const NetShape& net, const NetTrain& p) {
     run.summed.stages[i].buffer = buffer;
     buffer += run.summed.stages[i].count;
   }
-  if (p.images.order != nullptr) {
-    run.ready.order = p.images.order;
-    run.ready.checks[0] = {p.images.order, net.batch, p.images.available};
-  }
-  if (classes) run.ready.checks[1] = {static_cast<const int64_t*>(p.targets), net.batch, outputs};
+  run.ready.order = {p.images.order, net.batch, p.images.available};
+  if (classes) run.ready.targets = {static_cast<const int64_t*>(p.targets), net.batch, outputs};
   run.summed.trains = true, run.summed.sgd = p.sgd, run.summed.lr = p.lr, run.summed.batch = net.batch;
   run.summed.loss_scale = scale, run.summed.mean_loss = static_cast<Stored*>(p.mean_loss);
   run.launch();

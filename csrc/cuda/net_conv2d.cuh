@@ -50,9 +50,8 @@ __device__ void conv2d_forward(const NetStage<Compute>& s, const Tile<Compute, k
     const auto pixel = divide(task, pixels), chunk = divide(pixel.quotient, chunks);
     const auto place = divide(pixel.remainder, s.columns.out_size);
     const int32_t group = chunk.quotient, first = chunk.remainder * kChannels;
-    const auto* const patch = input + group * s.group_in * s.input.plane +
-                              place.quotient * s.rows.stride * s.input.row +
-                              place.remainder * s.columns.stride;
+    const auto* const patch =
+        input + group * s.group_in * s.input.plane + s.patch_position(place.quotient, place.remainder);
     const Compute* const weight = s.weight + int64_t{group} * taps * s.weight_stride + first;
     Compute sums[kChannels][kImages] = {};
     if (s.columns.kernel == 5) {
@@ -166,13 +165,12 @@ __device__ void conv2d_weight_grad(const NetStage<Compute>& s, const Tile<Comput
       const int32_t* const positions =
           s.pooled ? tile.positions(s.positions_at) + int64_t{channel} * items : nullptr;
       for (int32_t item = lane; item < items; item += kLanes) {
-        const int32_t pixel = item / kImages;
         int32_t position;
         if (s.pooled) {
           position = positions[item];
         } else {
-          const auto place = divide(pixel, s.columns.out_size);
-          position = place.quotient * s.rows.stride * s.input.row + place.remainder * s.columns.stride;
+          const auto place = divide(item / kImages, s.columns.out_size);
+          position = s.patch_position(place.quotient, place.remainder);
         }
         const Compute g = grad[item];
         const Compute* const patch = input + position * kImages + item % kImages;
@@ -188,7 +186,7 @@ __device__ void conv2d_weight_grad(const NetStage<Compute>& s, const Tile<Comput
       for (int k = 0; k < kTaps; ++k) sums[k] += __shfl_xor_sync(kWholeWarp, sums[k], distance);
     }
     if (!inside) return;
-    const auto add = [&](int32_t index, Compute sum) {
+    const auto add = [&](int64_t index, Compute sum) {
       partial[index] = tile.is_first() ? sum : partial[index] + sum;
     };
 #pragma unroll

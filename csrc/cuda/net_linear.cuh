@@ -1,5 +1,5 @@
 // linear within a tile of the fused engine: forward, and the gradient of its input. The weight's gradient is
-// a product of matrices over the whole batch (net_update.cu).
+// a product of matrices over the whole batch (net_linear_grad.cu).
 #pragma once
 
 #include "cuda/net_values.cuh"

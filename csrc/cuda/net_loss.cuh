@@ -17,7 +17,8 @@ __device__ T reduce_warp(T value, const Combine& combine) {
 }
 
 // -log softmax(output)[target]; shifted by the largest output, so that no exponential overflows. A target
-// that is no class counts as class 0 here: the step is not taken (net_update.cu). Returns the image's loss.
+// that is no class counts as class 0 here: the step is not taken (net_parameters.cu). Returns the image's
+// loss.
 template <class Compute>
 __device__ Compute cross_entropy(int32_t classes, int32_t stride, const Compute* output, int64_t target,
                                  Compute scale, Compute* grad) {

@@ -51,21 +51,20 @@ __global__ __launch_bounds__(kElementThreads) void ready_elements(
 }
 
 // One block: whether any index is out of range.
-template <class Stored>
-__global__ __launch_bounds__(kElementThreads) void find_bad_indices(const int64_t* order,
-                                                                    IndexCheck order_check,
-                                                                    IndexCheck target_check, int32_t* bad) {
+__global__ __launch_bounds__(kElementThreads) void find_bad_indices(IndexCheck order, IndexCheck targets,
+                                                                    int32_t* bad) {
   __shared__ int32_t found;
   if (threadIdx.x == 0) found = 0;
   __syncthreads();
-  const auto is_bad = [](int64_t index, const IndexCheck& check) { return index < 0 || index >= check.size; };
-  for (int64_t i = threadIdx.x; i < order_check.count; i += kElementThreads) {
-    if (is_bad(order_check.indices[i], order_check)) found = 1;
-  }
-  for (int64_t i = threadIdx.x; i < target_check.count; i += kElementThreads) {
-    const int64_t place = order != nullptr ? order[i] : i;
-    if (order != nullptr && is_bad(place, order_check)) continue;
-    if (is_bad(target_check.indices[place], target_check)) found = 1;
+  const auto is_bad = [](int64_t index, const IndexCheck& check) {
+    return check.indices != nullptr && (index < 0 || index >= check.size);
+  };
+  const int64_t count = order.indices != nullptr ? order.count : targets.count;
+  for (int64_t i = threadIdx.x; i < count; i += kElementThreads) {
+    const int64_t image = order.indices != nullptr ? order.indices[i] : i;
+    if (is_bad(image, order) || (targets.indices != nullptr && is_bad(targets.indices[image], targets))) {
+      found = 1;
+    }
   }
   __syncthreads();
   if (threadIdx.x == 0) *bad = found;
@@ -157,7 +156,7 @@ void make_ready(const char* op, const ReadyParameters<Stored>& p) {
   }
   launch_elements(op, count, &ready_elements<Stored>, p);
   if (p.bad != nullptr) {
-    launch(op, 1, kElementThreads, &find_bad_indices<Stored>, p.order, p.checks[0], p.checks[1], p.bad);
+    launch(op, 1, kElementThreads, &find_bad_indices, p.order, p.targets, p.bad);
   }
 }
 

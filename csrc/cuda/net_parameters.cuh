@@ -30,9 +30,8 @@ template <class Stored>
 struct ReadyParameters {
   ReadyStage<Stored> stages[kMostStages];
   int32_t stage_count;
-  const int64_t* order;  // of targets, or null
-  IndexCheck checks[2];  // of the order, and of the targets at its places
-  int32_t* bad;          // becomes whether an index is out of range; or null
+  IndexCheck order, targets;  // targets: those of the images in this order
+  int32_t* bad;               // becomes whether an index is out of range; or null
 };
 
 // After a pass: the sum of a stage's partial gradients, [slice][weight and bias], goes to `weight` and `bias`

@@ -13,7 +13,11 @@ namespace lenet_ext::cuda {
 
 // 16 warps, which leaves each thread 128 of an SM's 65,536 registers.
 inline constexpr int kNetThreads = 512;
-inline constexpr int kMostStages = 32;  // what fits into the arguments of a kernel with much to spare
+inline constexpr int kMostStages = 32;
+inline constexpr size_t kMostArgumentBytes = 32764;  // of a kernel, on sm_70 and newer
+// Of an image, with padding, and of the weight of a convolution: tasks and places are 32-bit, and up to 8
+// threads share a task, or 4 images a place.
+inline constexpr int64_t kMostNetValues = int64_t{1} << 26;
 inline constexpr int64_t kNowhere = -1;
 
 // Where an image's values lie: (channel, h, w) at channel * plane + h * row + w + origin, from `at` bytes on
@@ -61,7 +65,12 @@ struct NetStage {
   uint8_t* taps;                        // [image][output_size] of 1 or 4 bytes each, or null
   Compute *linear_input, *linear_grad;  // [image][features], for the weight's gradient; or null
   Compute* partial;                     // conv2d: [block][weight and bias], or null
-  int32_t weight_count, parameter_count;
+  int64_t weight_count, parameter_count;
+
+  // The offset in a channel of the input of the patch that belongs to a pixel before the pool.
+  __device__ int32_t patch_position(int32_t h, int32_t w) const {
+    return h * rows.stride * input.row + w * columns.stride;
+  }
 };
 
 template <class Compute>
@@ -87,5 +96,6 @@ struct NetPass {
   int64_t tile_bytes;
   unsigned char* workspace;
 };
+static_assert(sizeof(NetPass<double>) <= kMostArgumentBytes);
 
 }  // namespace lenet_ext::cuda

@@ -90,8 +90,8 @@ void set_stages(const char* op, const NetShape& net, NetPass<Compute>& pass) {
     }
     const int64_t channels = height * width == 0 ? 0 : size / (height * width);
     const int64_t padded = multiply_sizes(op, channels, multiply_sizes(op, padded_height, padded_width));
-    if (padded > kMostPositions) {
-      fail(op, ": on CUDA an image of a network may have up to ", kMostPositions, " elements, got ", padded);
+    if (padded > kMostNetValues) {
+      fail(op, ": on CUDA an image may have up to ", kMostNetValues, " elements in each layer, got ", padded);
     }
     v.row = static_cast<int32_t>(padded_width), v.plane = static_cast<int32_t>(padded_height * padded_width);
     v.size = static_cast<int32_t>(padded);
@@ -113,6 +113,10 @@ void set_stages(const char* op, const NetShape& net, NetPass<Compute>& pass) {
     int64_t height = input.height, width = input.width;
     if (shape.core == Core::kConv2d) {
       const Conv2dShape& c = shape.conv;
+      if (shape.weight_size > kMostNetValues) {
+        fail(op, ": on CUDA the weight of a conv2d may have up to ", kMostNetValues, " elements, got ",
+             shape.weight_size);
+      }
       s.rows = axis(c.height, c.out_height, c.kernel_height, c.stride_h, c.pad_top, c.dilation_h);
       s.columns = axis(c.width, c.out_width, c.kernel_width, c.stride_w, c.pad_left, c.dilation_w);
       s.groups = static_cast<int32_t>(c.groups);
@@ -130,6 +134,7 @@ void set_stages(const char* op, const NetShape& net, NetPass<Compute>& pass) {
     s.core_output = shape.core == Core::kNone ? input : view(height, width, shape.core_size, count);
     if (shape.pooled) {
       const MaxPool2dShape& p = shape.pool;
+      check_positions(op, p.height + 2 * p.pad_h, p.width + 2 * p.pad_w);
       s.pool_rows = axis(p.height, p.out_height, p.kernel_height, p.stride_h, p.pad_h, p.dilation_h);
       s.pool_columns = axis(p.width, p.out_width, p.kernel_width, p.stride_w, p.pad_w, p.dilation_w);
       s.byte_taps = p.byte_taps();
@@ -138,8 +143,8 @@ void set_stages(const char* op, const NetShape& net, NetPass<Compute>& pass) {
     s.input_size = static_cast<int32_t>(shape.input_size);
     s.core_size = static_cast<int32_t>(shape.core_size);
     s.output_size = static_cast<int32_t>(shape.output_size);
-    s.weight_count = static_cast<int32_t>(shape.weight_size);
-    s.parameter_count = static_cast<int32_t>(shape.parameter_count());
+    s.weight_count = shape.weight_size;
+    s.parameter_count = shape.parameter_count();
     s.input = input;
     s.output = input = view(height, width, shape.output_size, i + 1);
   }

@@ -7,12 +7,6 @@
 
 namespace lenet_ext::cuda {
 
-// The offset in a channel of the stage's input of the patch that belongs to a pixel before the pool.
-template <class Compute>
-__device__ int32_t patch_position(const NetStage<Compute>& s, int32_t h, int32_t w) {
-  return h * s.rows.stride * s.input.row + w * s.columns.stride;
-}
-
 // Writes the output, and for backward the positions of the maxima and their taps, where these are wanted.
 template <class Compute, int kImages>
 __device__ void pool_forward(const NetStage<Compute>& s, const Tile<Compute, kImages>& tile) {
@@ -48,7 +42,7 @@ __device__ void pool_forward(const NetStage<Compute>& s, const Tile<Compute, kIm
       if (s.positions_at != kNowhere) {
         const auto tap = divide(best_tap[image], x.kernel);
         tile.positions(s.positions_at)[i * kImages + image] =
-            patch_position(s, top + tap.quotient * y.dilation, left + tap.remainder * x.dilation);
+            s.patch_position(top + tap.quotient * y.dilation, left + tap.remainder * x.dilation);
       }
       if (s.taps != nullptr && image < tile.images()) {
         const int64_t place = (tile.first() + image) * s.output_size + i;
@@ -80,7 +74,7 @@ __device__ void load_positions(const NetStage<Compute>& s, const Tile<Compute, k
     }
     const int64_t h = int64_t{row.remainder} * y.stride - y.pad + tap / x.kernel * y.dilation;
     const int64_t w = int64_t{column.remainder} * x.stride - x.pad + tap % x.kernel * x.dilation;
-    tile.positions(s.positions_at)[item] = patch_position(s, within(h, y.size), within(w, x.size));
+    tile.positions(s.positions_at)[item] = s.patch_position(within(h, y.size), within(w, x.size));
   });
 }
 
@@ -94,7 +88,7 @@ __device__ void pool_input_grad(const NetStage<Compute>& s, const Tile<Compute, 
   const int32_t* const positions = tile.positions(s.positions_at);
   for_each_task(s.core_size, [&](int32_t i) {
     const auto column = divide(i, x.size), row = divide(column.quotient, y.size);
-    const int32_t h = row.remainder, w = column.remainder, own = patch_position(s, h, w);
+    const int32_t h = row.remainder, w = column.remainder, own = s.patch_position(h, w);
     const Span rows = windows_around(y, h), columns = windows_around(x, w);
     Values<Compute, kImages> sums = splat<Compute, kImages>(0);
     for (int32_t oh = rows.begin; oh < rows.end; ++oh) {

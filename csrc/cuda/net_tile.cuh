@@ -131,7 +131,7 @@ __device__ void stage_backward(const NetStage<Compute>& s, const Tile<Compute, k
         with_chunk(s.back_chunk, [&](auto chunk) { conv2d_input_grad<chunk>(s, tile, core_grad); });
       }
       if (s.partial != nullptr) {
-        conv2d_weight_grad(s, tile, s.partial + int64_t{blockIdx.x} * s.parameter_count);
+        conv2d_weight_grad(s, tile, s.partial + blockIdx.x * s.parameter_count);
       }
       break;
     case StageShape::Core::kLinear:

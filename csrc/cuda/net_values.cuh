@@ -58,7 +58,7 @@ struct Tile {
 };
 
 // Where image i of the pass lies. An order that names no image is not followed out of the tensor: its step is
-// not taken (net_update.cu).
+// not taken (net_parameters.cu).
 __device__ inline int64_t source_image(const NetImages& images, int64_t i) {
   if (images.order == nullptr) return i;
   const int64_t source = images.order[i];

@@ -104,14 +104,14 @@ def steps(out: Path, device: str) -> list[Step]:
             {},
             lacking("pytest"),
         ),
+        *benchmarks,
         Step(
             "tests of the operators",
             [*pytest, *files, *switch],
-            150,
+            300,
             few,
             lacking("pytest", "hypothesis", "numpy"),
         ),
-        *benchmarks,
         *checks,
     ]
 

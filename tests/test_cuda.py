@@ -6,6 +6,7 @@ operators with `pytest --cuda`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -150,6 +151,27 @@ class TestOnGpu:
         graph.replay()
         for result, expected in zip(results, layers(images, parameters), strict=True):
             assert torch.equal(result, expected)
+
+    @pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+    def test_training_steps_through_graphs(self, device: str) -> None:
+        """Those of an epoch, which uses none: batches of two sizes in turn, with rates that change."""
+        if torch.device(device).index == 1 and torch.cuda.device_count() < 2:
+            pytest.skip("there is one GPU")
+        images, labels = torch.randn(160, 3, 32, 32, device=device), torch.arange(160, device=device) % 10
+        model = lenet_ext.LeNet().to(device)
+        steps = [
+            lenet_ext.TrainStep(lenet_ext.fuse(copy.deepcopy(model), images[:1]), momentum=0.9)
+            for _ in range(2)
+        ]
+        graphs, plain = steps
+        for lr in (0.05, 0.02, 0.01):
+            graphs.lr = plain.lr = lr
+            losses = [
+                graphs(images[part], labels[part]) for part in torch.arange(160, device=device).split(48)
+            ]
+            assert torch.equal(torch.stack(losses), plain.epoch(images, labels, 48))
+        for ours, expected in zip(*(step.fused.parameters() for step in steps), strict=True):
+            assert torch.equal(ours, expected)
 
     def test_tensors_of_another_device_than_the_current_one(self) -> None:
         if torch.cuda.device_count() < 2:

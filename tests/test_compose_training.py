@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint, checkpoint_sequential
+from torch.utils.flop_counter import FlopCounterMode
 from twins import Calls, images, output_and_gradients, twins
 
 import lenet_ext
@@ -113,6 +114,20 @@ def test_names_in_the_profiler() -> None:
     }
     assert {f"{name}Backward" for name in ("Conv2d", "Linear", "MaxPool2d", "ReLU", "Net")} <= set(shapes)
     assert shapes["lenet_ext::max_pool2d"][0] in ([2, 6, 12, 12], [2, 16, 2, 2])
+
+
+@pytest.mark.parametrize("frozen", [None, "weight", "input"])
+def test_flop_counter(frozen: str | None) -> None:
+    """torch counts the operations of our layers, forward and backward, as it does those of torch.nn's."""
+    counts = []
+    for layers in (lenet_ext.nn, torch.nn):
+        model = lenet_ext.LeNet(in_channels=2, image_size=20, layers=layers)
+        model.conv2.weight.requires_grad_(frozen != "weight")
+        batch = torch.randn(3, 2, 20, 20, requires_grad=frozen != "input")
+        with FlopCounterMode(display=False) as counter:
+            model(batch).sum().backward()
+        counts.append(counter.get_total_flops())
+    assert counts[0] == counts[1] > 0
 
 
 def test_anomaly_detection_names_the_layer() -> None:

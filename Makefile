@@ -80,7 +80,7 @@ gpu-report:  ## build, test and time the CUDA kernels on a GPU with the python3 
 wheel: build  ## build a wheel into dist/, tagged with the oldest glibc that it runs on
 	rm -rf build/wheel dist/lenet_ext-*.whl
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/wheel .
-	$(BIN)/python -m auditwheel repair --exclude 'libtorch*.so' --wheel-dir dist build/wheel/*.whl
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair --exclude 'libtorch*.so' --wheel-dir dist build/wheel/*.whl
 	$(BIN)/python -m auditwheel show dist/*.whl
 
 wheel-check: wheel  ## install the wheel beside several versions of torch and run lenet-ext check there

@@ -206,7 +206,10 @@ class NinjaBuild(build_ext):
                     deps="gcc",
                 )
             # Torch's libraries stay needed even where nothing but a weak symbol is used of them.
-            libraries = f"-L{shlex.quote(f'{torch_folder}/lib')} -Xlinker --no-as-needed -ltorch_cpu -ltorch"
+            # GCC's own library first as an archive: of its shared one, the conversions of 16-bit floats need
+            # version 12, and the wheel a newer system.
+            libraries = "-Xlinker --no-as-needed -ltorch_cpu -ltorch -lgcc"
+            libraries = f"-L{shlex.quote(f'{torch_folder}/lib')} {libraries}"
             linker = compiler
             if nvcc:
                 # It knows where its runtime lies, whose symbols stay inside: torch may bring others.

@@ -33,9 +33,15 @@ class Result(NamedTuple):
 
 
 def run(*command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Fails with what the command printed."""
+    """Finds programs beside the one it runs; fails with what that printed."""
+    path = os.pathsep.join([str(Path(command[0]).parent), os.environ["PATH"]])
     finished = subprocess.run(
-        list(map(str, command)), cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, check=False
+        list(map(str, command)),
+        cwd=cwd,
+        env={**ENVIRONMENT, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if finished.returncode != 0:
         raise RuntimeError(f"{' '.join(map(str, command))}\n{finished.stdout}{finished.stderr}")

@@ -168,7 +168,8 @@ class NinjaBuild(build_ext):
         nvcc = find_nvcc(cuda_sources)
         architectures = cuda_architectures() if nvcc else []
         version = re.findall(r'"(.+)"', (ROOT / "lenet_ext/_version.py").read_text())[0]
-        includes = [torch_folder / "include", pybind11.get_include(), find_python_headers()]
+        # pybind11 first: torch brings a copy of it, which refuses TORCH_TARGET_VERSION in torch 2.10.
+        includes = [pybind11.get_include(), torch_folder / "include", find_python_headers()]
         defines = {
             "TORCH_TARGET_VERSION": TORCH_TARGET,
             "LENET_EXT_VERSION": f'\\"{version}\\"',

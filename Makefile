@@ -8,17 +8,20 @@ PIP_TORCH_ARGS ?=
 OUT ?=
 TRAIN_ARGS ?= --data digits
 BENCH_ARGS ?=
+# Of `make wheel-check`: which python with which torch.
+WHEEL_CHECKS ?= $(PYTHON):$(TORCH_VERSION) $(PYTHON):2.10.0
 PYTEST_WORKERS ?= 2
 PYTEST_ARGS ?=
 
 VENV := .venv
 BIN := $(VENV)/bin
+CLIENTS := .venv-clients
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 CXX_TEST_SOURCES := $(shell find tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
 .DELETE_ON_ERROR:
-.PHONY: help build train test lint format bench gpu-report wheel clean distclean
+.PHONY: help build train test lint format bench gpu-report clients wheel wheel-check clean distclean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -73,12 +76,25 @@ bench: build  ## time the kernels beside native torch
 gpu-report:  ## build, test and time the CUDA kernels on a GPU with the python3 at hand; OUT=folder
 	$(PYTHON) scripts/gpu_report.py --out "$(or $(OUT),runs/gpu-report)"
 
-wheel: build  ## build a wheel into dist/
-	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir dist .
+# The libraries of torch are those of the torch that is installed; glibc's and libstdc++'s are the system's.
+wheel: build  ## build a wheel into dist/, tagged with the oldest glibc that it runs on
+	rm -rf build/wheel dist/lenet_ext-*.whl
+	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/wheel .
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair --exclude 'libtorch*.so' --wheel-dir dist build/wheel/*.whl
+	$(BIN)/python -m auditwheel show dist/*.whl
+
+wheel-check: wheel  ## install the wheel beside several versions of torch and run lenet-ext check there
+	$(BIN)/python scripts/check_wheel.py --wheels dist $(WHEEL_CHECKS) -- $(PIP_TORCH_ARGS)
+
+clients: wheel  ## run our layers in Opacus, skorch, Lightning, Captum and ONNX Runtime, in .venv-clients
+	$(PYTHON) -m venv --clear $(CLIENTS)
+	$(CLIENTS)/bin/python -m pip install -q $(PIP_TORCH_ARGS) torch==$(TORCH_VERSION)
+	$(CLIENTS)/bin/python -m pip install -q -r requirements-clients.txt dist/*.whl
+	OMP_NUM_THREADS=1 $(CLIENTS)/bin/pytest tests/clients
 
 clean:  ## remove what was compiled
 	rm -rf build dist lenet_ext/*.so *.egg-info $(VENV)/.built
-	find . -name $(VENV) -prune -o -name __pycache__ -type d -print | xargs rm -rf
+	find . -name '.venv*' -prune -o -name __pycache__ -type d -print | xargs rm -rf
 
 distclean: clean  ## remove .venv and the tools' caches as well
-	rm -rf $(VENV) .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(CLIENTS) .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -168,7 +168,8 @@ class NinjaBuild(build_ext):
         nvcc = find_nvcc(cuda_sources)
         architectures = cuda_architectures() if nvcc else []
         version = re.findall(r'"(.+)"', (ROOT / "lenet_ext/_version.py").read_text())[0]
-        includes = [torch_folder / "include", pybind11.get_include(), find_python_headers()]
+        # pybind11 first: torch brings a copy of it, which refuses TORCH_TARGET_VERSION in torch 2.10.
+        includes = [pybind11.get_include(), torch_folder / "include", find_python_headers()]
         defines = {
             "TORCH_TARGET_VERSION": TORCH_TARGET,
             "LENET_EXT_VERSION": f'\\"{version}\\"',
@@ -206,7 +207,10 @@ class NinjaBuild(build_ext):
                     deps="gcc",
                 )
             # Torch's libraries stay needed even where nothing but a weak symbol is used of them.
-            libraries = f"-L{shlex.quote(f'{torch_folder}/lib')} -Xlinker --no-as-needed -ltorch_cpu -ltorch"
+            # GCC's own library first as an archive: of its shared one, the conversions of 16-bit floats need
+            # version 12, and the wheel a newer system.
+            libraries = "-Xlinker --no-as-needed -ltorch_cpu -ltorch -lgcc"
+            libraries = f"-L{shlex.quote(f'{torch_folder}/lib')} {libraries}"
             linker = compiler
             if nvcc:
                 # It knows where its runtime lies, whose symbols stay inside: torch may bring others.

@@ -10,6 +10,11 @@
 #include "cpu/dtype.h"
 #include "shapes.h"
 
+// Torch 2.10 has it under another name.
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK
+#define STABLE_TORCH_ERROR_CODE_CHECK(call) TORCH_ERROR_CODE_CHECK(call)
+#endif
+
 namespace lenet_ext {
 
 using torch::headeronly::ScalarType;

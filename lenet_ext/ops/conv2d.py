@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from lenet_ext.ops import _fake
 from lenet_ext.ops._arguments import Padding, Pair, autocast, integer, not_tensors, pair, plane
@@ -287,6 +288,9 @@ def conv2d(
     Raises TypeError where an argument has the wrong type; RuntimeError where shapes, dtypes or values do not
     fit.
     """
+    if has_torch_function_variadic(input, weight, bias):
+        tensors = (input, weight, bias)
+        return handle_torch_function(conv2d, tensors, *tensors, stride, padding, dilation, groups)
     input, weight, bias, geometry = checked("conv2d", input, weight, bias, stride, padding, dilation, groups)
     if input.dim() == 3:
         return _conv2d(input.unsqueeze(0), weight, bias, geometry).squeeze(0)

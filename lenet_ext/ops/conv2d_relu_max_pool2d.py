@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from lenet_ext.ops._arguments import pair
 from lenet_ext.ops._autograd import transformed
@@ -47,6 +48,14 @@ def conv2d_relu_max_pool2d(
     through the three functions. Raises TypeError where an argument has the wrong type; RuntimeError where
     shapes, dtypes or values do not fit.
     """
+    if has_torch_function_variadic(input, weight, bias):
+        return handle_torch_function(
+            conv2d_relu_max_pool2d,
+            (input, weight, bias),
+            *(input, weight, bias, stride, padding, dilation, groups),
+            pool_size=pool_size,
+            pool_stride=pool_stride,
+        )
     input, weight, bias, geometry = checked(OPERATOR, input, weight, bias, stride, padding, dilation, groups)
     size = pair(OPERATOR, "pool_size", pool_size)
     step = size if pool_stride is None else pair(OPERATOR, "pool_stride", pool_stride)

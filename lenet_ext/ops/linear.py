@@ -7,6 +7,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from lenet_ext.ops import _fake
 from lenet_ext.ops._arguments import autocast, not_tensors
@@ -214,6 +215,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     Raises TypeError where an argument is not a tensor; RuntimeError where shapes or dtypes do not fit.
     """
+    if has_torch_function_variadic(input, weight, bias):
+        return handle_torch_function(linear, (input, weight, bias), input, weight, bias)
     tensors = isinstance(input, Tensor) and isinstance(weight, Tensor)
     if not (tensors and (bias is None or isinstance(bias, Tensor))):
         raise not_tensors("linear", input=input, weight=weight, bias=bias)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from lenet_ext.ops._arguments import autocast, not_tensors
 from lenet_ext.ops._program import Core, Stage
@@ -21,6 +22,8 @@ def linear_relu(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
 
     Raises TypeError where an argument is not a tensor; RuntimeError where shapes or dtypes do not fit.
     """
+    if has_torch_function_variadic(input, weight, bias):
+        return handle_torch_function(linear_relu, (input, weight, bias), input, weight, bias)
     tensors = isinstance(input, Tensor) and isinstance(weight, Tensor)
     if not (tensors and (bias is None or isinstance(bias, Tensor))):
         raise not_tensors("linear_relu", input=input, weight=weight, bias=bias)

@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from lenet_ext.ops import _fake
 from lenet_ext.ops._arguments import Pair, not_tensors, pair, plane
@@ -211,6 +212,9 @@ def max_pool2d(
     Raises TypeError where an argument has the wrong type; RuntimeError where shapes, dtypes or values do not
     fit.
     """
+    if has_torch_function_variadic(input):
+        sizes = (kernel_size, stride, padding, dilation, ceil_mode, return_indices)
+        return handle_torch_function(max_pool2d, (input,), input, *sizes)
     if not isinstance(input, Tensor):
         raise not_tensors("max_pool2d", input=input)
     kernel_size = pair("max_pool2d", "kernel_size", kernel_size)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.autograd import Function
 from torch.autograd.graph import increment_version
+from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from lenet_ext.ops import _fake
 from lenet_ext.ops._arguments import not_tensors
@@ -123,6 +124,8 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
     Raises TypeError where `input` is not a tensor; RuntimeError for another dtype, and with `inplace` for a
     leaf that requires a gradient, or a view of one.
     """
+    if has_torch_function_variadic(input):
+        return handle_torch_function(relu, (input,), input, inplace)
     if not isinstance(input, Tensor):
         raise not_tensors("relu", input=input)
     if not inplace:

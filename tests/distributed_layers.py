@@ -1,0 +1,63 @@
+"""Run by torchrun: our layers in DistributedDataParallel, then in FSDP2, against one process with all images.
+
+Prints, for each, the largest relative difference of the parameters after some steps of SGD.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor
+from torch.nn.parallel import DistributedDataParallel
+from twins import CLASSES, images, twins
+
+IMAGES, STEPS = 8, 3
+
+
+def train(model: torch.nn.Module, batch: Tensor, labels: Tensor) -> None:
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(STEPS):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(model(batch), labels).backward()
+        optimizer.step()
+
+
+def whole(parameter: Tensor) -> Tensor:
+    return parameter.full_tensor() if isinstance(parameter, DTensor) else parameter
+
+
+def difference(trained: torch.nn.Module, expected: torch.nn.Module) -> float:
+    pairs = zip(trained.parameters(), expected.parameters(), strict=True)
+    return max(((whole(mine) - other).norm() / other.norm()).item() for mine, other in pairs)
+
+
+def sharded(model: torch.nn.Module) -> FSDPModule:
+    """Every layer with parameters is a unit of its own, gathered for its forward and its backward."""
+    for layer in model:
+        if next(layer.parameters(), None) is not None:
+            fully_shard(layer)
+    return fully_shard(model)
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    dist.init_process_group("gloo")
+    rank, processes = dist.get_rank(), dist.get_world_size()
+    (_, native), batch, labels = twins(), images(IMAGES), torch.arange(IMAGES) % CLASSES
+    share = slice(rank * IMAGES // processes, (rank + 1) * IMAGES // processes)
+    train(native, batch, labels)
+    for name, make in (("ddp", DistributedDataParallel), ("fsdp2", sharded)):
+        torch.manual_seed(0)
+        model = make(twins()[0])
+        train(model, batch[share], labels[share])
+        largest = difference(model, native)
+        if rank == 0:
+            print(name, processes, largest)
+    dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

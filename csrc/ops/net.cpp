@@ -221,8 +221,3 @@ STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CPU, m) {
 STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CUDA, m) {
   lenet_ext::implement(m);
 }
-
-// A step changes its parameters beneath autograd, which has nothing to record: straight to the kernel.
-STABLE_TORCH_LIBRARY_IMPL(lenet_ext, AutogradCPU, m) {
-  m.impl("net_train", TORCH_BOX(&lenet_ext::net_train));
-}

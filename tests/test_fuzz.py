@@ -95,7 +95,7 @@ def expected_results(call: Call) -> list[Tensor] | None:
             return None
         wide = mapped(call.arguments, lambda t: t.detach().double() if t.is_floating_point() else t.clone())
         return ORACLES[call.name](*wide)
-    except (RuntimeError, IndexError, ValueError, ZeroDivisionError, StopIteration):
+    except (RuntimeError, TypeError, IndexError, ValueError, ZeroDivisionError, StopIteration):
         return None
 
 
@@ -134,7 +134,8 @@ def check_error(call: Call, error: RuntimeError) -> None:
     """In the operator's words or those of torch, which refuses some calls before the operator sees them."""
     assert call.spoilt, f"{call} is refused: {error}"
     assert str(error).strip()
-    assert "INTERNAL ASSERT" not in str(error), error
+    # Torch's own words for a tensor with a negative bit among those that net_train would change.
+    assert "INTERNAL ASSERT" not in str(error) or "MathBitsFallback" in str(error), error
 
 
 def check(call: Call) -> str:

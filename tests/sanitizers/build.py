@@ -1,4 +1,4 @@
-"""Builds what `make sanitize` runs: the package with AddressSanitizer and UBSan, the kernels without torch."""
+"""Builds what `make sanitize` runs: the package with AddressSanitizer, and the kernels without torch."""
 
 from __future__ import annotations
 

@@ -171,8 +171,9 @@ def test_any_arguments(name: str) -> None:
         outcomes[check(call)] += 1
 
     run()
-    assert outcomes["refused"] >= 10, outcomes
-    assert outcomes["compared" if name in ORACLES else "accepted"] >= 10, outcomes
+    least = max(1, outcomes.total() // 50)
+    assert outcomes["refused"] >= least, outcomes
+    assert outcomes["compared" if name in ORACLES else "accepted"] >= least, outcomes
 
 
 def test_every_operator_has_calls_and_an_oracle() -> None:

@@ -4,7 +4,7 @@
 #pragma once
 
 #include "cpu/dtype.h"
-#include "cpu/net_arguments.h"
+#include "net_arguments.h"
 #include "shapes.h"
 
 namespace lenet_ext {
@@ -28,10 +28,10 @@ struct TypedKernels {
                             void* grad_input);
   void (*linear_weight_grad)(const LinearShape& shape, const void* grad_output, const void* input,
                              void* grad_weight, void* grad_bias);
-  // The fused engine: null where a device has none.
-  void (*net_forward)(const NetShape& shape, const cpu::NetForward& pass);
-  void (*net_backward)(const NetShape& shape, const cpu::NetBackward& pass);
-  void (*net_train)(const NetShape& shape, const cpu::NetTrain& pass);
+  // The fused engine.
+  void (*net_forward)(const NetShape& shape, const NetForward& pass);
+  void (*net_backward)(const NetShape& shape, const NetBackward& pass);
+  void (*net_train)(const NetShape& shape, const NetTrain& pass);
   void (*relu)(int64_t count, const void* input, void* output);
   void (*relu_grad)(int64_t count, const void* grad_output, const void* output, void* grad_input);
 };

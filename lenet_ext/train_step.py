@@ -11,6 +11,7 @@ from torch.autograd.graph import increment_version
 
 from lenet_ext.fused import FusedNet
 from lenet_ext.ops.net import Loss, train
+from lenet_ext.step_graphs import StepGraphs
 
 __all__ = ["TrainStep"]
 
@@ -29,6 +30,9 @@ class TrainStep:
 
     The same numbers as torch's, up to rounding; the gradients are not kept. Results are bitwise the same from
     run to run and for every number of threads.
+
+    On CUDA a step that repeats becomes a CUDA graph, captured anew for batches of other sizes, and it does
+    not wait for the GPU: a batch with a target that is no class changes nothing and has the loss NaN.
 
     Raises TypeError or ValueError for an argument that does not fit; RuntimeError for a parameter that is
     used twice, shared, or frozen.
@@ -65,9 +69,15 @@ class TrainStep:
         self.fused, self.loss = fused, loss
         self.lr, self.momentum, self.weight_decay, self.nesterov = lr, momentum, weight_decay, nesterov
         self._buffers: Tensor | None = None
+        self._graphs: StepGraphs | None = None
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss before the update, a 0-d tensor. A bad target raises IndexError, changing nothing."""
+        """The mean loss before the update, a 0-d tensor.
+
+        A bad target raises IndexError, changing nothing; on CUDA it makes the loss NaN, changing nothing.
+        """
+        if images.is_cuda and not torch.cuda.is_current_stream_capturing():
+            return self._replay(images, targets)
         return self._train(images, targets, None, 0)
 
     def epoch(
@@ -83,20 +93,27 @@ class TrainStep:
 
         permutation: int64, the images to take in this order (those left out are not used; one may come
         twice). callback(steps_done, losses_so_far) is called after every `callback_steps` steps and at the
-        end. Targets and permutation are checked before the first step: an IndexError changes nothing.
+        end. Targets and permutation are checked before the first step: an IndexError changes nothing. On CUDA
+        images and targets are best there already; the epoch waits for the GPU once, to check these.
         """
         if batch_size < 1 or callback_steps < 1:
             raise ValueError("TrainStep: batch_size and callback_steps must be at least 1")
+        if images.is_cuda:
+            permutation = None if permutation is None else permutation.to(images.device)
+            self._check_values(images, targets, permutation)
         if callback is None:
             return self._train(images, targets, permutation, batch_size)
-        order = torch.arange(len(images)) if permutation is None else permutation
-        _check_order(order, len(images))
+        order = torch.arange(len(images), device=images.device) if permutation is None else permutation
+        _check_indices("order", order, len(images))
         losses: list[Tensor] = []
         for part in order.split(batch_size * callback_steps):
             losses.append(self._train(images, targets, part, batch_size))
             done = torch.cat(losses)
             callback(len(done), done)
         return torch.cat(losses) if losses else self._train(images, targets, order, batch_size)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_graphs": None}  # which belong to this process and these parameters
 
     def state_dict(self) -> dict[str, Any]:
         """The state in the format of torch.optim.SGD(fused.parameters(), ...)."""
@@ -133,12 +150,41 @@ class TrainStep:
         for name in ("lr", "momentum", "weight_decay", "nesterov"):
             setattr(self, name, group[name])
 
-    def _train(self, images: Tensor, targets: Tensor, order: Tensor | None, batch_size: int) -> Tensor:
-        fused = self.fused
-        parameters = fused._chain_parameters()
+    def _replay(self, images: Tensor, targets: Tensor) -> Tensor:
+        """A step through a CUDA graph, where one like it came before."""
+        parameters = self.fused._chain_parameters()
+        self._make_buffers(parameters)
+        if self._graphs is None or self._graphs.device != images.device:
+            self._graphs = StepGraphs(images.device)
+        tensors = [*parameters, self._buffers, self.fused._normalization]
+        kind = (
+            *((tensor.shape, tensor.dtype, tensor.device) for tensor in (images, targets)),
+            *(None if tensor is None else (tensor.data_ptr(), tensor.dtype) for tensor in tensors),
+            *(self.momentum, self.weight_decay, self.nesterov, self.loss),
+        )
+        loss = self._graphs.run(
+            lambda images, targets, lr: self._train(images, targets, None, 0, lr),
+            *(kind, images, targets, self.lr),
+        )
+        increment_version(parameters)
+        return loss
+
+    def _make_buffers(self, parameters: list[Tensor]) -> None:
         if self.momentum != 0 and self._buffers is None:
             size = sum(parameter.numel() for parameter in parameters)
             self._buffers = parameters[0].new_zeros(size)
+
+    def _train(
+        self,
+        images: Tensor,
+        targets: Tensor,
+        order: Tensor | None,
+        batch_size: int,
+        device_lr: Tensor | None = None,
+    ) -> Tensor:
+        fused = self.fused
+        parameters = fused._chain_parameters()
+        self._make_buffers(parameters)
         normalization = fused._normalization if images.dtype == torch.uint8 else None
         try:
             losses = train(
@@ -155,6 +201,7 @@ class TrainStep:
                 self.weight_decay,
                 self.nesterov,
                 LOSSES[self.loss],
+                device_lr,
             )
         except RuntimeError as error:
             if OUT_OF_RANGE in str(error):
@@ -162,6 +209,15 @@ class TrainStep:
             raise
         increment_version(parameters)  # an operator bound through the stable ABI leaves that to its caller
         return losses
+
+    def _check_values(self, images: Tensor, targets: Tensor, permutation: Tensor | None) -> None:
+        """Raises IndexError for values that the operator could not check without waiting for the GPU."""
+        if permutation is not None:
+            _check_indices("order", permutation, len(images))
+        if self.loss == "cross_entropy" and targets.dtype == torch.int64 and len(images) > 0:
+            with torch.no_grad():
+                classes = self.fused(images[:1]).shape[-1]
+            _check_indices("target", targets, classes)
 
     def _views(self, flat: Tensor) -> list[Tensor]:
         """`flat` cut into the shapes of the parameters."""
@@ -189,10 +245,10 @@ class TrainStep:
         return groups
 
 
-def _check_order(order: Tensor, count: int) -> None:
-    """Raises IndexError for the first index that no image has, as the operator does for a block of them."""
-    bad = ((order < 0) | (order >= count)).nonzero()
-    if len(bad) > 0 and order.dim() == 1:
+def _check_indices(name: str, indices: Tensor, count: int) -> None:
+    """Raises IndexError for the first index out of [0, count), as the operator does for a block of them."""
+    bad = ((indices < 0) | (indices >= count)).nonzero()
+    if len(bad) > 0 and indices.dim() == 1:
         place = int(bad[0])
-        value = int(order[place])
-        raise IndexError(f"net_train: order {value} at position {place} {OUT_OF_RANGE} [0, {count})")
+        value = int(indices[place])
+        raise IndexError(f"net_train: {name} {value} at position {place} {OUT_OF_RANGE} [0, {count})")

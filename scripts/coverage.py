@@ -72,8 +72,9 @@ def main() -> None:
         "--exclude=csrc/cuda/",
         "--exclude-unreachable-branches",
     )
-    merged = ("--merge-mode-functions=merge-use-line-min", "--gcov-ignore-parse-errors=negative_hits.warn")
-    run(sys.executable, "-m", "gcovr", "--root", ROOT, *objects, *merged, "--sort=uncovered-percent")
+    # Counts may overflow and, with threads, be off by some: lines count as run or not run.
+    lenient = ("--merge-lines", "--gcov-ignore-parse-errors=all")
+    run(sys.executable, "-m", "gcovr", "--root", ROOT, *objects, *lenient, "--sort=uncovered-percent")
 
 
 if __name__ == "__main__":

@@ -34,6 +34,30 @@ CONVOLUTIONS = [
 MATRICES = [(5, 17, 10), (67, 40, 84), (600, 9, 7), (130, 1, 65)]
 # kernel, stride, padding, dilation, ceil_mode
 POOLS = [(2, 2, 0, 1, False), (3, 2, 1, 1, True), (3, 1, 1, 2, False), (17, 5, 8, 1, False)]
+# Programs of the fused engine (csrc/net_shape.h): the LeNet's stages, small; a pool of its own and paddings;
+# the images' sizes, and those of the parameters.
+NETS = [
+    (
+        [
+            *(1, 1, 1, 1, 0, 1, 1, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 0, 0, 1, 1, 0),
+            *(1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 0, 0, 1, 1, 0),
+            *(2, 1, 1, 0, 0, 2, 1, 0, 0, 0),
+        ],
+        (3, 18, 17),
+        [(6, 3, 5, 5), (6,), (16, 6, 5, 5), (16,), (33, 16), (33,), (10, 33), (10,)],
+    ),
+    (
+        [
+            *(0, 0, 0, 1, 0, 3, 2, 2, 1, 1, 0, 1, 1, 1),
+            *(1, 0, 1, 1, 0, 2, 1, 1, 2, 0, 1, 1, 2, 2, 3, 3, 2, 2, 1, 1, 1, 1, 1),
+            *(1, 1, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1),
+            *(2, 1, 1, 0, 0),
+        ],
+        (4, 15, 13),
+        [(6, 2, 3, 4), (1, 6, 3, 3), (1,), (5, 12), (5,)],
+    ),
+]
+NET_BATCHES = (3, 9)  # images apart, and in vectors of several
 
 
 def normal(*shape: int) -> Tensor:
@@ -60,11 +84,34 @@ def results(dtype: torch.dtype, memory_format: torch.memory_format) -> Iterator[
         output = operators.linear(rows_in, weight, normal(out_features).to(dtype))
         yield output
         yield from operators.linear_grads(output, rows_in, weight, True)
+    yield from net_results(dtype)
     for count in (1, 4097):
         # A slice is not aligned to the vectors that relu loads.
         for values in (normal(count).to(dtype), normal(count + 1).to(dtype)[1:]):
             output = operators.relu(values)
             yield from (output, operators.relu_grad(values, output))
+
+
+def net_results(dtype: torch.dtype) -> Iterator[Tensor]:
+    for (program, image_sizes, shapes), batch in itertools.product(NETS, NET_BATCHES):
+        images = normal(batch, *image_sizes).to(dtype)
+        parameters = [(normal(*shape) / shape[-1]).to(dtype) for shape in shapes]
+        yield operators.net(images, parameters, program, None)
+        output, saved, taps = operators.net_forward(images, parameters, program, None)
+        yield from (output, saved, taps)
+        yield from operators.net_backward(output, images, parameters, saved, taps, program, None, True, True)
+        buffers = torch.zeros(sum(parameter.numel() for parameter in parameters), dtype=dtype)
+        classes = torch.arange(batch) % output.shape[1]
+        options = (batch - 1, 1e-4, 0.9, 0.01, True)
+        order = torch.arange(batch).flip(0)
+        bytes = (images.float() * 20 + 128).clamp(0, 255).to(torch.uint8)
+        normalization = torch.tensor([[1 / 64] * image_sizes[0], [-2.0] * image_sizes[0]])
+        for source, targets, loss in ((images, output + 1, 1), (bytes, classes, 0)):
+            scales = normalization if source is bytes else None
+            yield operators.net_train(
+                source, targets, order, parameters, buffers, program, scales, *options, loss
+            )
+        yield from (buffers, *parameters)
 
 
 def all_results() -> list[Tensor]:

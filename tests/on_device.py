@@ -5,7 +5,7 @@ Operators called with tensors of the CPU take copies to the device, laid out ali
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,27 +17,45 @@ OPERATORS = [
     *("linear", "linear_input_grad", "linear_weight_grad", "linear_grads"),
     *("max_pool2d", "max_pool2d_indices", "max_pool2d_input_grad"),
     *("relu", "relu_", "relu_grad"),
+    *("net", "net_forward", "net_backward", "net_train"),
 ]
+OVERWRITTEN = {"relu_": [0], "net_train": [3, 4]}  # arguments
 _libraries: list[torch.library.Library] = []  # an implementation lasts as long as its library
 
 
 def moved(value: Any, device: torch.device) -> Any:
     """`value`, or a copy of a tensor with the same strides and offset within the same storage."""
+    if isinstance(value, (list, tuple)):
+        return [moved(part, device) for part in value]
     if not isinstance(value, Tensor):
         return value
     storage = torch.empty(0, dtype=value.dtype).set_(value.untyped_storage())
     return storage.to(device, copy=True).as_strided(value.size(), value.stride(), value.storage_offset())
 
 
-def call_on(device: torch.device, operator: Callable[..., Any], in_place: bool, *arguments: Any) -> Any:
-    """What `operator` gives for the arguments on the device, on the CPU."""
+def call_on(
+    device: torch.device, operator: Callable[..., Any], overwritten: Sequence[int], *arguments: Any
+) -> Any:
+    """What `operator` gives for the arguments on the device, on the CPU; some arguments it overwrites."""
     copies = [moved(argument, device) for argument in arguments]
     results = operator(*copies)
-    if in_place:
-        arguments[0].copy_(copies[0])
+    for index in overwritten:
+        _copy_back(arguments[index], copies[index])
+    return _on_cpu(results)
+
+
+def _copy_back(target: Any, source: Any) -> None:
+    if isinstance(target, Tensor):
+        target.copy_(source)
+    elif target is not None:
+        for one, other in zip(target, source, strict=True):
+            _copy_back(one, other)
+
+
+def _on_cpu(results: Any) -> Any:
     if isinstance(results, Tensor):
         return results.cpu()
-    return None if results is None else tuple(result.cpu() for result in results)
+    return None if results is None else type(results)(_on_cpu(result) for result in results)
 
 
 def run_operators_on(device: torch.device) -> None:
@@ -46,5 +64,7 @@ def run_operators_on(device: torch.device) -> None:
     _libraries.append(library)
     for name in OPERATORS:
         operator = getattr(torch.ops.lenet_ext, name).default
-        implementation = partial(call_on, device, operator, name.endswith("_"))
+        implementation = partial(call_on, device, operator, OVERWRITTEN.get(name, ()))
         library.impl(name, implementation, "CPU", allow_override=True)
+        if name == "net_train":  # which autograd has nothing to do with
+            library.impl(name, implementation, "AutogradCPU", allow_override=True)

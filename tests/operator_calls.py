@@ -143,7 +143,7 @@ def net_calls(draw: st.DrawFn, name: str) -> list[Any]:
     sgd = [0.01, momentum, draw(st.sampled_from([0.0, 0.1])), bool(momentum) and draw(st.booleans())]
     return [
         *(images, targets, order, [p.clone() for p in parameters], buffers, program, normalization),
-        *(batch_size, *sgd, 0 if classes else 1),
+        *(batch_size, *sgd, 0 if classes else 1, None),
     ]
 
 

@@ -100,7 +100,7 @@ def net_loss(
     images: Tensor, targets: Tensor, order: Tensor | None, parameters: list[Tensor], *rest: Any
 ) -> Results:
     """The loss of the first step, if there is one."""
-    _, program, normalization, batch_size, *_, kind = rest
+    _, program, normalization, batch_size, *_, kind, _ = rest
     chosen = slice(None) if order is None else order.long()
     images, targets = images[chosen], targets[chosen]
     if len(images) == 0:

@@ -28,7 +28,6 @@ from training_helpers import (
 from lenet_ext import benchmark
 from lenet_ext.check import DTYPES, Comparison, rounding_limit
 from lenet_ext.training.config import new_config
-from lenet_ext.training.errors import InputError
 
 OUTPUTS = {
     "checkpoint.safetensors",
@@ -277,20 +276,22 @@ def test_bad_input_is_one_line_and_harms_nothing(program: Program, case: str) ->
 @pytest.mark.parametrize(
     ("options", "engine", "device"),
     [
-        ({}, "layers", "cuda"),
+        ({}, "fused", "cuda"),
         ({"device": "cpu"}, "fused", "cpu"),
-        ({"engine": "fused"}, "fused", "cpu"),
-        ({"engine": "torch"}, "torch", "cuda"),
+        ({"engine": "layers"}, "layers", "cuda"),
+        ({"engine": "torch", "device": "cuda"}, "torch", "cuda"),
     ],
 )
+@pytest.mark.parametrize("built", [True, False])
 def test_engine_and_device_where_there_is_cuda(
-    monkeypatch: pytest.MonkeyPatch, options: dict[str, str], engine: str, device: str
+    monkeypatch: pytest.MonkeyPatch, options: dict[str, str], engine: str, device: str, built: bool
 ) -> None:
+    """Where the package was built without CUDA, it is taken on request only."""
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("lenet_ext.training.config.build_info", lambda: {"cuda": built})
     config = new_config(options)
-    assert (config.engine, config.device) == (engine, device)
-    with pytest.raises(InputError, match="--engine fused: it runs on the CPU; use --device cpu"):
-        new_config({"engine": "fused", "device": "cuda"})
+    expected = device if built or "device" in options else "cpu"
+    assert (config.engine, config.device) == (engine, expected)
 
 
 @pytest.mark.parametrize("engine", ["layers", "torch"])

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cpu/loss.h"
-#include "cpu/net_arguments.h"
+#include "net_arguments.h"
 #include "cpu/parallel.h"
 #include "cpu/scratch.h"
 #include "cpu/sgd.h"

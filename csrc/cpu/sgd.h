@@ -3,7 +3,7 @@
 //   g += weight_decay * p;   m = momentum * m + g;   p -= lr * (nesterov ? g + momentum * m : m)
 #pragma once
 
-#include "cpu/net_arguments.h"
+#include "net_arguments.h"
 
 namespace lenet_ext::cpu {
 

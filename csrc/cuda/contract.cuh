@@ -118,16 +118,17 @@ class Operand {
   Compute held_[kElements];
 };
 
+// Tile `block` of C, of block_count (contract_launch.cuh).
 template <class Tile, class Compute, class A, class B, class Sink>
-__global__ __launch_bounds__(Tile::kThreads, Tile::kBlocks) void contract(ContractSizes sizes, A a_loader,
-                                                                          B b_loader, Sink sink) {
+__device__ void contract_tile(int64_t block, const ContractSizes& sizes, A a_loader, B b_loader,
+                              const Sink& sink) {
   using OperandA = Operand<Tile, Tile::kRows, Compute, A>;
   using OperandB = Operand<Tile, Tile::kColumns, Compute, B>;
   __shared__ typename OperandA::Shared a_shared;
   __shared__ typename OperandB::Shared b_shared;
 
   // Blocks that follow each other share the columns, which are few.
-  const Division row_tile = divide(blockIdx.x, divide_up(sizes.rows, Tile::kRows));
+  const Division row_tile = divide(block, divide_up(sizes.rows, Tile::kRows));
   const Division column_tile = divide(row_tile.quotient, divide_up(sizes.columns, Tile::kColumns));
   const Division split = divide(column_tile.quotient, sizes.splits);
   const int64_t first_row = row_tile.remainder * Tile::kRows;
@@ -185,6 +186,12 @@ __global__ __launch_bounds__(Tile::kThreads, Tile::kBlocks) void contract(Contra
   sink.store({split.quotient, split.remainder, first_row + row, first_column + column,
               sizes.rows - first_row - row, sizes.columns - first_column - column},
              sums);
+}
+
+template <class Tile, class Compute, class A, class B, class Sink>
+__global__ __launch_bounds__(Tile::kThreads, Tile::kBlocks) void contract(ContractSizes sizes, A a_loader,
+                                                                          B b_loader, Sink sink) {
+  contract_tile<Tile, Compute>(blockIdx.x, sizes, a_loader, b_loader, sink);
 }
 
 }  // namespace lenet_ext::cuda

@@ -13,9 +13,9 @@ constexpr TypedKernels kTyped = {
     .linear = &linear<Stored>,
     .linear_input_grad = &linear_input_grad<Stored>,
     .linear_weight_grad = &linear_weight_grad<Stored>,
-    .net_forward = nullptr,
-    .net_backward = nullptr,
-    .net_train = nullptr,
+    .net_forward = &net_forward<Stored>,
+    .net_backward = &net_backward<Stored>,
+    .net_train = &net_train<Stored>,
     .relu = &relu<Stored>,
     .relu_grad = &relu_grad<Stored>,
 };

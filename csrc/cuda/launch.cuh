@@ -24,11 +24,18 @@ __host__ __device__ constexpr int64_t divide_up(int64_t count, int64_t divisor) 
   return (count + divisor - 1) / divisor;
 }
 
+inline void check_cuda(const char* op, const char* action, cudaError_t error) {
+  if (error == cudaSuccess) return;
+  cudaGetLastError();  // it would be found again by the next call that looks
+  fail(op, ": CUDA could not ", action, ": ", cudaGetErrorString(error));
+}
+
 // Launches `blocks` blocks of `threads` threads into torch's current stream; none where blocks is 0. op: for
-// the error.
+// the error. shared_bytes: what shared_memory() gives each block.
 template <class... Parameters>
-void launch(const char* op, int64_t blocks, int threads, void (*kernel)(Parameters...),
-            const std::type_identity_t<Parameters>&... arguments) {
+void launch_with_shared_memory(const char* op, int64_t blocks, int threads, int64_t shared_bytes,
+                               void (*kernel)(Parameters...),
+                               const std::type_identity_t<Parameters>&... arguments) {
   if (blocks == 0) return;
   if (blocks > std::numeric_limits<int32_t>::max()) {
     fail(op, ": the tensors are too large for CUDA: ", blocks, " blocks of threads");
@@ -36,12 +43,15 @@ void launch(const char* op, int64_t blocks, int threads, void (*kernel)(Paramete
   cudaLaunchConfig_t config = {};
   config.gridDim = dim3(static_cast<unsigned>(blocks));
   config.blockDim = dim3(static_cast<unsigned>(threads));
+  config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
   config.stream = static_cast<cudaStream_t>(current_stream());
-  const cudaError_t error = cudaLaunchKernelEx(&config, kernel, arguments...);
-  if (error != cudaSuccess) {
-    cudaGetLastError();  // it would be found again by the next call that looks
-    fail(op, ": CUDA could not launch the kernel: ", cudaGetErrorString(error));
-  }
+  check_cuda(op, "launch the kernel", cudaLaunchKernelEx(&config, kernel, arguments...));
+}
+
+template <class... Parameters>
+void launch(const char* op, int64_t blocks, int threads, void (*kernel)(Parameters...),
+            const std::type_identity_t<Parameters>&... arguments) {
+  launch_with_shared_memory(op, blocks, threads, 0, kernel, arguments...);
 }
 
 // One thread for each of `count` elements.
@@ -54,6 +64,16 @@ void launch_elements(const char* op, int64_t count, void (*kernel)(Parameters...
 __device__ inline int64_t element_index() {
   return static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
 }
+
+#ifdef __CUDACC__
+// The memory that the launch gave to the block, aligned to what a vector may be.
+__device__ inline unsigned char* shared_memory() {
+  extern __shared__ __align__(16) unsigned char block_memory[];
+  return block_memory;
+}
+#else
+using cuda_emulator::shared_memory;
+#endif
 
 // Positions along one axis of an image are 32-bit, and small enough that the sums of two markers are.
 inline constexpr int64_t kMostPositions = int64_t{1} << 29;

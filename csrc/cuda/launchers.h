@@ -37,6 +37,13 @@ void relu(int64_t count, const void* input, void* output);
 template <class Stored>
 void relu_grad(int64_t count, const void* grad_output, const void* output, void* grad_input);
 
+template <class Stored>
+void net_forward(const NetShape& shape, const NetForward& pass);
+template <class Stored>
+void net_backward(const NetShape& shape, const NetBackward& pass);
+template <class Stored>
+void net_train(const NetShape& shape, const NetTrain& pass);
+
 const Kernels& kernels();
 
 }  // namespace lenet_ext::cuda

@@ -9,6 +9,7 @@
 #include "cuda/launch.cuh"
 #include "cuda/launchers.h"
 #include "cuda/number.cuh"
+#include "cuda/window.cuh"
 
 namespace lenet_ext::cuda {
 namespace {
@@ -17,19 +18,10 @@ namespace {
 // registers that each thread then has.
 constexpr int kGatherBlocks = 5;
 
-struct Axis {
-  int32_t size, out_size;
-  int32_t kernel, stride, pad, dilation;
-};
-
 struct Pool {
   Axis rows, columns;
   int64_t channels;  // side by side in memory: 1 if contiguous
   int64_t count;     // of outputs, or of elements of the input: one thread for each
-};
-
-struct Span {
-  int32_t begin, end;
 };
 
 // Where the element `index` of a dense tensor lies whose planes are of `height` x `width`.
@@ -53,24 +45,6 @@ struct Place {
     return ((plane * height + at_h) * width + at_w) * pool.channels + channel;
   }
 };
-
-// The taps of a window that begins at `start` (negative in the padding) that lie in the input.
-__device__ Span taps_inside(const Axis& axis, int32_t start) {
-  int32_t begin = 0, end = axis.kernel;
-  if (start < 0) begin = divide(axis.dilation - 1 - start, axis.dilation).quotient;
-  if (start + (axis.kernel - 1) * axis.dilation >= axis.size) {
-    end = start < axis.size ? divide(axis.size - 1 - start, axis.dilation).quotient + 1 : 0;
-  }
-  return {begin, end > begin ? end : begin};
-}
-
-// The outputs whose windows reach over `position`.
-__device__ Span windows_around(const Axis& axis, int32_t position) {
-  const int32_t padded = position + axis.pad, reach = (axis.kernel - 1) * axis.dilation;
-  const int32_t begin = padded > reach ? divide(padded - reach + axis.stride - 1, axis.stride).quotient : 0;
-  const int32_t end = divide(padded, axis.stride).quotient + 1;
-  return {begin, end < axis.out_size ? end : axis.out_size};
-}
 
 // The tap with which the window of output `out` meets `position`, or -1: it may step over it.
 __device__ int32_t tap_at(const Axis& axis, int32_t position, int32_t out) {
@@ -152,11 +126,6 @@ __global__ __launch_bounds__(kElementThreads) void tap_positions(Pool pool, cons
   const int64_t h = place.h * y.stride - y.pad + row * y.dilation;
   const int64_t w = place.w * x.stride - x.pad + column * x.dilation;
   indices[i] = clamp(h, y.size - 1) * x.size + clamp(w, x.size - 1);
-}
-
-Axis axis(int64_t size, int64_t out_size, int64_t kernel, int64_t stride, int64_t pad, int64_t dilation) {
-  return {static_cast<int32_t>(size),   static_cast<int32_t>(out_size), static_cast<int32_t>(kernel),
-          static_cast<int32_t>(stride), static_cast<int32_t>(pad),      static_cast<int32_t>(dilation)};
 }
 
 // One thread for each output, or else for each element of the input.

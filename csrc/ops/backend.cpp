@@ -32,20 +32,13 @@ Backend::Backend(const char* op, const Tensor& tensor)
          ", but the installed torch has no CUDA: install one that has");
   }
   kernels_ = &cuda::kernels();
+  on_host_ = false;
   max_pool2d_indices_ = &cuda::max_pool2d_indices;
   guard_.emplace(tensor.get_device_index());
 #else
   fail(op, ": a tensor is on ", device_of(tensor),
        ", but lenet_ext was built without CUDA: build it where nvcc is found");
 #endif
-}
-
-void check_on_cpu(const char* op, const char* name, const Tensor& tensor) {
-  if (is_on_cuda(tensor)) {
-    fail(op, ": ", name, " are on ", device_of(tensor),
-         ", but the fused engine runs on the CPU only: move the network to the CPU, or call its layers one "
-         "by one");
-  }
 }
 
 #if LENET_EXT_CUDA

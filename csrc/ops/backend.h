@@ -18,6 +18,9 @@ class Backend {
 
   const TypedKernels& operator[](DType dtype) const { return (*kernels_)[dtype]; }
 
+  // Whether this program may read tensors' data: values can then be checked before kernels run.
+  bool on_host() const { return on_host_; }
+
   // Taps as flat positions h * W + w of the input plane, which is the same for all dtypes.
   void max_pool2d_indices(const MaxPool2dShape& shape, Format format, const void* taps,
                           int64_t* indices) const {
@@ -26,11 +29,9 @@ class Backend {
 
  private:
   const Kernels* kernels_;
+  bool on_host_ = true;
   void (*max_pool2d_indices_)(const MaxPool2dShape& shape, Format format, const void* taps, int64_t* indices);
   std::optional<torch::stable::accelerator::DeviceGuard> guard_;
 };
-
-// For the operators that have kernels for the CPU alone.
-void check_on_cpu(const char* op, const char* name, const Tensor& tensor);
 
 }  // namespace lenet_ext

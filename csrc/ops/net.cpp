@@ -2,7 +2,6 @@
 
 #include <optional>
 
-#include "cpu/isa.h"
 #include "ops/net_tensors.h"
 
 namespace lenet_ext {
@@ -39,9 +38,10 @@ Tensor empty_output(const NetTensors& t) {
 // Inference.
 Tensor net(const Tensor& input, Tensors parameters, SizeList program, std::optional<Tensor> normalization) {
   const NetTensors t = check_net("net", input, parameters, program, normalization);
+  const Backend kernels("net", t.images);
   Tensor output = empty_output(t);
   if (t.shape.batch > 0) {
-    cpu::kernels()[t.dtype].net_forward(
+    kernels[t.dtype].net_forward(
         t.shape, {t.net_images(), t.pointers.data(), output.mutable_data_ptr(), nullptr, nullptr});
   }
   return output;
@@ -51,20 +51,19 @@ Tensor net(const Tensor& input, Tensors parameters, SizeList program, std::optio
 std::tuple<Tensor, Tensor, Tensor> net_forward(const Tensor& input, Tensors parameters, SizeList program,
                                                std::optional<Tensor> normalization) {
   const NetTensors t = check_net("net_forward", input, parameters, program, normalization);
+  const Backend kernels("net_forward", t.images);
   const int64_t batch = t.shape.batch, stages = static_cast<int64_t>(t.shape.stages.size());
   Tensor output = empty_output(t);
   Tensor saved = empty_of(std::array{batch * t.shape.saved_elements()}, compute_type(t.dtype), t.images);
   Tensor taps = empty_of(std::array{t.shape.tap_offset(stages, batch)}, ScalarType::Byte, t.images);
+  int64_t written = 0;
+  for (const StageShape& stage : t.shape.stages) written += stage.tap_bytes() * batch;
   // The bytes that round the taps of a stage to whole words are written by no kernel.
-  auto* const tap_bytes = static_cast<uint8_t*>(taps.mutable_data_ptr());
-  for (int64_t i = 0; i < stages; ++i) {
-    const int64_t end = t.shape.tap_offset(i, batch) + t.shape.stages[i].tap_bytes() * batch;
-    std::fill(tap_bytes + end, tap_bytes + t.shape.tap_offset(i + 1, batch), uint8_t{0});
-  }
+  if (written < taps.numel()) torch::stable::zero_(taps);
   if (batch > 0) {
-    cpu::kernels()[t.dtype].net_forward(
-        t.shape,
-        {t.net_images(), t.pointers.data(), output.mutable_data_ptr(), saved.mutable_data_ptr(), tap_bytes});
+    kernels[t.dtype].net_forward(
+        t.shape, {t.net_images(), t.pointers.data(), output.mutable_data_ptr(), saved.mutable_data_ptr(),
+                  static_cast<uint8_t*>(taps.mutable_data_ptr())});
   }
   return {output, saved, taps};
 }
@@ -75,6 +74,7 @@ Tensors net_backward(const Tensor& grad_output, const Tensor& input, Tensors par
                      bool input_grad, bool parameter_grads) {
   constexpr const char* kOp = "net_backward";
   const NetTensors t = check_net(kOp, input, parameters, program, normalization);
+  const Backend kernels(kOp, t.images);
   const int64_t batch = t.shape.batch;
   if (dtype_of(kOp, "grad_output", grad_output) != t.dtype) {
     fail(kOp, ": grad_output must have the dtype of the parameters");
@@ -85,6 +85,9 @@ Tensors net_backward(const Tensor& grad_output, const Tensor& input, Tensors par
   }
   check_sizes(kOp, "saved", saved, std::array{batch * t.shape.saved_elements()});
   check_sizes(kOp, "taps", taps, std::array{t.shape.tap_offset(t.shape.stages.size(), batch)});
+  for (const Tensor* tensor : {&grad_output, &saved, &taps}) {
+    check_same_device(kOp, "images", t.images, "grad_output, saved or taps", *tensor);
+  }
   if (input_grad && t.normalization) fail(kOp, ": uint8 images have no gradient");
   const Tensor gy = dense(grad_output), values = dense(saved), positions = dense(taps);
   Tensors grads;
@@ -96,7 +99,7 @@ Tensors net_backward(const Tensor& grad_output, const Tensor& input, Tensors par
     pointers.push_back(grads.back().mutable_data_ptr());
   }
   if (batch > 0) {
-    cpu::kernels()[t.dtype].net_backward(
+    kernels[t.dtype].net_backward(
         t.shape,
         {t.net_images(), t.pointers.data(), gy.const_data_ptr(), values.const_data_ptr(),
          static_cast<const uint8_t*>(positions.const_data_ptr()),
@@ -126,12 +129,15 @@ void check_int64_vector(const char* op, const char* name, const Tensor& tensor) 
 }
 
 // One step of SGD for each batch of `batch_size` images, in the order of `order`; the mean loss of each. With
-// batch_size 0 one step with all of them, and its loss as a 0-d tensor.
-// Everything is checked before the first step. Changes parameters and buffers.
+// batch_size 0 one step with all of them, and its loss as a 0-d tensor. Changes parameters and buffers.
+//
+// On the CPU everything is checked before the first step. On CUDA, where the host cannot look at targets and
+// order without waiting for the device, a step that holds one out of range changes nothing and has the loss
+// NaN. device_lr: 0-d float64 on CUDA, read by the kernels in place of lr.
 Tensor net_train(const Tensor& images, const Tensor& targets, std::optional<Tensor> order, Tensors parameters,
                  std::optional<Tensor> buffers, SizeList program, std::optional<Tensor> normalization,
                  int64_t batch_size, double lr, double momentum, double weight_decay, bool nesterov,
-                 int64_t loss) {
+                 int64_t loss, std::optional<Tensor> device_lr) {
   constexpr const char* kOp = "net_train";
   NetTensors t = check_net(kOp, images, parameters, program, normalization);
   for (const Tensor& parameter : parameters) {
@@ -140,7 +146,7 @@ Tensor net_train(const Tensor& images, const Tensor& targets, std::optional<Tens
   const int64_t available = t.shape.batch;
   if (loss != 0 && loss != 1) fail(kOp, ": loss must be 0 (cross entropy) or 1 (mean squared error)");
   if (batch_size < 0) fail(kOp, ": batch_size must be at least 0, got ", batch_size);
-  const bool classes = loss == static_cast<int64_t>(cpu::Loss::kCrossEntropy);
+  const bool classes = loss == static_cast<int64_t>(Loss::kCrossEntropy);
   if (classes) {
     check_int64_vector(kOp, "targets", targets);
     check_sizes(kOp, "targets", targets, std::array{available});
@@ -155,15 +161,26 @@ Tensor net_train(const Tensor& images, const Tensor& targets, std::optional<Tens
     }
     check_sizes(kOp, "targets", targets, with_batch(available, t.shape.output_sizes));
   }
+  const Backend kernels(kOp, t.images);
+  check_same_device(kOp, "images", t.images, "targets", targets);
   const Tensor wanted = dense(targets);
-  if (classes) check_indices(kOp, "target", wanted, t.shape.output_sizes[0]);
+  if (classes && kernels.on_host()) check_indices(kOp, "target", wanted, t.shape.output_sizes[0]);
   std::optional<Tensor> indices;
   if (order) {
     check_int64_vector(kOp, "order", *order);
+    check_same_device(kOp, "images", t.images, "order", *order);
     indices = dense(*order);
-    check_indices(kOp, "order", *indices, available);
+    if (kernels.on_host()) check_indices(kOp, "order", *indices, available);
+  }
+  if (device_lr) {
+    if (device_lr->scalar_type() != ScalarType::Double || device_lr->numel() != 1) {
+      fail(kOp, ": device_lr must be one float64 number");
+    }
+    check_same_device(kOp, "images", t.images, "device_lr", *device_lr);
+    if (kernels.on_host()) fail(kOp, ": device_lr is for CUDA only");
   }
   if (buffers) {
+    check_same_device(kOp, "images", t.images, "buffers", *buffers);
     check_sizes(kOp, "buffers", *buffers, std::array{t.shape.parameter_count()});
     if (buffers->scalar_type() != stored_type(t.dtype) || !buffers->is_contiguous()) {
       fail(kOp, ": buffers must be contiguous, of the dtype of the parameters");
@@ -183,22 +200,24 @@ Tensor net_train(const Tensor& images, const Tensor& targets, std::optional<Tens
   for (int64_t step = 0; step < steps; ++step) {
     const int64_t first = step * batch_size;
     t.shape.batch = std::min(batch_size, count - first);
-    cpu::NetImages batch = t.net_images();
+    NetImages batch = t.net_images();
     const auto* target = static_cast<const char*>(wanted.const_data_ptr());
     if (indices) {
       batch.order = static_cast<const int64_t*>(indices->const_data_ptr()) + first;
+      batch.available = available;
     } else {
       batch.data = static_cast<const char*>(batch.data) + first * image_bytes;
       target += first * target_bytes;
     }
-    cpu::kernels()[t.dtype].net_train(t.shape,
-                                      {batch,
-                                       target,
-                                       static_cast<cpu::Loss>(loss),
-                                       {lr, momentum, weight_decay, nesterov},
-                                       t.pointers.data(),
-                                       buffers ? buffers->mutable_data_ptr() : nullptr,
-                                       static_cast<char*>(losses.mutable_data_ptr()) + step * stored_bytes});
+    kernels[t.dtype].net_train(t.shape,
+                               {batch,
+                                target,
+                                static_cast<Loss>(loss),
+                                {lr, momentum, weight_decay, nesterov},
+                                device_lr ? static_cast<const double*>(device_lr->const_data_ptr()) : nullptr,
+                                t.pointers.data(),
+                                buffers ? buffers->mutable_data_ptr() : nullptr,
+                                static_cast<char*>(losses.mutable_data_ptr()) + step * stored_bytes});
   }
   return losses;
 }

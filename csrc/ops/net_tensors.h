@@ -5,7 +5,7 @@
 #include <array>
 #include <optional>
 
-#include "cpu/net_arguments.h"
+#include "net_arguments.h"
 #include "ops/backend.h"
 
 namespace lenet_ext {
@@ -21,10 +21,15 @@ struct NetTensors {
   Tensors parameters;
   std::vector<void*> pointers;  // to the parameters
 
-  cpu::NetImages net_images() const {
+  NetImages net_images() const {
     const float* scale = normalization ? static_cast<const float*>(normalization->const_data_ptr()) : nullptr;
     const bool bytes = images.scalar_type() == ScalarType::Byte;
-    return {images.const_data_ptr(), nullptr, bytes, scale, bytes ? scale + shape.image_sizes[0] : nullptr};
+    return {images.const_data_ptr(),
+            nullptr,
+            shape.batch,
+            bytes,
+            scale,
+            bytes ? scale + shape.image_sizes[0] : nullptr};
   }
 };
 
@@ -58,7 +63,6 @@ inline const NetShape& known_net_shape(const char* op, Sizes images, const std::
 
 inline NetTensors check_net(const char* op, const Tensor& images, const Tensors& parameters,
                             const SizeList& program, const std::optional<Tensor>& normalization) {
-  check_on_cpu(op, "images", images);
   const bool bytes = images.scalar_type() == ScalarType::Byte;
   if (bytes != normalization.has_value()) {
     fail(op, bytes ? ": uint8 images need normalization" : ": normalization is for uint8 images only");
@@ -78,6 +82,7 @@ inline NetTensors check_net(const char* op, const Tensor& images, const Tensors&
       fail(op, ": all parameters must be of one dtype, that of the input unless it is uint8; got ",
            torch::headeronly::toString(parameter.scalar_type()));
     }
+    check_same_device(op, bytes ? "images" : "input", images, "a parameter", parameter);
     parameter_sizes.push_back(sizes_of(parameter));
     t.parameters.push_back(dense(parameter));
     t.pointers.push_back(t.parameters.back().data_ptr());
@@ -85,6 +90,7 @@ inline NetTensors check_net(const char* op, const Tensor& images, const Tensors&
   t.shape = known_net_shape(op, sizes_of(images), parameter_sizes, program);
   if (bytes) {
     if (normalization->scalar_type() != ScalarType::Float) fail(op, ": normalization must be float32");
+    check_same_device(op, "images", images, "normalization", *normalization);
     check_sizes(op, "normalization", *normalization, std::array{int64_t{2}, t.shape.image_sizes[0]});
     t.normalization = dense(*normalization);
   }

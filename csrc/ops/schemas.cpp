@@ -58,5 +58,5 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lenet_ext, m) {
   m.def(
       "net_train(Tensor images, Tensor targets, Tensor? order, Tensor(a!)[] parameters, Tensor(b!)? buffers, "
       "int[] program, Tensor? normalization, int batch_size, float lr, float momentum, float weight_decay, "
-      "bool nesterov, int loss) -> Tensor");
+      "bool nesterov, int loss, Tensor? device_lr=None) -> Tensor");
 }

@@ -33,7 +33,8 @@ train = torch.ops.lenet_ext.net_train.default
 # A step changes its parameters beneath autograd, which has nothing to record. What torch does between
 # autograd and the kernel is still done: it gives tensors with a negative bit their values, for example.
 _below_autograd = torch.library.Library("lenet_ext", "IMPL")
-_below_autograd.impl("net_train", torch.library.fallthrough_kernel, "AutogradCPU")
+for _key in ("AutogradCPU", "AutogradCUDA"):
+    _below_autograd.impl("net_train", torch.library.fallthrough_kernel, _key)
 
 
 class Loss(IntEnum):

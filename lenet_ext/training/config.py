@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from lenet_ext import build_info
 from lenet_ext.training.data import DATASETS
 from lenet_ext.training.errors import InputError
 
@@ -44,8 +45,6 @@ class TrainingConfig:
         _check_choice("data", self.data, DATASETS)
         _check_choice("engine", self.engine, tuple(ENGINE_TITLES))
         _check_choice("device", self.device, ("cpu", "cuda"))
-        if self.engine == "fused" and self.device != "cpu":
-            raise InputError("--engine fused: it runs on the CPU; use --device cpu, or --engine layers")
         _check(self.epochs >= 1, "epochs", self.epochs, "1 or more")
         _check(self.batch_size >= 1, "batch-size", self.batch_size, "1 or more")
         _check(self.lr > 0 and math.isfinite(self.lr), "lr", self.lr, "a positive number")
@@ -62,9 +61,7 @@ def new_config(options: Mapping[str, Any]) -> TrainingConfig:
     given = _given(options)
     given = {**DEFAULTS.get(given.get("data", TrainingConfig.data), {}), **given}
     given.setdefault("compare", given.get("engine") != "torch")
-    auto = "cpu" if given.get("engine") == "fused" else "auto"
-    given["device"] = resolve_device(given.get("device", auto))
-    given.setdefault("engine", "fused" if given["device"] == "cpu" else "layers")
+    given["device"] = resolve_device(given.get("device", "auto"))
     return TrainingConfig(**given)
 
 
@@ -92,7 +89,7 @@ def resolve_device(device: str) -> str:
     """ "cpu" or "cuda" for "auto", "cpu" or "cuda"; an `InputError` for "cuda" where torch has none."""
     _check_choice("device", device, DEVICES)
     if device == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
+        return "cuda" if torch.cuda.is_available() and build_info()["cuda"] else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch finds no CUDA device here; use --device cpu")
     return device

@@ -31,6 +31,9 @@ def build_network(network: dict[str, int], engine: str) -> LeNet:
 
 def fuse_network(model: LeNet, network: dict[str, int], normalize: Normalization) -> FusedNet:
     """`model` in the fused engine, with the normalisation of uint8 images folded in."""
-    example = torch.empty(1, network["in_channels"], network["image_size"], network["image_size"])
+    device = next(model.parameters()).device
+    example = torch.empty(
+        1, network["in_channels"], network["image_size"], network["image_size"], device=device
+    )
     mean, std = ([value / 255 for value in values] for values in (normalize.mean, normalize.std))
     return fuse(model, example, mean=mean, std=std)

@@ -7,7 +7,7 @@
 namespace lenet_ext {
 
 Backend::Backend(const char*, const Tensor&)
-    : kernels_(&cuda::kernels()), max_pool2d_indices_(&cuda::max_pool2d_indices) {}
+    : kernels_(&cuda::kernels()), on_host_(false), max_pool2d_indices_(&cuda::max_pool2d_indices) {}
 
 namespace cuda {
 

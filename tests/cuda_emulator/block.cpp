@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <new>
 #include <numeric>
 
 #include "fiber.h"
@@ -40,11 +41,32 @@ Fiber* take_fiber() {
 }
 
 unsigned seed() {
-  const char* text = std::getenv("CUDA_EMULATOR_SEED");
-  return text == nullptr ? 0 : static_cast<unsigned>(std::strtoul(text, nullptr, 10));
+  return static_cast<unsigned>(number_from_environment("CUDA_EMULATOR_SEED", 0));
 }
 
+unsigned char* block_memory = nullptr;
+
 }  // namespace
+
+int number_from_environment(const char* name, int otherwise) {
+  const char* text = std::getenv(name);
+  return text == nullptr ? otherwise : static_cast<int>(std::strtol(text, nullptr, 10));
+}
+
+SharedMemory::SharedMemory(size_t bytes) {
+  constexpr std::align_val_t kAlignment{16};
+  block_memory = bytes == 0 ? nullptr : static_cast<unsigned char*>(::operator new(bytes, kAlignment));
+  std::fill_n(block_memory, bytes, static_cast<unsigned char>(0xff));
+}
+
+SharedMemory::~SharedMemory() {
+  ::operator delete(block_memory, std::align_val_t{16});
+  block_memory = nullptr;
+}
+
+unsigned char* shared_memory() {
+  return block_memory;
+}
 
 Block::Block(int threads, std::function<void()> thread)
     : body_(std::move(thread)), threads_(threads), order_(threads), random_(seed()), shuffled_(seed() != 0) {

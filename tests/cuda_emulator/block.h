@@ -50,6 +50,17 @@ class Block {
   bool shuffled_;
 };
 
+// The memory that a launch gives to each block: filled with what makes NaN of every type, for kernels that
+// read what they did not write.
+class SharedMemory {
+ public:
+  explicit SharedMemory(size_t bytes);
+  ~SharedMemory();
+};
+unsigned char* shared_memory();
+
+int number_from_environment(const char* name, int otherwise);
+
 // The running thread goes on when all others of its warp or block wait likewise.
 void wait(Waiting waiting);
 

@@ -21,8 +21,7 @@ EMULATOR = Path(__file__).resolve().parent
 ROOT = EMULATOR.parent.parent
 CSRC = ROOT / "csrc"
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g"
-# The fused engine has no CUDA kernels, and the schemas are in the package's module.
-LEFT_OUT = {"backend.cpp", "net.cpp", "parallel.cpp", "schemas.cpp"}
+LEFT_OUT = {"backend.cpp", "parallel.cpp", "schemas.cpp"}  # the schemas are in the package's module
 COMPILER = os.environ.get("CXX") or shutil.which("g++")
 
 

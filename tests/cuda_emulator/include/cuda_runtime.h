@@ -17,6 +17,7 @@
 #define __host__
 #define __shared__ static
 #define __launch_bounds__(...)
+#define __grid_constant__
 
 struct dim3 {
   unsigned x = 1, y = 1, z = 1;
@@ -36,6 +37,33 @@ struct cudaLaunchConfig_t {
   cudaStream_t stream;
 };
 
+// The device: of a size that CUDA_EMULATOR_SHARED and CUDA_EMULATOR_MULTIPROCESSORS in the environment set,
+// so that small tests meet what large networks and batches meet on a real one.
+enum cudaDeviceAttr { cudaDevAttrMultiProcessorCount, cudaDevAttrMaxSharedMemoryPerBlockOptin };
+
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = 0;
+  return cudaSuccess;
+}
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrMultiProcessorCount
+               ? cuda_emulator::number_from_environment("CUDA_EMULATOR_MULTIPROCESSORS", 3)
+               : cuda_emulator::number_from_environment("CUDA_EMULATOR_SHARED", 227 * 1024);
+  return cudaSuccess;
+}
+
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize };
+
+template <class Kernel>
+cudaError_t cudaFuncSetAttribute(Kernel*, cudaFuncAttribute, int) {
+  return cudaSuccess;
+}
+template <class Kernel>
+cudaError_t cudaOccupancyMaxActiveBlocksPerMultiprocessor(int* blocks, Kernel*, int, size_t) {
+  *blocks = 1;
+  return cudaSuccess;
+}
+
 inline cudaError_t cudaGetLastError() {
   return cudaSuccess;
 }
@@ -49,15 +77,18 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   constexpr unsigned kMostThreads = 1024;
   const bool one_dimensional =
       config->gridDim.y * config->gridDim.z * config->blockDim.y * config->blockDim.z == 1;
-  if (!one_dimensional || config->dynamicSmemBytes != 0 || config->gridDim.x == 0 ||
-      config->blockDim.x == 0 || config->blockDim.x > kMostThreads) {
+  if (!one_dimensional || config->gridDim.x == 0 || config->blockDim.x == 0 ||
+      config->blockDim.x > kMostThreads) {
     return cudaErrorInvalidConfiguration;
   }
   static std::mutex one_at_a_time;
   const std::lock_guard lock(one_at_a_time);
   gridDim = config->gridDim, blockDim = config->blockDim;
   cuda_emulator::Block block(static_cast<int>(blockDim.x), [&] { kernel(arguments...); });
-  for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) block.run();
+  for (blockIdx.x = 0; blockIdx.x < gridDim.x; ++blockIdx.x) {
+    const cuda_emulator::SharedMemory memory(config->dynamicSmemBytes);
+    block.run();
+  }
   return cudaSuccess;
 }
 

@@ -3,13 +3,14 @@
 
 #include "net_shape.h"
 
-namespace lenet_ext::cpu {
+namespace lenet_ext {
 
 // Images of the stored type or bytes, dense one after the other. Image i of the pass is order[i] of `data`
 // (i itself where order is null). Bytes become byte * scale[channel] + shift[channel].
 struct NetImages {
   const void* data;
   const int64_t* order;
+  int64_t available;  // images of `data`
   bool bytes;
   const float *scale, *shift;
 };
@@ -45,9 +46,10 @@ struct NetTrain {
   const void* targets;  // int64_t classes (cross entropy), or values of the stored type like the output
   Loss loss;
   SgdOptions sgd;
+  const double* lr;  // on CUDA: read by the kernel in place of sgd.lr; or null
   void* const* parameters;
   void* buffers;    // the running sums of all parameters, one after the other; null without momentum
   void* mean_loss;  // one value of the stored type
 };
 
-}  // namespace lenet_ext::cpu
+}  // namespace lenet_ext

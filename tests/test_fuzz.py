@@ -161,6 +161,7 @@ def check(call: Call) -> str:
 
 
 @pytest.mark.usefixtures("limited_memory")
+@pytest.mark.filterwarnings("ignore")  # torch's, about its own strange tensors
 @pytest.mark.parametrize("name", NAMES)
 def test_any_arguments(name: str) -> None:
     outcomes: Counter[str] = Counter()

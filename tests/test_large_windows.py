@@ -1,4 +1,4 @@
-"""max_pool2d with windows of more than 256 positions, whose taps take 32 bits, and of more than are allowed."""
+"""max_pool2d with windows of more than 256 positions, whose taps take 32 bits."""
 
 from __future__ import annotations
 

@@ -162,7 +162,7 @@ void net(int64_t batch, int64_t kernel, int64_t features, DType dtype, Bytes& re
     grad_pointers.push_back(grads.emplace_back(dtype, count).get());
   }
   const Array buffers = numbers(dtype, shape.parameter_count(), 4);
-  const NetImages images{x.get(), nullptr, false, nullptr, nullptr};
+  const NetImages images{x.get(), nullptr, batch, false, nullptr, nullptr};
   const TypedKernels& kernels = KERNELS[dtype];
   kernels.net_forward(shape, {images, pointers.data(), y.get(), saved.get(), taps.data()});
   kernels.net_backward(
@@ -174,6 +174,7 @@ void net(int64_t batch, int64_t kernel, int64_t features, DType dtype, Bytes& re
                               targets.data(),
                               Loss::kCrossEntropy,
                               {1e-4, 0.9, 0.1, true},
+                              nullptr,
                               pointers.data(),
                               buffers.get(),
                               loss.get()});

@@ -21,7 +21,8 @@ CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o
 CXX_TEST_SOURCES := $(shell find tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
 .DELETE_ON_ERROR:
-.PHONY: help build train test lint format bench gpu-report clients wheel wheel-check clean distclean
+.PHONY: help build train test lint format sanitize coverage bench gpu-report clients wheel wheel-check clean \
+	distclean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -69,6 +70,12 @@ format: build  ## format all sources
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	$(BIN)/clang-format -i $(CXX_SOURCES) $(CXX_TEST_SOURCES)
+
+sanitize: build  ## fuzz and parity under AddressSanitizer and UBSan; threads and memory of the kernels
+	$(BIN)/python tests/sanitizers/run.py
+
+coverage: build  ## which lines of csrc/ and lenet_ext/ the tests run
+	$(BIN)/python scripts/coverage.py
 
 bench: build  ## time the kernels beside native torch
 	$(BIN)/lenet-ext bench $(BENCH_ARGS)

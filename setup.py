@@ -1,7 +1,7 @@
 """Builds `lenet_ext._C`: one object per source through ninja, the kernels once per CPU instruction set.
 
-Environment: CXX (compiler), LENET_EXT_CUDA=0|1 (default: 1 where nvcc is found), TORCH_CUDA_ARCH_LIST,
-CUDA_HOME, MAX_JOBS.
+Environment: CXX (compiler), CXXFLAGS (further flags; where CUDA is left out, when linking too),
+LENET_EXT_CUDA=0|1 (default: 1 where nvcc is found), TORCH_CUDA_ARCH_LIST, CUDA_HOME, MAX_JOBS.
 """
 
 from __future__ import annotations
@@ -187,7 +187,8 @@ class NinjaBuild(build_ext):
         with open(folder / "build.ninja", "w") as file:
             writer = ninja_syntax.Writer(file, width=10_000)
             floats = "-fno-math-errno -fno-trapping-math"
-            flags = f"-std=c++20 -O3 -fPIC -fvisibility=hidden {floats} -Wall -Wextra {common}"
+            further = os.environ.get("CXXFLAGS", "")
+            flags = f"-std=c++20 -O3 -fPIC -fvisibility=hidden {floats} -Wall -Wextra {common} {further}"
             writer.rule(
                 "cxx",
                 f"{compiler} $isa {flags} -MMD -MF $out.d -c $in -o $out",
@@ -211,7 +212,7 @@ class NinjaBuild(build_ext):
             # version 12, and the wheel a newer system.
             libraries = "-Xlinker --no-as-needed -ltorch_cpu -ltorch -lgcc"
             libraries = f"-L{shlex.quote(f'{torch_folder}/lib')} {libraries}"
-            linker = compiler
+            linker = f"{compiler} {further}"
             if nvcc:
                 # It knows where its runtime lies, whose symbols stay inside: torch may bring others.
                 linker = f"{nvcc} -ccbin {compiler} -cudart static -Xlinker --exclude-libs=libcudart_static.a"

@@ -23,6 +23,7 @@ def set_hypothesis_up() -> None:
         "default", derandomize=True, deadline=None, max_examples=150, suppress_health_check=slow
     )
     settings.register_profile("explore", deadline=None, max_examples=2000, suppress_health_check=slow)
+    settings.register_profile("thousands", settings.get_profile("default"), max_examples=1000)
     settings.register_profile("few", settings.get_profile("default"), max_examples=40)
     settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 

@@ -124,7 +124,7 @@ def test_foreign_safetensors(path: Path, metadata: dict[str, str] | None) -> Non
 
 def test_other_format(path: Path) -> None:
     path.write_bytes(save({"weight": torch.zeros(3)}, {"lenet_ext": json.dumps({"format": 99})}))
-    with pytest.raises(InputError, match="format 99, this version reads format 1"):
+    with pytest.raises(InputError, match="format 99, this version reads format 2"):
         load_checkpoint(path)
 
 

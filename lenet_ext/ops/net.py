@@ -30,8 +30,8 @@ _inference_op = torch.ops.lenet_ext.net.default
 _forward_op = torch.ops.lenet_ext.net_forward.default
 _backward_op = torch.ops.lenet_ext.net_backward.default
 train = torch.ops.lenet_ext.net_train.default
-# A step changes its parameters beneath autograd, which has nothing to record. What torch does after autograd
-# and before the kernel is still done: values of views with a negative bit, for example.
+# A step changes its parameters beneath autograd, which has nothing to record. What torch does between
+# autograd and the kernel is still done: it gives tensors with a negative bit their values, for example.
 _below_autograd = torch.library.Library("lenet_ext", "IMPL")
 for _key in ("AutogradCPU", "AutogradCUDA"):
     _below_autograd.impl("net_train", torch.library.fallthrough_kernel, _key)

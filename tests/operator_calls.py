@@ -1,0 +1,205 @@
+"""Hypothesis strategies for calls of the raw operators: sound, spoilt, and with any arguments whatever."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from chains import chains, fused_without_export
+from hypothesis import strategies as st
+from strategies import conv_cases, laid_out, pool_cases
+from torch import Tensor
+from wild_tensors import DTYPES, integers_near_zero, wild_tensors
+
+operators = torch.ops.lenet_ext
+WILD_INTEGERS = [
+    *(0, 1, 2, 3, 4, 5, 7, 16, 17, 255, 256, 257, 1000, -1, -2, -7),
+    *(2**16, 2**20, 2**30, 2**31 - 1, 2**31, 2**32, 2**62, 2**63 - 1, -(2**31), -(2**62), -(2**63)),
+]
+WILD_FLOATS = [0.0, 0.5, 1.0, -1.0, 1e-40, 1e30, 1e300, float("inf"), float("-inf"), float("nan")]
+
+
+@dataclass
+class Call:
+    """An operator and its arguments; `spoilt` are the positions of those that did not fit together."""
+
+    name: str
+    arguments: list[Any]
+    spoilt: set[int] = field(default_factory=set)
+
+    def tensors(self) -> list[Tensor]:
+        lists = (value if isinstance(value, list) else [value] for value in self.arguments)
+        return [value for values in lists for value in values if isinstance(value, Tensor)]
+
+    def __call__(self) -> list[Tensor]:
+        results = getattr(operators, self.name).default(*self.arguments)
+        return [results] if isinstance(results, Tensor) else list(results or ())
+
+    def __repr__(self) -> str:
+        return f"{self.name}({', '.join(map(describe, self.arguments))}), spoilt: {sorted(self.spoilt)}"
+
+
+def describe(value: object) -> str:
+    if isinstance(value, list) and any(isinstance(item, Tensor) for item in value):
+        return f"[{', '.join(map(describe, value))}]"
+    if not isinstance(value, Tensor):
+        return repr(value)
+    if value.is_nested:
+        return f"<nested {value.dtype}>"
+    strides = tuple(value.stride()) if value.layout == torch.strided else value.layout
+    return f"<{tuple(value.shape)} {strides} {value.dtype} {value.device}>"
+
+
+def small(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> Tensor:
+    """Small whole numbers: their sums are exact in every dtype, and equal ones are frequent."""
+    return integers_near_zero(shape, seed).to(dtype)
+
+
+@st.composite
+def conv2d_calls(draw: st.DrawFn, name: str) -> list[Any]:
+    case = draw(conv_cases())
+    x = laid_out(small(case.input_shape, case.dtype, case.seed), case.layout)
+    weight = small(case.weight_shape, case.dtype, case.seed + 1)
+    bias = small(case.weight_shape[:1], case.dtype, case.seed + 2) if case.bias else None
+    numbers = list(case.geometry.numbers())
+    if name == "conv2d":
+        return [x, weight, bias, *numbers]
+    shape = operators.conv2d(x.to("meta"), weight.to("meta"), None, *numbers).shape
+    gy = laid_out(small(shape, case.dtype, case.seed + 3), draw(st.sampled_from([case.layout, "contiguous"])))
+    if name == "conv2d_input_grad":
+        return [gy, weight, *x.shape[2:], *numbers]
+    if name == "conv2d_weight_grad":
+        return [gy, x, *weight.shape[2:], *numbers, case.bias]
+    return [gy, x, weight, *numbers, case.bias]
+
+
+@st.composite
+def linear_calls(draw: st.DrawFn, name: str) -> list[Any]:
+    sizes = st.sampled_from([0, 1, 2, 3, 7, 8, 15, 16, 17, 33])
+    rows = draw(st.lists(sizes, max_size=3))
+    in_features, out_features, seed = draw(sizes), draw(sizes), draw(st.integers(0, 2**16))
+    dtype, bias = draw(st.sampled_from(DTYPES)), draw(st.booleans())
+    x, weight = small((*rows, in_features), dtype, seed), small((out_features, in_features), dtype, seed + 1)
+    if draw(st.booleans()):
+        weight = weight.t().contiguous().t()
+    gy = small((*rows, out_features), dtype, seed + 2)
+    return {
+        "linear": [x, weight, small((out_features,), dtype, seed + 3) if bias else None],
+        "linear_input_grad": [gy, weight],
+        "linear_weight_grad": [gy, x, bias],
+        "linear_grads": [gy, x, weight, bias],
+    }[name]
+
+
+@st.composite
+def max_pool2d_calls(draw: st.DrawFn, name: str) -> list[Any]:
+    case = draw(pool_cases())
+    x, geometry = case.input(), list(case.geometry())
+    if name == "max_pool2d":
+        return [x, *geometry, case.ceil_mode, draw(st.booleans())]
+    output, taps = operators.max_pool2d(x, *geometry, case.ceil_mode, True)
+    if name == "max_pool2d_indices":
+        return [taps, *x.shape[2:], *geometry]
+    return [small(tuple(output.shape), case.dtype, case.seed), taps, *x.shape[2:], *geometry]
+
+
+@st.composite
+def relu_calls(draw: st.DrawFn, name: str) -> list[Any]:
+    shape = draw(st.lists(st.sampled_from([0, 1, 2, 5, 17]), max_size=4).map(tuple))
+    dtype, seed = draw(st.sampled_from(DTYPES)), draw(st.integers(0, 2**16))
+    x = small(shape, dtype, seed)
+    if len(shape) == 4:
+        x = laid_out(x, draw(st.sampled_from(["contiguous", "channels_last", "sliced", "transposed"])))
+    return [small(shape, dtype, seed + 1), x] if name == "relu_grad" else [x]
+
+
+@st.composite
+def net_calls(draw: st.DrawFn, name: str) -> list[Any]:
+    chain, dtype = draw(chains()), draw(st.sampled_from(DTYPES))
+    fused = fused_without_export(chain.in_dtype(dtype))
+    images = chain.images(dtype)
+    parameters = [p.detach() for p in fused._chain_parameters()]
+    program, normalization = list(fused._program), None
+    if parameters and draw(st.integers(0, 3)) == 0:
+        images = torch.randint(256, images.shape, dtype=torch.uint8)
+        normalization = torch.rand(2, images.shape[1])
+    net = [images, parameters, program, normalization]
+    if name in ("net", "net_forward"):
+        return net
+    output, saved, taps = operators.net_forward(*net)
+    if name == "net_backward":
+        gy = small(tuple(output.shape), dtype, chain.seed)
+        input_grad = normalization is None and draw(st.booleans())
+        return [gy, images, parameters, saved, taps, program, normalization, input_grad, draw(st.booleans())]
+    classes = output.dim() == 2 and draw(st.booleans())
+    targets = torch.randint(output.shape[1], output.shape[:1]) if classes else torch.randn_like(output)
+    order = torch.randperm(len(images)) if draw(st.booleans()) else None
+    momentum = draw(st.sampled_from([0.0, 0.9]))
+    count = sum(p.numel() for p in parameters)
+    buffers = torch.zeros(count, dtype=dtype) if momentum else None
+    batch_size = draw(st.sampled_from([0, 1, 2, 16] if len(images) else [1, 2]))
+    sgd = [0.01, momentum, draw(st.sampled_from([0.0, 0.1])), bool(momentum) and draw(st.booleans())]
+    return [
+        *(images, targets, order, [p.clone() for p in parameters], buffers, program, normalization),
+        *(batch_size, *sgd, 0 if classes else 1, None),
+    ]
+
+
+FAMILIES: dict[str, Callable[[str], st.SearchStrategy[list[Any]]]] = {
+    "conv2d": conv2d_calls,
+    "linear": linear_calls,
+    "max_pool2d": max_pool2d_calls,
+    "relu": relu_calls,
+    "net": net_calls,
+}
+# Every operator that the package registers, found by its schema.
+NAMES = sorted(
+    schema.name.removeprefix("lenet_ext::")
+    for schema in torch._C._jit_get_all_schemas()
+    if schema.name.startswith("lenet_ext::")
+)
+
+
+def family_of(name: str) -> str:
+    return next(family for family in FAMILIES if name.rstrip("_").startswith(family))
+
+
+def wild(draw: st.DrawFn, kind: str, value: object) -> Any:
+    """Anything that the schema's type lets through, near the sound `value` or far from it."""
+    if kind.startswith("Optional["):
+        optional = draw(st.integers(0, 3)) == 0
+        return None if optional else wild(draw, kind.removeprefix("Optional[").removesuffix("]"), value)
+    if kind == "Tensor":
+        return draw(wild_tensors(value if isinstance(value, Tensor) else None))
+    if kind in ("int", "SymInt"):
+        near = isinstance(value, int) and draw(st.booleans())
+        return value + draw(st.sampled_from([-1, 1])) if near else draw(st.sampled_from(WILD_INTEGERS))
+    if kind == "float":
+        return draw(st.sampled_from(WILD_FLOATS))
+    if kind == "bool":
+        return draw(st.booleans())
+    element = kind.removeprefix("List[").removesuffix("]")
+    items = list(value) if isinstance(value, list) else []
+    for _ in range(draw(st.integers(1, 2))):
+        place = draw(st.integers(0, len(items)))
+        if place < len(items) and draw(st.integers(0, 4)):
+            items[place] = wild(draw, element, items[place])
+        elif place < len(items) and draw(st.booleans()):
+            del items[place]
+        else:
+            items.insert(place, wild(draw, element, None))
+    return items
+
+
+@st.composite
+def calls(draw: st.DrawFn, name: str) -> Call:
+    """A third are sound, most of the others have one to three wild arguments, and in some all are wild."""
+    arguments = draw(FAMILIES[family_of(name)](name))
+    kinds = [str(a.type) for a in getattr(operators, name).default._schema.arguments]
+    count = draw(st.sampled_from([0, 0, 0, 1, 1, 1, 2, 3, len(kinds)]))
+    places = draw(st.permutations(range(len(kinds))))[:count]
+    for place in places:
+        arguments[place] = wild(draw, kinds[place], arguments[place])
+    return Call(name, arguments, set(places))

@@ -1,0 +1,95 @@
+"""`make sanitize`: builds with sanitizers, then runs every check with them and says how long each took.
+
+AddressSanitizer and UBSan: the fuzz and the parity tests, on AVX-512 and plain C++. ThreadSanitizer and
+valgrind: kernels.cpp, the kernels without torch, which is itself not instrumented.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import build
+
+TESTS = build.ROOT / "tests"
+# Parity and hostile arguments; the operators alone, in few cases each.
+PARITY = ["memory_safety", "relu", "linear", "max_pool2d", "conv2d", "net", "wide_layers", "winograd"]
+# Not `python -m pytest`, which would import the package of the current folder: that one is not sanitized.
+RUN_PYTEST = """
+import importlib.util, sys
+sys.path.remove("")
+import pytest
+found = importlib.util.find_spec("lenet_ext").origin
+assert "sanitizers" in found, found
+sys.exit(pytest.main())
+"""
+ADDRESS_OPTIONS = "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=1024"
+
+
+class Checks:
+    """Runs commands, each with a line on what came of it."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.failed = False
+
+    def run(self, name: str, *command: str | Path, **environment: str) -> None:
+        print(f"== {name}", flush=True)
+        start = time.monotonic()
+        code = subprocess.run([str(part) for part in command], env=os.environ | environment).returncode
+        self.failed |= code != 0
+        verdict = "passed" if code == 0 else f"FAILED (exit code {code})"
+        self.lines.append(f"{name}: {verdict}, {time.monotonic() - start:.0f} s")
+
+
+def check_address(checks: Checks, library: Path, isa: str) -> None:
+    environment = {
+        "PYTHONPATH": str(library),
+        "LD_PRELOAD": build.preloaded(),
+        "ASAN_OPTIONS": ADDRESS_OPTIONS,
+        "LENET_EXT_ISA": isa,
+        "OMP_NUM_THREADS": "2",
+    }
+    pytest = (sys.executable, "-c", RUN_PYTEST, "-q")
+    no_plugins = ("-p", "no:cacheprovider", "-p", "no:xdist")
+    fuzz = os.environ.get("HYPOTHESIS_PROFILE", "thousands")
+    checks.run(
+        f"fuzz under AddressSanitizer and UBSan, {isa}",
+        *(*pytest, *no_plugins, TESTS / "test_fuzz.py"),
+        **environment,
+        HYPOTHESIS_PROFILE=fuzz,
+    )
+    parity = [TESTS / f"test_{name}.py" for name in PARITY]
+    checks.run(
+        f"parity under AddressSanitizer and UBSan, {isa}",
+        *(*pytest, *no_plugins, *parity),
+        **environment,
+        HYPOTHESIS_PROFILE="few",
+    )
+
+
+def main() -> int:
+    checks = Checks()
+    start = time.monotonic()
+    library, programs = build.build_package(), build.build_programs()
+    checks.lines.append(f"build: {time.monotonic() - start:.0f} s")
+    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    isas = ["avx512", "scalar"] if "avx512vl" in flags else ["scalar"]
+    for isa in isas:
+        check_address(checks, library, isa)
+        checks.run(f"kernels under ThreadSanitizer, {isa}", programs[f"thread_{isa}"])
+    if valgrind := shutil.which("valgrind"):
+        command = (valgrind, "-q", "--error-exitcode=1", "--leak-check=full", programs["valgrind_scalar"])
+        checks.run("kernels under valgrind, scalar", *command)
+    else:
+        checks.lines.append("kernels under valgrind: skipped, it is not installed")
+    print("\n" + "\n".join(checks.lines))
+    return int(checks.failed)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,101 @@
+"""Checkpoints: every cut and every changed byte is noticed, and a killed writer leaves a whole file."""
+
+from __future__ import annotations
+
+import multiprocessing
+import random
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import pytest
+import torch
+from test_checkpoint import make_run
+
+from lenet_ext.training.checkpoint import load_checkpoint, save_checkpoint
+from lenet_ext.training.errors import InputError
+from lenet_ext.training.files import write_atomically
+from lenet_ext.training.learner import Learner
+from lenet_ext.training.loop import Run
+
+
+def small_run() -> Run:
+    """A run whose learner has 9 numbers and as many momenta, so that a test can go through all bytes."""
+    run = make_run()
+    model = torch.nn.Linear(2, 3)
+    momenta = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
+    learner = SimpleNamespace(name="small", model=model, momenta=lambda: momenta)
+    return Run(run.config, run.dataset, run.normalize, [cast(Learner, learner)], run.history)
+
+
+@pytest.fixture(scope="module")
+def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    path = tmp_path_factory.mktemp("small") / "checkpoint"
+    save_checkpoint(path, small_run(), data_sha256="abc")
+    assert len(load_checkpoint(path).tensors) == 4
+    return path.read_bytes()
+
+
+def assert_refused(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"checkpoint: (truncated|corrupt|a safetensors file, but|format)"):
+        load_checkpoint(path)
+
+
+def test_every_truncation(tmp_path: Path, content: bytes) -> None:
+    for length in range(len(content)):
+        assert_refused(tmp_path / "checkpoint", content[:length])
+
+
+def test_appended_bytes(tmp_path: Path, content: bytes) -> None:
+    for extra in (b"\0", b" ", content):
+        assert_refused(tmp_path / "checkpoint", content + extra)
+
+
+def test_every_byte_changed(tmp_path: Path, content: bytes) -> None:
+    """One bit of each byte, in turn, upper case for lower among them, and each byte to any other."""
+    generator = random.Random(0)
+    for position in range(len(content)):
+        for change in {1, 0x20, 0xFF, generator.randrange(1, 256)}:
+            damaged = bytearray(content)
+            damaged[position] ^= change
+            assert_refused(tmp_path / "checkpoint", bytes(damaged))
+
+
+def test_whitespace_that_means_nothing(tmp_path: Path, content: bytes) -> None:
+    """The header is padded with blanks: a tab there leaves everything that is read as it was."""
+    header_end = 8 + int.from_bytes(content[:8], "little")
+    for position in range(8, header_end):
+        if content[position] == ord(" "):
+            assert_refused(tmp_path / "checkpoint", content[:position] + b"\t" + content[position + 1 :])
+
+
+def test_two_bytes_swapped(tmp_path: Path, content: bytes) -> None:
+    for position in range(len(content) - 1):
+        if content[position] != content[position + 1]:
+            swapped = bytearray(content)
+            swapped[position : position + 2] = swapped[position : position + 2][::-1]
+            assert_refused(tmp_path / "checkpoint", bytes(swapped))
+
+
+def _write_for_ever(path: Path, contents: list[bytes]) -> None:
+    while True:
+        for content in contents:
+            write_atomically(path, content)
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_killed_writer_leaves_one_of_the_files(tmp_path: Path) -> None:
+    path, contents = tmp_path / "file", [bytes([i]) * 5_000_000 for i in range(3)]
+    write_atomically(path, contents[0])
+    left_behind = 0
+    for number in range(12):
+        writer = multiprocessing.get_context("fork").Process(target=_write_for_ever, args=(path, contents))
+        writer.start()
+        time.sleep(0.02 + 0.007 * number)
+        writer.kill()
+        writer.join()
+        left_behind += (tmp_path / ".file.tmp").exists()
+        assert path.read_bytes() in contents
+    assert left_behind > 0, "no writer was killed while it wrote"

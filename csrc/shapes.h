@@ -205,6 +205,11 @@ inline MaxPool2dShape max_pool2d_shape(const char* op, Sizes input_sizes, const 
 
 struct LinearShape {
   int64_t rows, in_features, out_features;
+  int64_t members = 1;  // as many products of these sizes, one after the other in all arrays
+
+  int64_t input_elements() const { return rows * in_features; }
+  int64_t weight_elements() const { return out_features * in_features; }
+  int64_t output_elements() const { return rows * out_features; }
 
   bool operator==(const LinearShape&) const = default;
 };
@@ -227,6 +232,24 @@ inline LinearShape linear_shape(const char* op, const char* name, Sizes sizes, S
   element_count(op, weight_sizes);
   element_count(op, std::array{s.rows, s.in_features});
   element_count(op, std::array{s.rows, s.out_features});
+  return s;
+}
+
+// The same, or with weight_sizes (members, out, in) and sizes (members, ..., in or out): a product for each
+// member.
+inline LinearShape stacked_linear_shape(const char* op, const char* name, Sizes sizes, Sizes weight_sizes,
+                                        Side side) {
+  if (weight_sizes.size() != 3) return linear_shape(op, name, sizes, weight_sizes, side);
+  const int64_t members = weight_sizes[0];
+  if (sizes.size() < 2 || sizes[0] != members) {
+    fail(op, ": ", name, " must have ", members, " members in its first of 2 or more dimensions, as weight ",
+         to_string(weight_sizes), " has, got ", to_string(sizes));
+  }
+  LinearShape s = linear_shape(op, name, sizes.subspan(1), weight_sizes.subspan(1), side);
+  s.members = members;
+  element_count(op, weight_sizes);
+  element_count(op, std::array{members, s.rows, s.in_features});
+  element_count(op, std::array{members, s.rows, s.out_features});
   return s;
 }
 

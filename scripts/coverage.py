@@ -16,7 +16,17 @@ SETTINGS = ROOT / "tests/coverage.ini"
 # These compile or run other builds than the one that is measured.
 LEFT_OUT = ["test_cuda_emulator.py", "test_build.py", "test_gpu_report.py"]
 # Run once more for every instruction set.
-PER_ISA = ["relu", "linear", "max_pool2d", "conv2d", "net", "wide_layers", "winograd", "single_images"]
+PER_ISA = [
+    "relu",
+    "linear",
+    "stacked_linear",
+    "max_pool2d",
+    "conv2d",
+    "net",
+    "wide_layers",
+    "winograd",
+    "single_images",
+]
 # Not `python -m pytest`, which would import the package of the current folder: that one is not measured.
 RUN_PYTEST = """
 import importlib.util, sys

@@ -84,6 +84,10 @@ def results(dtype: torch.dtype, memory_format: torch.memory_format) -> Iterator[
         output = operators.linear(rows_in, weight, normal(out_features).to(dtype))
         yield output
         yield from operators.linear_grads(output, rows_in, weight, True)
+    stack, weights = normal(3, 5, 9).to(dtype), normal(3, 7, 9).to(dtype)
+    output = operators.linear(stack, weights, normal(3, 7).to(dtype))
+    yield output
+    yield from operators.linear_grads(output, stack, weights, True)
     yield from net_results(dtype)
     for count in (1, 4097):
         # A slice is not aligned to the vectors that relu loads.

@@ -81,14 +81,16 @@ def linear_calls(draw: st.DrawFn, name: str) -> list[Any]:
     rows = draw(st.lists(sizes, max_size=3))
     in_features, out_features, seed = draw(sizes), draw(sizes), draw(st.integers(0, 2**16))
     dtype, bias = draw(st.sampled_from(DTYPES)), draw(st.booleans())
-    x, weight = small((*rows, in_features), dtype, seed), small((out_features, in_features), dtype, seed + 1)
+    stack = draw(st.sampled_from([(), (), (1,), (3,)]))
+    x = small((*stack, *rows, in_features), dtype, seed)
+    weight = small((*stack, out_features, in_features), dtype, seed + 1)
     if draw(st.booleans()):
-        weight = weight.t().contiguous().t()
-    gy = small((*rows, out_features), dtype, seed + 2)
+        weight = weight.mT.contiguous().mT
+    gy = small((*stack, *rows, out_features), dtype, seed + 2)
     return {
-        "linear": [x, weight, small((out_features,), dtype, seed + 3) if bias else None],
+        "linear": [x, weight, small((*stack, out_features), dtype, seed + 3) if bias else None],
         "linear_input_grad": [gy, weight],
-        "linear_weight_grad": [gy, x, bias],
+        "linear_weight_grad": [gy, x, bias, bool(stack)],
         "linear_grads": [gy, x, weight, bias],
     }[name]
 

@@ -46,7 +46,21 @@ def conv2d_grads(gy: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> Results:
     ]
 
 
-def linear_weight_grad(gy: Tensor, x: Tensor, bias: bool) -> Results:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if weight.dim() == 3:
+        biases = [None] * len(weight) if bias is None else bias
+        return torch.stack([F.linear(*member) for member in zip(x, weight, biases, strict=True)])
+    return F.linear(x, weight, bias)
+
+
+def linear_input_grad(gy: Tensor, weight: Tensor) -> Tensor:
+    return linear(gy, weight.mT, None)
+
+
+def linear_weight_grad(gy: Tensor, x: Tensor, bias: bool, stacked: bool = False) -> Results:
+    if stacked:
+        members = [linear_weight_grad(*member, bias) for member in zip(gy, x, strict=True)]
+        return [torch.stack(grads) for grads in zip(*members, strict=True)]
     rows = gy.reshape(-1, gy.shape[-1]) if gy.numel() else gy.new_zeros(1, gy.shape[-1])
     inputs = x.reshape(-1, x.shape[-1]) if gy.numel() and x.numel() else x.new_zeros(len(rows), x.shape[-1])
     return [rows.t() @ inputs, rows.sum(0) if bias else rows.new_empty(0)]
@@ -117,10 +131,13 @@ ORACLES: dict[str, Callable[..., Results]] = {
     "conv2d_input_grad": conv2d_input_grad,
     "conv2d_weight_grad": conv2d_weight_grad,
     "conv2d_grads": conv2d_grads,
-    "linear": lambda x, weight, bias: [F.linear(x, weight, bias)],
-    "linear_input_grad": lambda gy, weight: [gy @ weight],
+    "linear": lambda x, weight, bias: [linear(x, weight, bias)],
+    "linear_input_grad": lambda gy, weight: [linear_input_grad(gy, weight)],
     "linear_weight_grad": linear_weight_grad,
-    "linear_grads": lambda gy, x, weight, bias: [gy @ weight, *linear_weight_grad(gy, x, bias)],
+    "linear_grads": lambda gy, x, weight, bias: [
+        linear_input_grad(gy, weight),
+        *linear_weight_grad(gy, x, bias, weight.dim() == 3),
+    ],
     "max_pool2d": lambda x, *arguments: list(pooled(x, *arguments[:-1]))[: 1 + arguments[-1]],
     "max_pool2d_input_grad": max_pool2d_input_grad,
     "relu": lambda x: [F.relu(x)],

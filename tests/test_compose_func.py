@@ -155,9 +155,8 @@ def test_batching_rules_call_each_kernel_once(name: str, batched: str, depth: in
     assert counts[0] == counts[1]
     forward, both_ways = counts[0]
     assert forward
-    assert max(forward.values()) == 1
-    # With batched weights linear is one batched product, and so is each of its two gradients.
-    assert all(count == 1 or (called, count) == ("aten::bmm", 3) for called, count in both_ways.items())
+    assert set(forward.values()) == set(both_ways.values()) == {1}
+    assert not any(called.startswith("aten::") for called in both_ways), "torch's kernels, not ours"
 
 
 def test_per_sample_gradients_call_each_layer_once() -> None:

@@ -19,7 +19,7 @@ import build  # noqa: E402
 
 pytestmark = pytest.mark.skipif(build.COMPILER is None, reason="there is no C++ compiler")
 SEEDS = ["0", "1", "2", "3"]
-OPERATORS = ["relu", "linear", "max_pool2d", "conv2d", "autograd", "memory_safety"]
+OPERATORS = ["relu", "linear", "stacked_linear", "max_pool2d", "conv2d", "autograd", "memory_safety"]
 OPERATORS += ["linear_relu", "conv2d_relu_max_pool2d", "net", "net_cuda", "fused", "train_step"]
 # Devices on which the fused engine takes other paths: with few multiprocessors a block has several images at
 # once and several tiles, with little shared memory their values lie elsewhere.

@@ -38,6 +38,10 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
         "linear_input_grad": (tensor(2, 3, 5), tensor(5, 6)),
         "linear_weight_grad": (tensor(2, 3, 5), tensor(2, 3, 6), True),
         "linear_grads": (tensor(2, 3, 5), tensor(2, 3, 6), tensor(5, 6), True),
+        "linear of stacks": (tensor(2, 3, 6), tensor(2, 5, 6), tensor(2, 5)),
+        "linear_input_grad of stacks": (tensor(2, 3, 5), tensor(2, 5, 6)),
+        "linear_weight_grad of stacks": (tensor(2, 3, 5), tensor(2, 3, 6), True, True),
+        "linear_grads of stacks": (tensor(2, 3, 5), tensor(2, 3, 6), tensor(2, 5, 6), True),
         "net": (image, [weight, bias], BLOCK, None),
         "net_forward": (image, [weight, bias], BLOCK, None),
         "net_backward": (
@@ -65,6 +69,8 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
         *("conv2d", "conv2d_input_grad", "conv2d_weight_grad", "conv2d_grads"),
         *("max_pool2d", "max_pool2d_indices", "max_pool2d_input_grad"),
         *("linear", "linear_input_grad", "linear_weight_grad", "linear_grads"),
+        *("linear of stacks", "linear_input_grad of stacks"),
+        *("linear_weight_grad of stacks", "linear_grads of stacks"),
         *("relu", "relu_", "relu_grad"),
         *("net", "net_forward", "net_backward"),
     ],
@@ -72,7 +78,7 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
 def test_opcheck(name: str, layout: str, dtype: torch.dtype) -> None:
     if name == "relu_" and layout == "sliced":
         layout = "contiguous"  # clone() makes it dense
-    torch.library.opcheck(getattr(operators, name).default, arguments(name, layout, dtype))
+    torch.library.opcheck(getattr(operators, name.split()[0]).default, arguments(name, layout, dtype))
 
 
 def check_fake(operator, *args) -> tuple[Tensor, ...]:

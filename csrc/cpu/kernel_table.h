@@ -46,21 +46,31 @@ constexpr TypedKernels make_typed_kernels() {
             max_pool2d_input_grad<S>(shape, format, (const Stored*)grad_output, taps, (Stored*)grad_input);
           },
       .linear =
-          [](const LinearShape& shape, const void* input, const void* weight, const void* bias,
-             void* output) {
-            linear<S>(shape, (const Stored*)input, (const Stored*)weight, (const Stored*)bias,
-                      (Stored*)output);
+          [](const LinearShape& s, const void* input, const void* weight, const void* bias, void* output) {
+            for_each_member<S>(s, [&](int64_t i) {
+              linear<S>(s, member_of((const Stored*)input, i, s.input_elements()),
+                        member_of((const Stored*)weight, i, s.weight_elements()),
+                        member_of((const Stored*)bias, i, s.out_features),
+                        member_of((Stored*)output, i, s.output_elements()));
+            });
           },
       .linear_input_grad =
-          [](const LinearShape& shape, const void* grad_output, const void* weight, void* grad_input) {
-            linear_input_grad<S>(shape, (const Stored*)grad_output, (const Stored*)weight,
-                                 (Stored*)grad_input);
+          [](const LinearShape& s, const void* grad_output, const void* weight, void* grad_input) {
+            for_each_member<S>(s, [&](int64_t i) {
+              linear_input_grad<S>(s, member_of((const Stored*)grad_output, i, s.output_elements()),
+                                   member_of((const Stored*)weight, i, s.weight_elements()),
+                                   member_of((Stored*)grad_input, i, s.input_elements()));
+            });
           },
       .linear_weight_grad =
-          [](const LinearShape& shape, const void* grad_output, const void* input, void* grad_weight,
+          [](const LinearShape& s, const void* grad_output, const void* input, void* grad_weight,
              void* grad_bias) {
-            linear_weight_grad<S>(shape, (const Stored*)grad_output, (const Stored*)input,
-                                  (Stored*)grad_weight, (Stored*)grad_bias);
+            for_each_member<S>(s, [&](int64_t i) {
+              linear_weight_grad<S>(s, member_of((const Stored*)grad_output, i, s.output_elements()),
+                                    member_of((const Stored*)input, i, s.input_elements()),
+                                    member_of((Stored*)grad_weight, i, s.weight_elements()),
+                                    member_of((Stored*)grad_bias, i, s.out_features));
+            });
           },
       .net_forward = &net_forward<S, Stored>,
       .net_backward = &net_backward<S, Stored>,

@@ -1,4 +1,5 @@
-// linear forward, input gradient, weight and bias gradient. All matrices are row-major and dense.
+// linear forward, input gradient, weight and bias gradient, each of one member. All matrices are row-major
+// and dense.
 #pragma once
 
 #include "cpu/dot.h"
@@ -6,6 +7,25 @@
 #include "shapes.h"
 
 namespace lenet_ext::cpu {
+
+// body(member): several members at once or, where one is enough work for all threads, one after the other.
+template <class S, class Body>
+void for_each_member(const LinearShape& s, const Body& body) {
+  constexpr int64_t kWorkForAll = 4'000'000;  // cycles
+  const int64_t cost = s.output_elements() * (s.in_features / S::width + 1);
+  if (s.members == 1 || cost >= kWorkForAll) {
+    for (int64_t member = 0; member < s.members; ++member) body(member);
+  } else {
+    parallel_for(s.members, cost, [&](int64_t begin, int64_t end) {
+      for (int64_t member = begin; member < end; ++member) body(member);
+    });
+  }
+}
+
+template <class Stored>
+Stored* member_of(Stored* first, int64_t member, int64_t elements) {
+  return first == nullptr ? nullptr : first + member * elements;
+}
 
 // The same values in the compute type: the memory itself where it is stored so, else a converted copy.
 template <class S, class Stored>

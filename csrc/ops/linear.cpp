@@ -19,10 +19,11 @@ Tensor linear(const Tensor& input, const Tensor& weight, std::optional<Tensor> b
   const DType dtype = dtype_of(kOp, "input", input);
   const Backend kernels(kOp, input);
   check_same_kind(kOp, "input", input, "weight", weight);
-  const LinearShape shape = linear_shape(kOp, "input", sizes_of(input), sizes_of(weight), Side::kInput);
+  const Sizes weight_sizes = sizes_of(weight);
+  const LinearShape shape = stacked_linear_shape(kOp, "input", sizes_of(input), weight_sizes, Side::kInput);
   if (bias) {
     check_same_kind(kOp, "input", input, "bias", *bias);
-    check_sizes(kOp, "bias", *bias, std::array{shape.out_features});
+    check_sizes(kOp, "bias", *bias, weight_sizes.first(weight_sizes.size() - 1));
     bias = dense(*bias);
   }
   const Tensor x = dense(input), w = dense(weight);
@@ -40,7 +41,7 @@ Tensor linear_input_grad(const Tensor& grad_output, const Tensor& weight) {
   const Backend kernels(kOp, grad_output);
   check_same_kind(kOp, "grad_output", grad_output, "weight", weight);
   const LinearShape shape =
-      linear_shape(kOp, "grad_output", sizes_of(grad_output), sizes_of(weight), Side::kOutput);
+      stacked_linear_shape(kOp, "grad_output", sizes_of(grad_output), sizes_of(weight), Side::kOutput);
   const Tensor gy = dense(grad_output), w = dense(weight);
   Tensor grad_input = empty(with_last(sizes_of(grad_output), shape.in_features), gy);
   if (grad_input.numel() > 0) {
@@ -50,20 +51,26 @@ Tensor linear_input_grad(const Tensor& grad_output, const Tensor& weight) {
   return grad_input;
 }
 
-std::tuple<Tensor, Tensor> linear_weight_grad(const Tensor& grad_output, const Tensor& input, bool bias) {
+// `stacked`: the first dimension is of members with a weight each.
+std::tuple<Tensor, Tensor> linear_weight_grad(const Tensor& grad_output, const Tensor& input, bool bias,
+                                              bool stacked) {
   constexpr const char* kOp = "linear_weight_grad";
   const DType dtype = dtype_of(kOp, "input", input);
   const Backend kernels(kOp, input);
   check_same_kind(kOp, "input", input, "grad_output", grad_output);
   const Sizes input_sizes = sizes_of(input), grad_sizes = sizes_of(grad_output);
-  if (input_sizes.empty() || grad_sizes.empty())
-    fail(kOp, ": input and grad_output must have at least 1 dimension");
+  const size_t least = stacked ? 2 : 1;
+  if (input_sizes.size() < least || grad_sizes.size() < least)
+    fail(kOp, ": input and grad_output must have at least ", least, stacked ? " dimensions" : " dimension");
   check_sizes(kOp, "grad_output", grad_output, with_last(input_sizes, grad_sizes.back()));
-  const std::array weight_sizes = {grad_sizes.back(), input_sizes.back()};
-  const LinearShape shape = linear_shape(kOp, "input", input_sizes, weight_sizes, Side::kInput);
+  std::vector<int64_t> weight_sizes{grad_sizes.back(), input_sizes.back()},
+      bias_sizes{bias ? grad_sizes.back() : 0};
+  if (stacked) {
+    for (auto* sizes : {&weight_sizes, &bias_sizes}) sizes->insert(sizes->begin(), input_sizes[0]);
+  }
+  const LinearShape shape = stacked_linear_shape(kOp, "input", input_sizes, weight_sizes, Side::kInput);
   const Tensor x = dense(input), gy = dense(grad_output);
-  Tensor grad_weight = empty(weight_sizes, x),
-         grad_bias = empty(std::array{bias ? shape.out_features : 0}, x);
+  Tensor grad_weight = empty(weight_sizes, x), grad_bias = empty(bias_sizes, x);
   kernels[dtype].linear_weight_grad(shape, gy.const_data_ptr(), x.const_data_ptr(),
                                     grad_weight.mutable_data_ptr(),
                                     bias ? grad_bias.mutable_data_ptr() : nullptr);
@@ -73,9 +80,10 @@ std::tuple<Tensor, Tensor> linear_weight_grad(const Tensor& grad_output, const T
 // All three at once, for the sake of one call instead of two.
 std::tuple<Tensor, Tensor, Tensor> linear_grads(const Tensor& grad_output, const Tensor& input,
                                                 const Tensor& weight, bool bias) {
-  linear_shape("linear_grads", "input", sizes_of(input), sizes_of(weight), Side::kInput);
+  const Sizes weight_sizes = sizes_of(weight);
+  stacked_linear_shape("linear_grads", "input", sizes_of(input), weight_sizes, Side::kInput);
   Tensor grad_input = linear_input_grad(grad_output, weight);
-  auto [grad_weight, grad_bias] = linear_weight_grad(grad_output, input, bias);
+  auto [grad_weight, grad_bias] = linear_weight_grad(grad_output, input, bias, weight_sizes.size() == 3);
   return {grad_input, grad_weight, grad_bias};
 }
 

@@ -24,7 +24,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lenet_ext, m) {
   // csrc/ops/linear.cpp
   m.def("linear(Tensor input, Tensor weight, Tensor? bias) -> Tensor");
   m.def("linear_input_grad(Tensor grad_output, Tensor weight) -> Tensor");
-  m.def("linear_weight_grad(Tensor grad_output, Tensor input, bool bias) -> (Tensor, Tensor)");
+  m.def(
+      "linear_weight_grad(Tensor grad_output, Tensor input, bool bias, bool stacked=False) -> (Tensor, "
+      "Tensor)");
   m.def(
       "linear_grads(Tensor grad_output, Tensor input, Tensor weight, bool bias) -> (Tensor, Tensor, Tensor)");
 

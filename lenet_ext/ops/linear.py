@@ -1,4 +1,8 @@
-"""linear: fake kernels, autograd Functions, public function."""
+"""linear: fake kernels, autograd Functions, public function.
+
+The operators take stacks as well, a product for each member in one call: weight (members, out, in), bias
+(members, out), input (members, ..., in). The rules for torch.vmap make them; the public function takes none.
+"""
 
 from __future__ import annotations
 
@@ -24,32 +28,44 @@ Dim: TypeAlias = int | None
 
 @_fake.register("linear")
 def _fake_linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    return input.new_empty((*input.shape[:-1], weight.shape[0]))
+    return input.new_empty((*input.shape[:-1], weight.shape[-2]))
 
 
 @_fake.register("linear_input_grad")
 def _fake_input_grad(grad_output: Tensor, weight: Tensor) -> Tensor:
-    return grad_output.new_empty((*grad_output.shape[:-1], weight.shape[1]))
+    return grad_output.new_empty((*grad_output.shape[:-1], weight.shape[-1]))
 
 
 @_fake.register("linear_weight_grad")
-def _fake_weight_grad(grad_output: Tensor, input: Tensor, bias: bool) -> tuple[Tensor, Tensor]:
-    out_features = grad_output.shape[-1]
-    grad_weight = grad_output.new_empty(out_features, input.shape[-1])
-    return grad_weight, _fake.bias_gradient(grad_output, out_features, bias)
+def _fake_weight_grad(
+    grad_output: Tensor, input: Tensor, bias: bool, stacked: bool = False
+) -> tuple[Tensor, Tensor]:
+    lead, out_features = grad_output.shape[: int(stacked)], grad_output.shape[-1]
+    grad_weight = grad_output.new_empty((*lead, out_features, input.shape[-1]))
+    return grad_weight, grad_output.new_empty((*lead, out_features if bias else 0))
 
 
 @_fake.register("linear_grads")
 def _fake_grads(
     grad_output: Tensor, input: Tensor, weight: Tensor, bias: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
-    grad_bias = _fake.bias_gradient(grad_output, weight.shape[0], bias)
-    return grad_output.new_empty(input.shape), grad_output.new_empty(weight.shape), grad_bias
+    grads = _fake_weight_grad(grad_output, input, bias, weight.dim() == 3)
+    return grad_output.new_empty(input.shape), *grads
 
 
-def _rows(batched: Tensor) -> Tensor:
-    """(batch, ..., features) as (batch, rows, features)."""
-    return batched.unsqueeze(1).flatten(1, -2)
+def _stack(tensor: Tensor, batch_dim: Dim, size: int, stacked: bool) -> Tensor:
+    """With vmap's dimension in front, merged into that of the members where they are `stacked` already."""
+    tensor = batch_first(tensor, batch_dim, size)
+    return tensor.flatten(0, 1) if stacked else tensor
+
+
+def _unstack(tensor: Tensor, size: int, stacked: bool) -> Tensor:
+    return tensor.unflatten(0, (size, tensor.shape[0] // size)) if stacked else tensor
+
+
+def _bias_grad(grad_output: Tensor, stacked: bool) -> Tensor:
+    """The sum over the rows, of which a vector is one."""
+    return grad_output.unsqueeze(-2).flatten(int(stacked), -2).sum(-2)
 
 
 class Linear(Function):
@@ -76,9 +92,10 @@ class Linear(Function):
         if needs_input:
             grad_input = _linear_input_grad(grad_output, weight)
         if needs_weight:
-            grad_weight, grad_bias = _linear_weight_grad(grad_output, input, needs_bias)
+            stacked = weight.dim() == 3
+            grad_weight, grad_bias = _linear_weight_grad(grad_output, input, needs_bias, stacked)
         elif needs_bias:
-            grad_bias = grad_output.flatten(0, -2).sum(0) if grad_output.dim() > 1 else grad_output
+            grad_bias = _bias_grad(grad_output, weight.dim() == 3)
         return grad_input, grad_weight, grad_bias if needs_bias else None
 
     @staticmethod
@@ -98,14 +115,16 @@ class Linear(Function):
         info: Any, in_dims: tuple[Dim, Dim, Dim], input: Tensor, weight: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, int]:
         input_dim, weight_dim, bias_dim = in_dims
-        size = info.batch_size
-        input = batch_first(input, input_dim, size)
-        if weight_dim is None and bias_dim is None:
-            return _linear(input, weight, bias), 0
-        output = _rows(input) @ batch_first(weight, weight_dim, size).mT
-        if bias is not None:
-            output = output + batch_first(bias, bias_dim, size).unsqueeze(1)
-        return output.reshape(*input.shape[:-1], output.shape[-1]), 0
+        size, stacked = info.batch_size, weight.dim() - (weight_dim is not None) == 3
+        if input_dim is not None and weight_dim is None and bias_dim is None:
+            return _linear(input.movedim(input_dim, int(stacked)), weight, bias), int(stacked)
+        weight = _stack(weight, weight_dim, size, stacked)
+        bias = None if bias is None else _stack(bias, bias_dim, size, stacked)
+        if input_dim is None and not stacked:  # the same rows for all: their features side by side
+            output = _linear(input, weight.flatten(0, 1), None if bias is None else bias.flatten())
+            return output.unflatten(-1, (size, weight.shape[1])), output.dim() - 1
+        output = _linear(_stack(input, input_dim, size, stacked), weight, bias)
+        return _unstack(output, size, stacked), 0
 
 
 class LinearInputGrad(Function):
@@ -126,7 +145,9 @@ class LinearInputGrad(Function):
         grad_output, weight = ctx.saved_tensors
         return (
             _linear(grad, weight, None) if ctx.needs_input_grad[0] else None,
-            _linear_weight_grad(grad_output, grad, False)[0] if ctx.needs_input_grad[1] else None,
+            _linear_weight_grad(grad_output, grad, False, weight.dim() == 3)[0]
+            if ctx.needs_input_grad[1]
+            else None,
         )
 
     @staticmethod
@@ -139,66 +160,83 @@ class LinearInputGrad(Function):
 
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Dim, Dim], grad_output: Tensor, weight: Tensor) -> tuple[Tensor, int]:
-        size = info.batch_size
-        grad_output = batch_first(grad_output, in_dims[0], size)
-        if in_dims[1] is None:
-            return _linear_input_grad(grad_output, weight), 0
-        grad_input = _rows(grad_output) @ batch_first(weight, in_dims[1], size)
-        return grad_input.reshape(*grad_output.shape[:-1], grad_input.shape[-1]), 0
+        grad_dim, weight_dim = in_dims
+        size, stacked = info.batch_size, weight.dim() - (weight_dim is not None) == 3
+        if grad_dim is not None and weight_dim is None:
+            return _linear_input_grad(grad_output.movedim(grad_dim, int(stacked)), weight), int(stacked)
+        grad_output = _stack(grad_output, grad_dim, size, stacked)
+        grad_input = _linear_input_grad(grad_output, _stack(weight, weight_dim, size, stacked))
+        return _unstack(grad_input, size, stacked), 0
 
 
 class LinearWeightGrad(Function):
     """grad_output.T @ input and, where `bias`, the sum of grad_output over its rows."""
 
     @staticmethod
-    def forward(grad_output: Tensor, input: Tensor, bias: bool) -> tuple[Tensor, Tensor]:
-        return _weight_grad_op(grad_output, input, bias)
+    def forward(grad_output: Tensor, input: Tensor, bias: bool, stacked: bool) -> tuple[Tensor, Tensor]:
+        return _weight_grad_op(grad_output, input, bias, stacked)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, bool], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(
+        ctx: Any, inputs: tuple[Tensor, Tensor, bool, bool], output: tuple[Tensor, Tensor]
+    ) -> None:
         save(ctx, inputs[0], inputs[1])
-        ctx.bias = inputs[2]
+        ctx.bias, ctx.stacked = inputs[2:]
         if not ctx.bias:
             ctx.mark_non_differentiable(output[1])
 
     @staticmethod
     def backward(
         ctx: Any, grad_weight: Tensor | None, grad_bias: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None, None]:
+    ) -> tuple[Tensor | None, Tensor | None, None, None]:
         grad_output, input = ctx.saved_tensors
-        needs_grad_output, needs_input, _ = ctx.needs_input_grad
+        needs_grad_output, needs_input = ctx.needs_input_grad[:2]
         through_grad_output = through_input = None
         if needs_grad_output and grad_weight is not None:
             through_grad_output = _linear(input, grad_weight, grad_bias)
         elif needs_grad_output and grad_bias is not None:
-            through_grad_output = grad_bias.expand_as(grad_output)
+            ones = [1] * (grad_output.dim() - grad_bias.dim())
+            rows = grad_bias.reshape(*grad_bias.shape[:-1], *ones, grad_bias.shape[-1])
+            through_grad_output = rows.expand_as(grad_output)
         if needs_input and grad_weight is not None:
             through_input = _linear_input_grad(grad_output, grad_weight)
-        return through_grad_output, through_input, None
+        return through_grad_output, through_input, None, None
 
     @staticmethod
     def jvp(
-        ctx: Any, grad_output_tangent: Tensor | None, input_tangent: Tensor | None, _: None
+        ctx: Any, grad_output_tangent: Tensor | None, input_tangent: Tensor | None, *_: None
     ) -> tuple[Tensor | None, Tensor | None]:
         grad_output, input = ctx.saved_tensors
         if grad_output_tangent is None:
             grad_output_tangent = torch.zeros_like(grad_output)
-        weight_tangent, bias_tangent = _linear_weight_grad(grad_output_tangent, input, ctx.bias)
+        weight_tangent, bias_tangent = _linear_weight_grad(grad_output_tangent, input, ctx.bias, ctx.stacked)
         if input_tangent is not None:
-            weight_tangent = weight_tangent + _linear_weight_grad(grad_output, input_tangent, False)[0]
+            through_input = _linear_weight_grad(grad_output, input_tangent, False, ctx.stacked)[0]
+            weight_tangent = weight_tangent + through_input
         return weight_tangent, bias_tangent if ctx.bias else None
 
     @staticmethod
     def vmap(
-        info: Any, in_dims: tuple[Dim, Dim, None], grad_output: Tensor, input: Tensor, bias: bool
+        info: Any,
+        in_dims: tuple[Dim, Dim, None, None],
+        grad_output: Tensor,
+        input: Tensor,
+        bias: bool,
+        stacked: bool,
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
+        grad_dim, input_dim = in_dims[:2]
         size = info.batch_size
+        if grad_dim is not None and input_dim is None and not stacked:  # the features side by side
+            out_features = grad_output.movedim(grad_dim, 0).shape[-1]
+            side_by_side = grad_output.movedim(grad_dim, -2).flatten(-2)
+            grad_weight, grad_bias = _linear_weight_grad(side_by_side, input, bias, False)
+            grad_bias = grad_bias.reshape(size, out_features if bias else 0)
+            return (grad_weight.unflatten(0, (size, out_features)), grad_bias), (0, 0)
         grad_output, input = (
-            batch_first(t, d, size) for t, d in zip((grad_output, input), in_dims, strict=False)
+            _stack(t, d, size, stacked) for t, d in ((grad_output, grad_dim), (input, input_dim))
         )
-        grad_rows = _rows(grad_output)
-        grad_weight = grad_rows.mT @ _rows(input)
-        return (grad_weight, grad_rows.sum(1) if bias else grad_rows.new_empty(size, 0)), (0, 0)
+        grad_weight, grad_bias = _linear_weight_grad(grad_output, input, bias, True)
+        return (_unstack(grad_weight, size, stacked), _unstack(grad_bias, size, stacked)), (0, 0)
 
 
 _linear = differentiable(Linear, tensors=3, direct=_linear_op)
@@ -221,6 +259,8 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not (tensors and (bias is None or isinstance(bias, Tensor))):
         raise not_tensors("linear", input=input, weight=weight, bias=bias)
     input, weight, bias = autocast(input, weight, bias)
+    if weight.dim() > 2:
+        raise RuntimeError(f"linear: weight must have 2 dimensions (out, in), got {list(weight.shape)}")
     if weight.dim() == 1:
         bias = None if bias is None else bias.reshape(1)
         return _linear(input, weight.unsqueeze(0), bias).squeeze(-1)

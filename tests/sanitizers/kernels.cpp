@@ -119,11 +119,11 @@ void max_pool2d(const MaxPool2dShape& s, DType dtype, Format format, Bytes& resu
 }
 
 void linear(const LinearShape& s, DType dtype, Bytes& results) {
-  const int64_t in = s.rows * s.in_features, out = s.rows * s.out_features,
-                weights = s.in_features * s.out_features;
-  const Array x = numbers(dtype, in, 1), w = numbers(dtype, weights, 2),
-              b = numbers(dtype, s.out_features, 3), gy = numbers(dtype, out, 4);
-  const Array y(dtype, out), gx(dtype, in), gw(dtype, weights), gb(dtype, s.out_features);
+  const int64_t in = s.members * s.input_elements(), out = s.members * s.output_elements(),
+                weights = s.members * s.weight_elements(), biases = s.members * s.out_features;
+  const Array x = numbers(dtype, in, 1), w = numbers(dtype, weights, 2), b = numbers(dtype, biases, 3),
+              gy = numbers(dtype, out, 4);
+  const Array y(dtype, out), gx(dtype, in), gw(dtype, weights), gb(dtype, biases);
   KERNELS[dtype].linear(s, x.get(), w.get(), b.get(), y.get());
   KERNELS[dtype].linear_input_grad(s, gy.get(), w.get(), gx.get());
   KERNELS[dtype].linear_weight_grad(s, gy.get(), x.get(), gw.get(), gb.get());
@@ -203,6 +203,7 @@ Bytes results_of(DType dtype, int with_threads) {
   }
   linear({67, 130, 65}, dtype, results);
   linear({1, 1025, 129}, dtype, results);
+  linear({7, 40, 33, 50}, dtype, results);
   relu(40'003, dtype, results);
   net(37, 3, 40, dtype, results);
   net(37, 5, 33, dtype, results);

@@ -17,7 +17,17 @@ import build
 
 TESTS = build.ROOT / "tests"
 # Parity and hostile arguments; the operators alone, in few cases each.
-PARITY = ["memory_safety", "relu", "linear", "max_pool2d", "conv2d", "net", "wide_layers", "winograd"]
+PARITY = [
+    "memory_safety",
+    "relu",
+    "linear",
+    "stacked_linear",
+    "max_pool2d",
+    "conv2d",
+    "net",
+    "wide_layers",
+    "winograd",
+]
 # Not `python -m pytest`, which would import the package of the current folder: that one is not sanitized.
 RUN_PYTEST = """
 import importlib.util, sys

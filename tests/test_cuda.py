@@ -173,6 +173,24 @@ class TestOnGpu:
         for ours, expected in zip(*(step.fused.parameters() for step in steps), strict=True):
             assert torch.equal(ours, expected)
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_autocast(self, dtype: torch.dtype) -> None:
+        """The dtype of each layer's output is the native one; gradients are float32, and near."""
+        images, labels = torch.randn(8, 3, 32, 32, device="cuda"), torch.arange(8, device="cuda")
+        ours = lenet_ext.LeNet().cuda()
+        dtypes, gradients = [], []
+        for model in (ours, lenet_ext.revert(ours)):
+            seen: list[torch.dtype] = []
+            for layer in model.children():
+                layer.register_forward_hook(lambda m, args, output, seen=seen: seen.append(output.dtype))
+            with torch.autocast("cuda", dtype=dtype):
+                loss = torch.nn.functional.cross_entropy(model(images), labels)
+            gradients.append(torch.autograd.grad(loss, list(model.parameters())))
+            dtypes.append(seen)
+        assert dtypes[0] == dtypes[1]
+        assert set(dtypes[0]) == {dtype}
+        torch.testing.assert_close(*gradients, rtol=0.05, atol=0.01)
+
     def test_tensors_of_another_device_than_the_current_one(self) -> None:
         if torch.cuda.device_count() < 2:
             pytest.skip("there is one GPU")

@@ -5,11 +5,17 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import on_device
 import pytest
 import torch
+
+if TYPE_CHECKING:  # it needs the extras
+    from training_helpers import Program
 
 
 def set_hypothesis_up() -> None:
@@ -66,3 +72,34 @@ def threads() -> Iterator[None]:
     before = torch.get_num_threads()
     yield
     torch.set_num_threads(before)
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Program:
+    """The program `lenet-ext`, in an empty folder."""
+    from training_helpers import Program
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "100")
+    return Program(monkeypatch, capsys)
+
+
+@pytest.fixture(scope="session")
+def finished_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """`data`, two classes told by their brightness, and `run`, a finished run on them."""
+    from processes import python
+    from training_helpers import write_image_folders
+
+    folder = tmp_path_factory.mktemp("finished")
+    write_image_folders(folder / "data")
+    options = ["--data", "folder", "--epochs", "10", "--batch-size", "3", "--no-compare", "--out", "run"]
+    result = python("-m", "lenet_ext", "train", *options, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder
+
+
+@pytest.fixture
+def trained(program: Program, finished_run: Path) -> Path:
+    """The run's folder, in a copy that the test may spoil."""
+    shutil.copytree(finished_run, ".", dirs_exist_ok=True)
+    return Path("run")

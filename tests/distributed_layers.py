@@ -1,4 +1,4 @@
-"""Run by torchrun: our layers in DistributedDataParallel, then in FSDP2, against one process with all images.
+"""Run by torchrun: our layers in DistributedDataParallel and FSDP2, and a fused network, against one process.
 
 Prints, for each, the largest relative difference of the parameters after some steps of SGD.
 """
@@ -12,6 +12,8 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from twins import CLASSES, images, twins
+
+import lenet_ext
 
 IMAGES, STEPS = 8, 3
 
@@ -41,6 +43,10 @@ def sharded(model: torch.nn.Module) -> FSDPModule:
     return fully_shard(model)
 
 
+def fused(model: torch.nn.Module) -> DistributedDataParallel:
+    return DistributedDataParallel(lenet_ext.fuse(model, images(2)))
+
+
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -49,7 +55,7 @@ def main() -> None:
     (_, native), batch, labels = twins(), images(IMAGES), torch.arange(IMAGES) % CLASSES
     share = slice(rank * IMAGES // processes, (rank + 1) * IMAGES // processes)
     train(native, batch, labels)
-    for name, make in (("ddp", DistributedDataParallel), ("fsdp2", sharded)):
+    for name, make in (("ddp", DistributedDataParallel), ("fsdp2", sharded), ("fused", fused)):
         torch.manual_seed(0)
         model = make(twins()[0])
         train(model, batch[share], labels[share])

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from processes import python
 from torch import Tensor
-from training_helpers import python
 
 from lenet_ext import benchmark, functional
 from lenet_ext.benchmark import measure as measure_module
@@ -224,9 +224,9 @@ def share_given_back():
     return (before - resident_bytes()) / size
 print(statistics.median(share_given_back() for _ in range(5)))
 """
-    assert float(python(["-c", program]).stdout) < 0.1
+    assert float(python("-c", program).stdout) < 0.1
     without = program.replace("\nkeep_freed_memory()", "")
-    assert float(python(["-c", without]).stdout) > 0.9
+    assert float(python("-c", without).stdout) > 0.9
 
 
 @pytest.mark.parametrize(("upper_quartile", "text"), [(1.4, " 2.00x |"), (1.6, "~2.00x |")])

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import io
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from processes import python
 from torch import Tensor
 from torch.export import Dim
 from torch.func import vmap
@@ -118,15 +116,7 @@ def test_exported_program_through_a_file(strict: bool, tmp_path: Path) -> None:
     batches = [images(count) for count in BATCHES]
     torch.export.save(program, paths[0])
     torch.save(batches, paths[1])
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    finished = subprocess.run(
-        [sys.executable, "-c", LOAD, *map(str, paths)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+    finished = python("-c", LOAD, *paths)
     assert finished.returncode == 0, finished.stderr
     torch.testing.assert_close(torch.load(paths[2]), [native(batch) for batch in batches])
 

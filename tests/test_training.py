@@ -11,8 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from processes import python
 from safetensors.torch import load_file
-from training_helpers import python, write_image_folders
+from training_helpers import write_image_folders
 
 from lenet_ext.training.config import TrainingConfig
 from lenet_ext.training.data import Normalization
@@ -219,17 +220,17 @@ def test_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     ]
     finished = []
     for where, count in kills:
-        killed = python(["-c", KILLED, where, str(count), *arguments, "--resume"])
+        killed = python("-c", KILLED, where, str(count), *arguments, "--resume")
         assert killed.returncode == -9, killed.stderr
         metrics = tmp_path / "killed/metrics.jsonl"
         finished.append(len(metrics.read_text().splitlines()) if metrics.exists() else None)
     assert finished == [None, 1, 2, 2]
     assert (tmp_path / "killed/.checkpoint.safetensors.tmp").exists()
 
-    resumed = python(["-m", "lenet_ext", *arguments, "--resume"])
+    resumed = python("-m", "lenet_ext", *arguments, "--resume")
     assert resumed.returncode == 0, resumed.stderr
     arguments[-1] = str(tmp_path / "whole")
-    whole = python(["-m", "lenet_ext", *arguments])
+    whole = python("-m", "lenet_ext", *arguments)
     assert whole.returncode == 0, whole.stderr
     assert equal(weights(tmp_path / "killed"), weights(tmp_path / "whole"))
     records = [

@@ -1,21 +1,18 @@
-"""Small data sets on disk, and the program run in this process or in its own."""
+"""Small data sets on disk, and the program run in this process."""
 
 from __future__ import annotations
 
-import os
 import pickle
 import struct
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
 
-import lenet_ext
 from lenet_ext.cli import main
 
 
@@ -45,13 +42,6 @@ class Program:
         assert result.err.count("\n") == 1
         assert result.err.startswith("lenet-ext: error: ")
         return result.err.removeprefix("lenet-ext: error: ").rstrip("\n")
-
-
-def python(arguments: Sequence[str], **options: Any) -> subprocess.CompletedProcess[str]:
-    """Run a new Python in which `import lenet_ext` finds this package."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(lenet_ext.__file__).parents[1])}
-    command = [sys.executable, *arguments]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, **options)
 
 
 def files_in(folder: Path) -> dict[str, bytes]:

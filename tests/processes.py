@@ -1,0 +1,28 @@
+"""Programs of a test in a Python of their own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+TESTS = Path(__file__).parent
+SEARCHED = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+
+
+def python(
+    *arguments: str | Path, environment: dict[str, str | None] | None = None, **options: Any
+) -> subprocess.CompletedProcess[str]:
+    """Runs a new Python in which `import lenet_ext` finds this package; None takes a variable out."""
+    variables = {**os.environ, "PYTHONPATH": SEARCHED, **(environment or {})}
+    return subprocess.run(
+        [sys.executable, *map(str, arguments)],
+        env={name: value for name, value in variables.items() if value is not None},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+        **options,
+    )

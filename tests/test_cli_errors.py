@@ -1,0 +1,172 @@
+"""The program with bad input: one line, and nothing is harmed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from training_helpers import (
+    Program,
+    files_in,
+    random_pixels,
+    write_image,
+    write_image_folders,
+    write_mnist,
+)
+
+
+def spoil(path: str, content: bytes = b"spoiled") -> Callable[[], object]:
+    return lambda: Path(path).write_bytes(content)
+
+
+FOLDER = ("train", "--data", "folder", "--root", "folder", "--epochs", 1, "--no-compare")
+MNIST = ("train", "--data", "mnist", "--root", "root", "--epochs", 1, "--no-compare")
+PREDICT = ("predict", "--checkpoint", "run/checkpoint.safetensors")
+
+BAD_INPUT: dict[str, tuple[tuple[object, ...], Callable[[], object], str]] = {
+    "unknown data": (
+        ("train", "--data", "imagenet"),
+        lambda: None,
+        "--data imagenet: wanted one of digits, mnist",
+    ),
+    "unknown engine": (
+        ("train", "--engine", "jax"),
+        lambda: None,
+        "--engine jax: wanted one of fused, layers, torch",
+    ),
+    "unknown device": (
+        ("train", "--device", "tpu"),
+        lambda: None,
+        "--device tpu: wanted one of auto, cpu, cuda",
+    ),
+    "no epochs": (("train", "--epochs", 0), lambda: None, "--epochs 0: wanted 1 or more"),
+    "no batch": (("train", "--batch-size", -1), lambda: None, "--batch-size -1: wanted 1 or more"),
+    "learning rate": (("train", "--lr", "nan"), lambda: None, "--lr nan: wanted a positive number"),
+    "momentum": (
+        ("train", "--momentum", 1),
+        lambda: None,
+        "--momentum 1.0: wanted at least 0 and less than 1",
+    ),
+    "seed": (("train", "--seed", -1), lambda: None, "--seed -1: wanted 0 to 2**63 - 1"),
+    "self-comparison": (("train", "--engine", "torch", "--compare"), lambda: None, "use --no-compare"),
+    "not a number": (("train", "--epochs", "many"), lambda: None, "'--epochs'"),
+    "unknown option": (("train", "--speed", 3), lambda: None, "--speed"),
+    "unknown command": (("fly",), lambda: None, "fly"),
+    "missing folder": (
+        ("train", "--data", "folder", "--root", "no"),
+        lambda: None,
+        "no/train: cannot be read as a",
+    ),
+    "corrupt image": (
+        FOLDER,
+        spoil("folder/train/cat/1.png"),
+        "folder/train/cat/1.png: cannot be read as an image",
+    ),
+    "sizes differ": (
+        FOLDER,
+        lambda: write_image(Path("folder/test/cat/1.png"), random_pixels(0, 17, 17)),
+        "folder/test/cat/1.png: 17x17 pixels, but folder/train/cat/0.png is 16x16 pixels",
+    ),
+    "empty class": (
+        FOLDER,
+        lambda: [Path("folder", split, "eel").mkdir() for split in ("train", "test")],
+        "folder/train/eel: an empty class",
+    ),
+    "missing IDX": (
+        MNIST,
+        Path("root/MNIST/raw/train-images-idx3-ubyte").unlink,
+        "train-images-idx3-ubyte: no such",
+    ),
+    "bad magic": (
+        MNIST,
+        spoil("root/MNIST/raw/train-images-idx3-ubyte"),
+        "train-images-idx3-ubyte: starts with",
+    ),
+    "truncated IDX": (
+        MNIST,
+        spoil("root/MNIST/raw/t10k-labels-idx1-ubyte", b"\0\0\x08\x01\0\0\0\x0a123"),
+        "t10k-labels-idx1-ubyte: truncated: 3 bytes of values, the header promises 10",
+    ),
+    "counts differ": (
+        MNIST,
+        spoil("root/MNIST/raw/t10k-labels-idx1-ubyte", b"\0\0\x08\x01\0\0\0\x01\x03"),
+        "t10k-labels-idx1-ubyte: 1 labels, but 10 images",
+    ),
+    "label out of range": (
+        MNIST,
+        spoil("root/MNIST/raw/t10k-labels-idx1-ubyte", b"\0\0\x08\x01\0\0\0\x0a" + bytes(range(1, 11))),
+        "t10k-labels-idx1-ubyte: label 10 at index 9 is out of range",
+    ),
+    "diverging": (
+        (*FOLDER, "--lr", 1e30, "--batch-size", 3),
+        lambda: None,
+        "in epoch 1 (engine fused); the checkpoint of epoch 0",
+    ),
+    "out is a file": ((*FOLDER, "--out", "file"), spoil("file"), "file"),
+    "out below a file": (
+        (*FOLDER, "--out", "file/out"),
+        spoil("file"),
+        "file/out: cannot be made a folder: Not a",
+    ),
+    "missing checkpoint": (
+        ("predict", "--checkpoint", "no", "x.png"),
+        lambda: None,
+        "no: cannot be read: No such",
+    ),
+    "no checkpoint given": (("predict", "x.png"), lambda: None, "--checkpoint"),
+    "corrupt checkpoint": (
+        (*PREDICT, "folder/test/cat/0.png"),
+        spoil("run/checkpoint.safetensors"),
+        "run/checkpoint.safetensors: truncated or corrupt, or not a safetensors file",
+    ),
+    "resume a corrupt checkpoint": (
+        ("train", "--resume", "--out", "run"),
+        spoil("run/checkpoint.safetensors"),
+        "run/checkpoint.safetensors: truncated or corrupt, or not a safetensors file",
+    ),
+    "predict a missing image": ((*PREDICT, "x.png"), lambda: None, "x.png: no such file"),
+    "predict no image": (
+        (*PREDICT, "data/notes.txt"),
+        spoil("data/notes.txt"),
+        "data/notes.txt: cannot be read as an",
+    ),
+    "check on an unknown device": (("check", "--device", "tpu"), lambda: None, "--device tpu: wanted one of"),
+}
+
+
+@pytest.mark.usefixtures("trained")
+@pytest.mark.parametrize("case", BAD_INPUT)
+def test_bad_input_is_one_line_and_harms_nothing(program: Program, case: str) -> None:
+    arguments, spoil, message = BAD_INPUT[case]
+    write_image_folders(Path("folder"))
+    write_mnist(Path("root"))
+    spoil()
+    before = files_in(Path())
+    assert message in program.error(*arguments)
+    after = files_in(Path())
+    assert {name: after.get(name) for name in before} == before
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("command", ["train", "check"])
+def test_cuda_where_there_is_none(program: Program, command: str) -> None:
+    message = program.error(command, "--device", "cuda")
+    assert message == "--device cuda: torch finds no CUDA device here; use --device cpu"
+    assert not files_in(Path())
+
+
+def test_folder_that_cannot_be_written(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Permissions don't stop root, who may be running this, so the answer of the system is put on."""
+    write_image_folders(Path("data"))
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    assert program.error("train", "--data", "folder", "--out", "out") == "out: cannot be written into"
+
+
+def test_folder_that_may_not_be_looked_into(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "exists", forbidden)
+    assert program.error("train", "--out", "out") == "out/checkpoint.safetensors: Permission denied"

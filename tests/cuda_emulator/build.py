@@ -27,9 +27,10 @@ COMPILER = os.environ.get("CXX") or shutil.which("g++")
 
 def flags(sanitized: bool) -> str:
     """What every source is compiled with; the emulator's headers come before any others."""
+    optimize = f"-O1 {SANITIZERS}" if sanitized else f"-O2 {os.environ.get('CXXFLAGS', '')}"
     return (
         "-std=c++20 -fPIC -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas "
-        f"{'-O1 ' + SANITIZERS if sanitized else '-O2'} -DTORCH_TARGET_VERSION=0x020a000000000000 "
+        f"{optimize} -DTORCH_TARGET_VERSION=0x020a000000000000 "
         f"-I{EMULATOR}/include -I{EMULATOR} -I{CSRC} -isystem {torch.__path__[0]}/include"
     )
 
@@ -57,7 +58,8 @@ def _write_rules(path: Path, output: Path, sanitized: bool) -> None:
         command = f"{COMPILER} {flags(sanitized)} -MMD -MF $out.d -x c++ -c $in -o $out"
         writer.rule("cxx", command, "CXX $in", "$out.d", deps="gcc")
         libraries = f"-L{torch.__path__[0]}/lib -ltorch_cpu -ltorch"
-        link = f"{COMPILER} {SANITIZERS if sanitized else ''} -shared -o $out $in {libraries}"
+        further = SANITIZERS if sanitized else os.environ.get("CXXFLAGS", "")
+        link = f"{COMPILER} {further} -shared -o $out $in {libraries}"
         writer.rule("link", link, "LINK $out")
         objects = [f"{source.parent.name}_{source.name}.o" for source in sources]
         for object_file, source in zip(objects, sources, strict=True):

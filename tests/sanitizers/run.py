@@ -28,15 +28,6 @@ PARITY = [
     "wide_layers",
     "winograd",
 ]
-# Not `python -m pytest`, which would import the package of the current folder: that one is not sanitized.
-RUN_PYTEST = """
-import importlib.util, sys
-sys.path.remove("")
-import pytest
-found = importlib.util.find_spec("lenet_ext").origin
-assert "sanitizers" in found, found
-sys.exit(pytest.main())
-"""
 ADDRESS_OPTIONS = "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=1024"
 
 
@@ -64,7 +55,7 @@ def check_address(checks: Checks, library: Path, isa: str) -> None:
         "LENET_EXT_ISA": isa,
         "OMP_NUM_THREADS": "2",
     }
-    pytest = (sys.executable, "-c", RUN_PYTEST, "-q")
+    pytest = (sys.executable, TESTS / "pytest_installed.py", library, "-q")
     no_plugins = ("-p", "no:cacheprovider", "-p", "no:xdist")
     fuzz = os.environ.get("HYPOTHESIS_PROFILE", "thousands")
     checks.run(

@@ -39,11 +39,15 @@ def differentiable(
     # torch.autograd.Function.apply would repeat in Python the choice that is made here.
     fast = super(Function, _ctx_style(function, "backward", "jvp")).apply  # type: ignore[misc]
 
+    @torch._disable_dynamo  # torch.compiler.disable would import the compiler now
+    def uncompiled(*args: Any) -> Any:
+        return full(*args)
+
     def call(*args: Any) -> Any:
         if _transforms_active():
-            return full(*args)
+            return uncompiled(*args) if is_dynamo_compiling() else full(*args)
         if forward_ad._current_level >= 0:
-            return fast(*args)
+            return uncompiled(*args) if is_dynamo_compiling() else fast(*args)
         if _grad_enabled():
             for tensor in args[:tensors]:
                 if tensor is not None and tensor.requires_grad:

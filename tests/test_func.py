@@ -122,6 +122,23 @@ def test_nested_transforms(name: str) -> None:
     check(lambda f: vmap(lambda *t: jvp(grad(scalar(call, f), argnums=every), t, t))(*first))
 
 
+@pytest.mark.parametrize("name", ["conv2d", "max_pool2d", "linear", "relu"])
+def test_vmap_over_nothing(name: str) -> None:
+    """The sizes of each member's result; native torch gives convolutions and pools a batch of 0 here."""
+    call, shapes = CALLS[name]
+    images, *others = random([(0, *shapes[0]), *shapes[1:]])
+    in_dims = (0, *[None] * len(others))
+    member = call(F, torch.zeros(shapes[0], dtype=torch.float64), *others)
+    assert vmap(functools.partial(call, F), in_dims)(images, *others).shape == (0, *member.shape)
+    assert vmap(grad(scalar(call, F)), in_dims)(images, *others).shape == images.shape
+
+
+def test_vmap_over_nothing_of_stacks() -> None:
+    tensors = random([(0, 3, 2, 4), (0, 3, 5, 4), (0, 3, 5)])
+    check(lambda f: vmap(vmap(f.linear))(*tensors))
+    check(lambda f: vmap(vmap(grad(lambda *t: f.linear(*t).sum(), argnums=(0, 1, 2))))(*tensors))
+
+
 def test_vmap_of_indices() -> None:
     image = torch.randn(3, 2, 2, 6, 6)
     check(lambda f: vmap(lambda x: f.max_pool2d(x, 2, return_indices=True))(image))

@@ -9,11 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 from strategies import SIZES, normal
 from torch import Tensor
-from torch.func import vmap
+from torch.func import jacfwd, vmap
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import lenet_ext.functional as F
 
 operators = torch.ops.lenet_ext
+
+
+class WeightSizes(TorchDispatchMode):
+    """Collects the sizes of the weights that our operators are called with."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[torch.Size] = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function in (operators.linear.default, operators.conv2d.default):
+            self.sizes.append(args[1].shape)
+        return function(*args, **(kwargs or {}))
 
 
 def stacks(
@@ -110,6 +124,17 @@ def test_derivatives(in_dims: tuple[int | None, ...], with_bias: bool) -> None:
         assert torch.autograd.gradgradcheck(function, arguments)
 
 
+def test_a_bias_of_each_member_needs_no_weight_of_each() -> None:
+    """One product for all members, in forward and in the jacobian for the bias."""
+    x, weight, bias, _ = stacks(200, (3,), 300, 400, torch.float32)
+    with WeightSizes() as seen:
+        vmap(F.linear, (None, None, 0))(x[0], weight[0], bias)
+        jacfwd(lambda b: F.linear(x[0], weight[0], b))(bias[0])
+        images, kernel = torch.randn(2, 3, 8, 8), torch.randn(400, 3, 3, 3)
+        vmap(F.conv2d, (None, None, 0))(images, kernel, bias)
+    assert set(seen.sizes) == {weight[0].shape, kernel.shape}
+
+
 @pytest.mark.parametrize("frozen", ["input", "weight", "weight, input"])
 def test_gradients_of_some(frozen: str) -> None:
     """Backward without transforms, of a graph that vmap has made."""
@@ -145,6 +170,22 @@ def test_errors() -> None:
         (
             lambda: operators.linear_weight_grad(grad_output[:2], x, False, True),
             "linear_weight_grad: grad_output",
+        ),
+    ):
+        with pytest.raises(RuntimeError, match=message):
+            call()
+    for call, message in (
+        (
+            lambda: vmap(lambda t: F.linear(t, weight[0, :, :1]))(bias[0]),
+            "linear: input must have at least 1",
+        ),
+        (lambda: vmap(F.linear, (None, 0, 0))(x[0], weight, bias[:, None]), r"linear: bias must .* \[1, 6\]"),
+        (lambda: vmap(F.linear, (None, None, 0))(x[0], weight[0], bias[:, :1]), "linear: bias must have"),
+        (lambda: vmap(F.linear, (None, 0))(x[0, 0], bias[0]), "linear: weight must have 2 dimensions"),
+        (lambda: vmap(F.linear_relu, (None, 0, 0))(x[0], weight, bias[:, None]), "linear_relu: bias must"),
+        (
+            lambda: vmap(F.conv2d, (None, None, 0))(x[None, :1], weight[:, None, :1, :1], bias[:, :1]),
+            "conv2d: bias must have one element for each output channel",
         ),
     ):
         with pytest.raises(RuntimeError, match=message):

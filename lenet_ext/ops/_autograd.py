@@ -7,7 +7,8 @@ calls the operator. `differentiable` turns it into a plain function that picks, 
 - its ctx-style twin where a gradient or a tangent is wanted (about 5 us more than the operator),
 - the operator alone otherwise.
 
-torch.compile follows the twin without the `jvp`, which it refuses.
+torch.compile follows the twin without the `jvp`, which it refuses. In a transform it would see the operator
+alone and take its gradient for zero, so those calls are left out of what it compiles.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._compile import _disable_dynamo
 from torch.autograd import Function, forward_ad
 from torch.compiler import is_dynamo_compiling
 
@@ -39,7 +41,7 @@ def differentiable(
     # torch.autograd.Function.apply would repeat in Python the choice that is made here.
     fast = super(Function, _ctx_style(function, "backward", "jvp")).apply  # type: ignore[misc]
 
-    @torch._disable_dynamo  # torch.compiler.disable would import the compiler now
+    @_disable_dynamo  # torch.compiler.disable would import the compiler now
     def uncompiled(*args: Any) -> Any:
         return full(*args)
 

@@ -20,9 +20,10 @@ from torch.autograd import Function
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from lenet_ext.ops import _fake
-from lenet_ext.ops._arguments import Padding, Pair, autocast, integer, not_tensors, pair, plane
+from lenet_ext.ops._arguments import Pair, plane
 from lenet_ext.ops._autograd import add, differentiable, followed, save
-from lenet_ext.ops._batching import fold, unfold
+from lenet_ext.ops._batching import fold, member_shape, unfold
+from lenet_ext.ops._conv2d_arguments import Geometry, checked
 
 _conv2d_op = torch.ops.lenet_ext.conv2d.default
 _input_grad_op = torch.ops.lenet_ext.conv2d_input_grad.default
@@ -30,26 +31,11 @@ _weight_grad_op = torch.ops.lenet_ext.conv2d_weight_grad.default
 _grads_op = torch.ops.lenet_ext.conv2d_grads.default
 
 Dim: TypeAlias = int | None
-# stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, dilation_h, dilation_w, groups: arguments of
-# all three operators.
-Geometry: TypeAlias = tuple[int, int, int, int, int, int, int, int, int]
 
 
 @_fake.register("conv2d")
-def _fake_conv2d(
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride_h: int,
-    stride_w: int,
-    pad_top: int,
-    pad_bottom: int,
-    pad_left: int,
-    pad_right: int,
-    dilation_h: int,
-    dilation_w: int,
-    groups: int,
-) -> Tensor:
+def _fake_conv2d(input: Tensor, weight: Tensor, bias: Tensor | None, *geometry: int) -> Tensor:
+    stride_h, stride_w, pad_top, pad_bottom, pad_left, pad_right, dilation_h, dilation_w, _ = geometry
     batch, _, height, width = input.shape
     out_channels, _, kernel_height, kernel_width = weight.shape
     out_height = (height + pad_top + pad_bottom - dilation_h * (kernel_height - 1) - 1) // stride_h + 1
@@ -141,14 +127,23 @@ class Conv2d(Function):
     ) -> tuple[Tensor, int]:
         input_dim, weight_dim, bias_dim = in_dims[:3]
         size = info.batch_size
-        if weight_dim is None and bias_dim is None:
-            return unfold(_conv2d(fold(input, input_dim, size, 0), weight, bias, geometry), size, 0), 0
+        if bias is not None and member_shape(bias, bias_dim) != member_shape(weight, weight_dim)[:1]:
+            raise RuntimeError("conv2d: bias must have one element for each output channel")
+        if weight_dim is None:
+            images = fold(input, input_dim, size, 0) if input_dim is not None else input
+            output = _conv2d(images, weight, bias if bias_dim is None else None, geometry)
+            if input_dim is not None:
+                output = unfold(output, size, 0, member_shape(input, input_dim)[0])
+            if bias is not None and bias_dim is not None:
+                output = output + bias.movedim(bias_dim, 0)[:, None, :, None, None]
+            return output, 0
         *shape, groups = geometry
+        channels = member_shape(weight, weight_dim)[0]
         weight, bias = fold(weight, weight_dim, size, 0), fold(bias, bias_dim, size, 0)
         if input_dim is None and groups == 1:
-            return unfold(_conv2d(input, weight, bias, (*shape, 1)), size, 1), 1
+            return unfold(_conv2d(input, weight, bias, (*shape, 1)), size, 1, channels), 1
         output = _conv2d(fold(input, input_dim, size, 1), weight, bias, (*shape, groups * size))
-        return unfold(output, size, 1), 1
+        return unfold(output, size, 1, channels), 1
 
 
 class Conv2dInputGrad(Function):
@@ -198,10 +193,12 @@ class Conv2dInputGrad(Function):
         size = info.batch_size
         if in_dims[1] is None:
             grad_input = _input_grad(fold(grad_output, in_dims[0], size, 0), weight, input_size, geometry)
-            return unfold(grad_input, size, 0), 0
+            return unfold(grad_input, size, 0, member_shape(grad_output, in_dims[0])[0]), 0
         *shape, groups = geometry
+        channels = member_shape(weight, in_dims[1])[1] * groups
         grad_output, weight = fold(grad_output, in_dims[0], size, 1), fold(weight, in_dims[1], size, 0)
-        return unfold(_input_grad(grad_output, weight, input_size, (*shape, groups * size)), size, 1), 1
+        grad_input = _input_grad(grad_output, weight, input_size, (*shape, groups * size))
+        return unfold(grad_input, size, 1, channels), 1
 
 
 class Conv2dWeightGrad(Function):
@@ -257,10 +254,11 @@ class Conv2dWeightGrad(Function):
         bias: bool,
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
         *shape, groups = geometry
-        size = info.batch_size
+        size, channels = info.batch_size, member_shape(grad_output, in_dims[0])[1]
         grad_output, input = fold(grad_output, in_dims[0], size, 1), fold(input, in_dims[1], size, 1)
         grad_weight, grad_bias = _weight_grad(grad_output, input, kernel_size, (*shape, groups * size), bias)
-        return (unfold(grad_weight, size, 0), unfold(grad_bias, size, 0)), (0, 0)
+        grad_bias = unfold(grad_bias, size, 0, channels if bias else 0)
+        return (unfold(grad_weight, size, 0, channels), grad_bias), (0, 0)
 
 
 _conv2d = differentiable(Conv2d, tensors=3)
@@ -295,43 +293,3 @@ def conv2d(
     if input.dim() == 3:
         return _conv2d(input.unsqueeze(0), weight, bias, geometry).squeeze(0)
     return _conv2d(input, weight, bias, geometry)
-
-
-def checked(
-    operator: str,
-    input: Tensor,
-    weight: Tensor,
-    bias: Tensor | None,
-    stride: int | Sequence[int],
-    padding: int | Sequence[int] | str,
-    dilation: int | Sequence[int],
-    groups: int,
-) -> tuple[Tensor, Tensor, Tensor | None, Geometry]:
-    """The tensors after autocast, and the numbers for the operators; the errors name `operator`."""
-    tensors = isinstance(input, Tensor) and isinstance(weight, Tensor)
-    if not (tensors and (bias is None or isinstance(bias, Tensor))):
-        raise not_tensors(operator, input=input, weight=weight, bias=bias)
-    input, weight, bias = autocast(input, weight, bias)
-    stride, dilation = pair(operator, "stride", stride), pair(operator, "dilation", dilation)
-    if isinstance(padding, str):
-        edges = _named_padding(operator, padding, weight, stride, dilation)
-    else:
-        vertical, horizontal = pair(operator, "padding", padding)
-        edges = (vertical, vertical, horizontal, horizontal)
-    return input, weight, bias, (*stride, *edges, *dilation, integer(operator, "groups", groups))
-
-
-def _named_padding(operator: str, padding: str, weight: Tensor, stride: Pair, dilation: Pair) -> Padding:
-    """(top, bottom, left, right) for "valid" or "same"."""
-    if padding == "valid":
-        return 0, 0, 0, 0
-    if padding != "same":
-        raise RuntimeError(
-            f'{operator}: padding must be an int, two ints, "same" or "valid", got {padding!r}'
-        )
-    if stride != (1, 1):
-        raise RuntimeError(f'{operator}: padding="same" needs stride 1, got stride={stride}')
-    if weight.dim() != 4:
-        raise RuntimeError(f"{operator}: weight must have 4 dimensions, got shape {tuple(weight.shape)}")
-    vertical, horizontal = (step * (size - 1) for step, size in zip(dilation, weight.shape[2:], strict=True))
-    return vertical // 2, vertical - vertical // 2, horizontal // 2, horizontal - horizontal // 2

@@ -16,8 +16,8 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from lenet_ext.ops._arguments import pair
 from lenet_ext.ops._autograd import transformed
+from lenet_ext.ops._conv2d_arguments import checked
 from lenet_ext.ops._program import Core, Stage
-from lenet_ext.ops.conv2d import checked
 from lenet_ext.ops.net import block
 
 OPERATOR = "conv2d_relu_max_pool2d"

@@ -16,7 +16,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from lenet_ext.ops import _fake
 from lenet_ext.ops._arguments import autocast, not_tensors
 from lenet_ext.ops._autograd import add, differentiable, followed, save
-from lenet_ext.ops._batching import batch_first
+from lenet_ext.ops._batching import member_shape, over_rows, stack, unfold, unstack
 
 _linear_op = torch.ops.lenet_ext.linear.default
 _input_grad_op = torch.ops.lenet_ext.linear_input_grad.default
@@ -53,14 +53,18 @@ def _fake_grads(
     return grad_output.new_empty(input.shape), *grads
 
 
-def _stack(tensor: Tensor, batch_dim: Dim, size: int, stacked: bool) -> Tensor:
-    """With vmap's dimension in front, merged into that of the members where they are `stacked` already."""
-    tensor = batch_first(tensor, batch_dim, size)
-    return tensor.flatten(0, 1) if stacked else tensor
-
-
-def _unstack(tensor: Tensor, size: int, stacked: bool) -> Tensor:
-    return tensor.unflatten(0, (size, tensor.shape[0] // size)) if stacked else tensor
+def _checked_shape(
+    in_dims: tuple[Dim, Dim, Dim], input: Tensor, weight: Tensor, bias: Tensor | None
+) -> list[int]:
+    """The weight's shape of each member of vmap, whose dimension would hide wrong ones from the operator."""
+    shape = member_shape(weight, in_dims[1])
+    if len(shape) not in (2, 3):
+        raise RuntimeError(f"linear: weight must have 2 dimensions (out, in), got {shape}")
+    if len(member_shape(input, in_dims[0])) < len(shape) - 1:
+        raise RuntimeError("linear: input must have at least 1 dimension")
+    if bias is not None and (sizes := member_shape(bias, in_dims[2])) != shape[:-1]:
+        raise RuntimeError(f"linear: bias must have the sizes {shape[:-1]}, got {sizes}")
+    return shape
 
 
 def _bias_grad(grad_output: Tensor, stacked: bool) -> Tensor:
@@ -115,16 +119,24 @@ class Linear(Function):
         info: Any, in_dims: tuple[Dim, Dim, Dim], input: Tensor, weight: Tensor, bias: Tensor | None
     ) -> tuple[Tensor, int]:
         input_dim, weight_dim, bias_dim = in_dims
-        size, stacked = info.batch_size, weight.dim() - (weight_dim is not None) == 3
-        if input_dim is not None and weight_dim is None and bias_dim is None:
-            return _linear(input.movedim(input_dim, int(stacked)), weight, bias), int(stacked)
-        weight = _stack(weight, weight_dim, size, stacked)
-        bias = None if bias is None else _stack(bias, bias_dim, size, stacked)
+        *members, out_features, _ = _checked_shape(in_dims, input, weight, bias)
+        size, stacked = info.batch_size, bool(members)
+        if weight_dim is None:
+            rows = input if input_dim is None else input.movedim(input_dim, int(stacked))
+            output = _linear(rows, weight, bias if bias_dim is None else None)
+            if bias is None or bias_dim is None:
+                return output, int(stacked)
+            if input_dim is not None:
+                output = output.movedim(int(stacked), 0)
+            dims = input.dim() + (input_dim is None)
+            return output + over_rows(bias.movedim(bias_dim, 0), dims), 0
+        weight = stack(weight, weight_dim, size, stacked)
+        bias = None if bias is None else stack(bias, bias_dim, size, stacked)
         if input_dim is None and not stacked:  # the same rows for all: their features side by side
             output = _linear(input, weight.flatten(0, 1), None if bias is None else bias.flatten())
-            return output.unflatten(-1, (size, weight.shape[1])), output.dim() - 1
-        output = _linear(_stack(input, input_dim, size, stacked), weight, bias)
-        return _unstack(output, size, stacked), 0
+            return unfold(output, size, -1, out_features), output.dim() - 1
+        output = _linear(stack(input, input_dim, size, stacked), weight, bias)
+        return unstack(output, size, members), 0
 
 
 class LinearInputGrad(Function):
@@ -161,12 +173,13 @@ class LinearInputGrad(Function):
     @staticmethod
     def vmap(info: Any, in_dims: tuple[Dim, Dim], grad_output: Tensor, weight: Tensor) -> tuple[Tensor, int]:
         grad_dim, weight_dim = in_dims
-        size, stacked = info.batch_size, weight.dim() - (weight_dim is not None) == 3
+        members = member_shape(weight, weight_dim)[:-2]
+        size, stacked = info.batch_size, bool(members)
         if grad_dim is not None and weight_dim is None:
             return _linear_input_grad(grad_output.movedim(grad_dim, int(stacked)), weight), int(stacked)
-        grad_output = _stack(grad_output, grad_dim, size, stacked)
-        grad_input = _linear_input_grad(grad_output, _stack(weight, weight_dim, size, stacked))
-        return _unstack(grad_input, size, stacked), 0
+        grad_output = stack(grad_output, grad_dim, size, stacked)
+        grad_input = _linear_input_grad(grad_output, stack(weight, weight_dim, size, stacked))
+        return unstack(grad_input, size, members), 0
 
 
 class LinearWeightGrad(Function):
@@ -195,9 +208,7 @@ class LinearWeightGrad(Function):
         if needs_grad_output and grad_weight is not None:
             through_grad_output = _linear(input, grad_weight, grad_bias)
         elif needs_grad_output and grad_bias is not None:
-            ones = [1] * (grad_output.dim() - grad_bias.dim())
-            rows = grad_bias.reshape(*grad_bias.shape[:-1], *ones, grad_bias.shape[-1])
-            through_grad_output = rows.expand_as(grad_output)
+            through_grad_output = over_rows(grad_bias, grad_output.dim()).expand_as(grad_output)
         if needs_input and grad_weight is not None:
             through_input = _linear_input_grad(grad_output, grad_weight)
         return through_grad_output, through_input, None, None
@@ -225,18 +236,18 @@ class LinearWeightGrad(Function):
         stacked: bool,
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
         grad_dim, input_dim = in_dims[:2]
-        size = info.batch_size
+        size, grad_shape = info.batch_size, member_shape(grad_output, grad_dim)
         if grad_dim is not None and input_dim is None and not stacked:  # the features side by side
-            out_features = grad_output.movedim(grad_dim, 0).shape[-1]
             side_by_side = grad_output.movedim(grad_dim, -2).flatten(-2)
             grad_weight, grad_bias = _linear_weight_grad(side_by_side, input, bias, False)
-            grad_bias = grad_bias.reshape(size, out_features if bias else 0)
-            return (grad_weight.unflatten(0, (size, out_features)), grad_bias), (0, 0)
+            grad_bias = unfold(grad_bias, size, 0, grad_shape[-1] if bias else 0)
+            return (unfold(grad_weight, size, 0, grad_shape[-1]), grad_bias), (0, 0)
         grad_output, input = (
-            _stack(t, d, size, stacked) for t, d in ((grad_output, grad_dim), (input, input_dim))
+            stack(t, d, size, stacked) for t, d in ((grad_output, grad_dim), (input, input_dim))
         )
         grad_weight, grad_bias = _linear_weight_grad(grad_output, input, bias, True)
-        return (_unstack(grad_weight, size, stacked), _unstack(grad_bias, size, stacked)), (0, 0)
+        members = grad_shape[: int(stacked)]
+        return (unstack(grad_weight, size, members), unstack(grad_bias, size, members)), (0, 0)
 
 
 _linear = differentiable(Linear, tensors=3, direct=_linear_op)

@@ -17,7 +17,7 @@ from torch.overrides import handle_torch_function, has_torch_function_variadic
 from lenet_ext.ops import _fake
 from lenet_ext.ops._arguments import Pair, not_tensors, pair, plane
 from lenet_ext.ops._autograd import differentiable, save
-from lenet_ext.ops._batching import fold, unfold
+from lenet_ext.ops._batching import fold, member_shape, unfold
 
 _max_pool2d_op = torch.ops.lenet_ext.max_pool2d.default
 _indices_op = torch.ops.lenet_ext.max_pool2d_indices.default
@@ -108,9 +108,9 @@ class MaxPool2d(Function):
         ceil_mode: bool,
         return_argmax: bool,
     ) -> tuple[tuple[Tensor, Tensor], tuple[int, int]]:
-        size = info.batch_size
+        size, images = info.batch_size, member_shape(input, in_dims[0])[0]
         output, argmax = _max_pool2d(fold(input, in_dims[0], size, 0), geometry, ceil_mode, True)
-        return (unfold(output, size, 0), unfold(argmax, size, 0)), (0, 0)
+        return (unfold(output, size, 0, images), unfold(argmax, size, 0, images)), (0, 0)
 
 
 class MaxPool2dInputGrad(Function):
@@ -146,9 +146,9 @@ class MaxPool2dInputGrad(Function):
         input_size: Pair,
         geometry: Geometry,
     ) -> tuple[Tensor, int]:
-        size = info.batch_size
+        size, images = info.batch_size, member_shape(grad_output, in_dims[0])[0]
         grad_output, argmax = fold(grad_output, in_dims[0], size, 0), fold(argmax, in_dims[1], size, 0)
-        return unfold(_input_grad(grad_output, argmax, input_size, geometry), size, 0), 0
+        return unfold(_input_grad(grad_output, argmax, input_size, geometry), size, 0, images), 0
 
 
 class MaxPool2dIndices(Function):
@@ -166,8 +166,8 @@ class MaxPool2dIndices(Function):
     def vmap(
         info: Any, in_dims: tuple[Dim, ...], argmax: Tensor, input_size: Pair, geometry: Geometry
     ) -> tuple[Tensor, int]:
-        size = info.batch_size
-        return unfold(_indices(fold(argmax, in_dims[0], size, 0), input_size, geometry), size, 0), 0
+        size, images = info.batch_size, member_shape(argmax, in_dims[0])[0]
+        return unfold(_indices(fold(argmax, in_dims[0], size, 0), input_size, geometry), size, 0, images), 0
 
 
 def _without_gradient(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import multiprocessing
 import random
 import time
@@ -13,7 +15,7 @@ import pytest
 import torch
 from test_checkpoint import make_run
 
-from lenet_ext.training.checkpoint import load_checkpoint, save_checkpoint
+from lenet_ext.training.checkpoint import FORMAT, NO_CHECKSUM, Metadata, load_checkpoint, save_checkpoint
 from lenet_ext.training.errors import InputError
 from lenet_ext.training.files import write_atomically
 from lenet_ext.training.learner import Learner
@@ -39,7 +41,8 @@ def content(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 def assert_refused(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"checkpoint: (truncated|corrupt|a safetensors file, but|format)"):
+    reasons = "truncated|corrupt|a safetensors file, but|format|not a checkpoint"
+    with pytest.raises(InputError, match=f"checkpoint: ({reasons})"):
         load_checkpoint(path)
 
 
@@ -77,6 +80,56 @@ def test_two_bytes_swapped(tmp_path: Path, content: bytes) -> None:
             swapped = bytearray(content)
             swapped[position : position + 2] = swapped[position : position + 2][::-1]
             assert_refused(tmp_path / "checkpoint", bytes(swapped))
+
+
+def file_of(header: object, values: bytes = b"") -> bytes:
+    """A safetensors file with this header."""
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return len(text).to_bytes(8, "little") + text + values
+
+
+EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+
+
+def sealed(tensor: object = EMPTY, **changes: object) -> bytes:
+    """A checkpoint with the right checksum, some entries changed; None takes one out."""
+    names: dict[str, object] = {name: {} for name in Metadata.__annotations__}
+    entry = names | {"format": FORMAT, "sha256": NO_CHECKSUM} | changes
+    entry = {name: value for name, value in entry.items() if value is not None}
+    content = file_of({"__metadata__": {"lenet_ext": json.dumps(entry)}, "fused/weight/w": tensor})
+    checksum = hashlib.sha256(content).hexdigest()
+    return content.replace(NO_CHECKSUM.encode(), checksum.encode(), 1)
+
+
+HOSTILE = {
+    "a lone surrogate for a checksum": file_of(
+        {"__metadata__": {"lenet_ext": json.dumps({"sha256": "\ud800", "format": FORMAT})}}
+    ),
+    "a checksum of another type": file_of(
+        {"__metadata__": {"lenet_ext": json.dumps({"sha256": ["x"], "format": FORMAT})}}
+    ),
+    "a deep entry": file_of({"__metadata__": {"lenet_ext": "[" * 200_000}}),
+    "a deep header": file_of(b"[" * 200_000),
+    "no metadata": file_of({"__metadata__": None}),
+    "an entry of another type": file_of({"__metadata__": {"lenet_ext": 3}}),
+    "a header of another type": file_of([1, 2]),
+    "more elements than a size can count": sealed(
+        tensor={"dtype": "F32", "shape": [2**64 - 1, 0], "data_offsets": [0, 0]}
+    ),
+    "more elements than torch can count": sealed(
+        tensor={"dtype": "F32", "shape": [0, 2**32, 2**32], "data_offsets": [0, 0]}
+    ),
+    "an entry too few": sealed(config=None),
+    "an entry too many": sealed(extra=1),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_headers(tmp_path: Path, name: str) -> None:
+    """Refused, and not for their checksum where it is right."""
+    (tmp_path / "sound").write_bytes(sealed())
+    assert load_checkpoint(tmp_path / "sound").tensors["fused/weight/w"].shape == (0,)
+    assert_refused(tmp_path / "checkpoint", HOSTILE[name])
 
 
 def _write_for_ever(path: Path, contents: list[bytes]) -> None:

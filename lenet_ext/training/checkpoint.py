@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -82,17 +83,17 @@ def load_checkpoint(path: Path) -> Checkpoint:
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {os_error_text(error)}") from error
-    try:
-        tensors = load_tensors(content)
-    except (SafetensorError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: truncated or corrupt, or not a safetensors file: {error}") from error
     entry = _header_entry(path, content)
-    checksum = str(entry.pop("sha256", None))
+    checksum = entry.pop("sha256", None)
     if entry.get("format") != FORMAT:
-        raise InputError(f"{path}: format {entry.get('format')}, this version reads format {FORMAT}")
-    if checksum != hashlib.sha256(content.replace(checksum.encode(), NO_CHECKSUM.encode(), 1)).hexdigest():
+        raise InputError(f"{path}: format {entry.get('format')!r}, this version reads format {FORMAT}")
+    if not _is_checksum(checksum, content):
         raise InputError(f"{path}: corrupt: the content does not match its SHA-256 checksum")
-    return Checkpoint(path, Metadata(**entry), tensors)
+    # From here on the file is as somebody wrote it, if not necessarily this program.
+    try:
+        return Checkpoint(path, Metadata(**entry), load_tensors(content))
+    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        raise InputError(f"{path}: not a checkpoint of lenet-ext: {error}") from error
 
 
 def restore_learners(checkpoint: Checkpoint, learners: Sequence[Learner]) -> None:
@@ -137,14 +138,24 @@ def _of_prefix(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
 def _header_entry(path: Path, content: bytes) -> dict[str, Any]:
     """The JSON object in a well-formed safetensors file: a 64-bit length, the JSON header, the values."""
     header_length = int.from_bytes(content[:8], "little")
-    header = json.loads(content[8 : 8 + header_length])
+    try:
+        header = json.loads(content[8 : 8 + header_length])
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{path}: truncated or corrupt, or not a safetensors file: {error}") from error
     try:
         entry = json.loads(header["__metadata__"][HEADER_ENTRY])
-    except (KeyError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: a safetensors file, but not a checkpoint of lenet-ext") from error
     if not isinstance(entry, dict):
         raise InputError(f"{path}: a safetensors file, but not a checkpoint of lenet-ext")
     return entry
+
+
+def _is_checksum(checksum: object, content: bytes) -> bool:
+    """Whether this is the SHA-256 of `content` with zeros in its place."""
+    if not (isinstance(checksum, str) and re.fullmatch("[0-9a-f]{64}", checksum)):
+        return False
+    return checksum == hashlib.sha256(content.replace(checksum.encode(), NO_CHECKSUM.encode(), 1)).hexdigest()
 
 
 def _shape_text(tensor: Tensor | None) -> str:

@@ -83,9 +83,9 @@ bench: build  ## time the kernels beside native torch
 gpu-report:  ## build, test and time the CUDA kernels on a GPU with the python3 at hand; OUT=folder
 	$(PYTHON) scripts/gpu_report.py --out "$(or $(OUT),runs/gpu-report)"
 
-# The libraries of torch are those of the torch that is installed; glibc's and libstdc++'s are the system's.
+# pip would take along what lies in build/lib.*. The libraries of torch are those of the torch that is installed; glibc's and libstdc++'s are the system's.
 wheel: build  ## build a wheel into dist/, tagged with the oldest glibc that it runs on
-	rm -rf build/wheel dist/lenet_ext-*.whl
+	rm -rf build/wheel build/lib.* build/bdist.* dist/lenet_ext-*.whl
 	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/wheel .
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair --exclude 'libtorch*.so' --wheel-dir dist build/wheel/*.whl
 	$(BIN)/python -m auditwheel show dist/*.whl

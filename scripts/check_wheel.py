@@ -57,6 +57,8 @@ def build(python: Path, wheels: Path) -> None:
     """A wheel for this python, against the torch of its environment."""
     pip = (python, "-m", "pip", "--disable-pip-version-check")
     run(*pip, "install", "-q", *BUILD_REQUIREMENTS)
+    for old in [*ROOT.glob("build/lib.*"), *ROOT.glob("build/bdist.*")]:
+        shutil.rmtree(old)  # pip would take along what lies there
     with tempfile.TemporaryDirectory() as raw:
         run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", raw, ROOT)
         (wheel,) = Path(raw).glob("*.whl")
@@ -73,7 +75,10 @@ def check(interpreter: str, torch: str, wheels: Path, pip_torch: list[str]) -> R
         pattern = f"lenet_ext-*-{tag(python)}-*.whl"
         if not any(wheels.glob(pattern)):
             build(python, wheels)
-        (wheel,) = wheels.glob(pattern)
+        found = sorted(wheels.glob(pattern))
+        if len(found) != 1:
+            raise RuntimeError(f"{wheels}: wanted one wheel {pattern}, there are {len(found)}")
+        wheel = found[0]
         run(*pip, f"lenet_ext[cli] @ file://{wheel.resolve()}")
         versions = run(python, "-c", VERSIONS, cwd=Path(folder)).stdout.strip().split("|")
         finished = subprocess.run(
@@ -99,9 +104,14 @@ def main() -> int:
     results: list[Result] = []
     for pair in arguments.checks:
         interpreter, _, torch = pair.rpartition(":")
-        if shutil.which(interpreter) is None:
+        found = shutil.which(interpreter)
+        if found is None:
             parser.error(f"there is no {interpreter}")
-        results.append(check(interpreter, torch, arguments.wheels, pip_torch))
+        try:
+            results.append(check(found, torch, arguments.wheels, pip_torch))
+        except RuntimeError as error:  # the other environments are still of interest
+            print(error, file=sys.stderr)
+            results.append(Result(interpreter, torch, "-", "could not be set up", False))
         print(f"| {' | '.join(map(str, results[-1][:4]))} |", flush=True)
     return 0 if all(result.passed for result in results) else 1
 

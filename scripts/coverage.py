@@ -16,18 +16,6 @@ LIBRARY = FOLDER / "lib"
 SETTINGS = ROOT / "tests/coverage.ini"
 # These compile or run other builds than the one that is measured.
 LEFT_OUT = ["test_cuda_emulator.py", "test_build.py", "test_gpu_report.py"]
-# Run once more for every instruction set.
-PER_ISA = [
-    "relu",
-    "linear",
-    "stacked_linear",
-    "max_pool2d",
-    "conv2d",
-    "net",
-    "wide_layers",
-    "winograd",
-    "single_images",
-]
 MEASURED = {"CXXFLAGS": "-O1 -g1 --coverage"}
 EMULATOR = ROOT / "build/cuda_emulator"
 
@@ -66,7 +54,7 @@ def main() -> None:
         check=True,
     )
     for isa in printed.stdout.split():
-        run_tests(*(f"tests/test_{name}.py" for name in PER_ISA), **environment, LENET_EXT_ISA=isa)
+        run_tests("--kernels", **environment, LENET_EXT_ISA=isa)
     emulated = ("tests/test_cuda_emulator.py", "-k", "test_operators or test_devices")
     run(sys.executable, "-m", "pytest", "-q", *workers, *emulated, **MEASURED)
     report = ("-m", "coverage", "report", f"--rcfile={SETTINGS}", "--skip-covered", "--sort=cover")

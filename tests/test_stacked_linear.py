@@ -88,7 +88,7 @@ def test_no_members() -> None:
 
 
 @pytest.mark.usefixtures("threads")
-@pytest.mark.parametrize("sizes", [(70, 9, 33, 65), (2, 300, 260, 270)])
+@pytest.mark.parametrize("sizes", [(70, 9, 33, 65), (2, 400, 420, 430)])
 def test_threads_share_members_or_the_work_of_one(sizes: tuple[int, int, int, int]) -> None:
     """Many small members, and a few that are large."""
     members, rows, in_features, out_features = sizes

@@ -20,10 +20,13 @@ THREAD = "-O1 -g1 -fsanitize=thread -fno-omit-frame-pointer"
 VALGRIND = "-O2 -g1"
 AVX512 = "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c -Wno-maybe-uninitialized"
 COMPILER = os.environ.get("CXX") or shutil.which("g++") or "g++"
+CPUINFO = Path("/proc/cpuinfo")
+HAS_AVX512 = CPUINFO.exists() and "avx512vl" in CPUINFO.read_text()
+ISAS = ["avx512", "scalar"] if HAS_AVX512 else ["scalar"]
 # Program: flags of all its files, instruction set, flags of the set.
 PROGRAMS = {
     "thread_scalar": (THREAD, "scalar", ""),
-    "thread_avx512": (THREAD, "avx512", AVX512),
+    **({"thread_avx512": (THREAD, "avx512", AVX512)} if HAS_AVX512 else {}),
     "valgrind_scalar": (VALGRIND, "scalar", ""),
 }
 

@@ -1,5 +1,5 @@
 // Every kernel of one instruction set without torch, for ThreadSanitizer and valgrind: twice on one thread,
-// on three threads, and from three threads at once. All four must give the same bits.
+// on three threads, and from three threads at once. All six runs must give the same bits.
 //
 // KERNELS is the table, for example scalar_kernels. Arrays are of exactly the size that a kernel may touch,
 // and outputs are not initialised.

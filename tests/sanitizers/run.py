@@ -16,18 +16,6 @@ from pathlib import Path
 import build
 
 TESTS = build.ROOT / "tests"
-# Parity and hostile arguments; the operators alone, in few cases each.
-PARITY = [
-    "memory_safety",
-    "relu",
-    "linear",
-    "stacked_linear",
-    "max_pool2d",
-    "conv2d",
-    "net",
-    "wide_layers",
-    "winograd",
-]
 ADDRESS_OPTIONS = "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=1024"
 
 
@@ -64,10 +52,9 @@ def check_address(checks: Checks, library: Path, isa: str) -> None:
         **environment,
         HYPOTHESIS_PROFILE=fuzz,
     )
-    parity = [TESTS / f"test_{name}.py" for name in PARITY]
     checks.run(
         f"parity under AddressSanitizer and UBSan, {isa}",
-        *(*pytest, *no_plugins, *parity),
+        *(*pytest, *no_plugins, "--kernels"),
         **environment,
         HYPOTHESIS_PROFILE="few",
     )
@@ -78,9 +65,7 @@ def main() -> int:
     start = time.monotonic()
     library, programs = build.build_package(), build.build_programs()
     checks.lines.append(f"build: {time.monotonic() - start:.0f} s")
-    flags = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
-    isas = ["avx512", "scalar"] if "avx512vl" in flags else ["scalar"]
-    for isa in isas:
+    for isa in build.ISAS:
         check_address(checks, library, isa)
         checks.run(f"kernels under ThreadSanitizer, {isa}", programs[f"thread_{isa}"])
     if valgrind := shutil.which("valgrind"):

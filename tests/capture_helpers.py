@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -44,3 +45,27 @@ def replay(layers: list[Layer], model: nn.Module, x: Tensor) -> Tensor:
             case Flatten():
                 x = x.flatten(1)
     return x
+
+
+def images(batch: int = 2, channels: int = 1, size: int = 12) -> Tensor:
+    return torch.randn(batch, channels, size, size)
+
+
+def sequence() -> nn.Sequential:
+    return nn.Sequential(
+        nn.Identity(),
+        nn.Conv2d(1, 3, 3, padding=1),
+        nn.Sequential(nn.ReLU(inplace=True), nn.Dropout2d(0.0), nn.MaxPool2d(3, 2, 1)),
+        nn.Flatten(),
+        nn.Linear(108, 5, bias=False),
+        nn.ReLU(),
+    )
+
+
+def functional_net(functions: Any) -> Forward:
+    def forward(net: Any, x: Tensor) -> Tensor:
+        x = functions.conv2d(x, net.conv.weight, net.conv.bias, stride=1, padding=(0, 0))
+        x = functions.max_pool2d(functions.relu(x), 2)
+        return functions.linear(torch.flatten(x, 1), net.fc.weight)
+
+    return Forward(forward, conv=nn.Conv2d(1, 3, 3), fc=nn.Linear(75, 2))

@@ -25,9 +25,9 @@ OLDEST_NVCC = (12, 4)
 # Operators are bound through torch's stable ABI as of this version: the module runs under any newer torch.
 TORCH_TARGET = "0x020a000000000000"
 
-# What the compiler must know besides C++20: a 16-bit float, under the name that csrc/cpu/dtype.h gives it.
+# What the compiler must know besides C++20: a 16-bit float, under the name that csrc/dtype.h gives it.
 COMPILER_PROBE = """
-#include "cpu/dtype.h"
+#include "dtype.h"
 float half(lenet_ext::Float16 value) { return lenet_ext::to_compute(value); }
 """
 
@@ -148,6 +148,11 @@ def gencode_flags(architectures: list[str]) -> list[str]:
     return flags
 
 
+def object_name(source: Path) -> str:
+    """Of the object of a source: its place in csrc/, as one name."""
+    return "_".join(source.relative_to(ROOT / "csrc").parts) + ".o"
+
+
 class NinjaBuild(build_ext):
     """Writes build.ninja with per-file flags and runs it."""
 
@@ -164,7 +169,7 @@ class NinjaBuild(build_ext):
         output.parent.mkdir(parents=True, exist_ok=True)
 
         isas = isa_flags()
-        cuda_sources = sorted((ROOT / "csrc/cuda").glob("*.cu"))
+        cuda_sources = sorted((ROOT / "csrc/cuda").rglob("*.cu"))
         nvcc = find_nvcc(cuda_sources)
         architectures = cuda_architectures() if nvcc else []
         version = re.findall(r'"(.+)"', (ROOT / "lenet_ext/_version.py").read_text())[0]
@@ -219,20 +224,25 @@ class NinjaBuild(build_ext):
             writer.rule("link", f"{linker} -shared -o $out $in {libraries}", "LINK $out")
 
             general = sorted(
-                [ROOT / "csrc/module.cpp", *(ROOT / "csrc/ops").glob("*.cpp"), ROOT / "csrc/cpu/isa.cpp"]
+                [
+                    ROOT / "csrc/module.cpp",
+                    *(ROOT / "csrc/ops").glob("*.cpp"),
+                    ROOT / "csrc/cpu/dispatch/isa.cpp",
+                ]
             )
             if nvcc:
-                general += sorted((ROOT / "csrc/cuda").glob("*.cpp"))
+                general += sorted((ROOT / "csrc/cuda").rglob("*.cpp"))
             sources = [(path, "") for path in general]
             for isa, set_flags in isas.items():
-                files = [ROOT / f"csrc/cpu/isa_{isa}.cpp", *(ROOT / "csrc/cpu").glob(f"isa_{isa}_*.cpp")]
+                dispatch = ROOT / "csrc/cpu/dispatch"
+                files = [dispatch / f"isa_{isa}.cpp", *dispatch.glob(f"isa_{isa}_*.cpp")]
                 sources += [(path, f"{set_flags} {ISA_WARNINGS}") for path in sorted(files)]
-            objects = [str(folder / f"{source.parent.name}_{source.name}.o") for source, _ in sources]
+            objects = [str(folder / object_name(source)) for source, _ in sources]
             # ninja begins with what is written first: the kernels, which take longest.
             for object_file, (source, isa) in reversed(list(zip(objects, sources, strict=True))):
                 writer.build(object_file, "cxx", str(source), variables={"isa": isa, "name": source.name})
             for source in cuda_sources if nvcc else []:
-                objects.append(str(folder / f"cuda_{source.name}.o"))
+                objects.append(str(folder / object_name(source)))
                 writer.build(objects[-1], "nvcc", str(source), variables={"name": source.name})
             writer.build(str(output), "link", objects)
 

@@ -3,8 +3,8 @@
 // checked before (shapes.h).
 #pragma once
 
-#include "cpu/dtype.h"
-#include "net_arguments.h"
+#include "dtype.h"
+#include "engine/passes.h"
 #include "shapes.h"
 
 namespace lenet_ext {

@@ -3,7 +3,7 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/stable/version.h>
 
-#include "cpu/isa.h"
+#include "cpu/dispatch/isa.h"
 
 namespace {
 

@@ -9,9 +9,9 @@ from lenet_ext._version import __version__
 # The operators exist once the compiled module is loaded.
 from lenet_ext import functional, nn
 from lenet_ext.convert import convert, revert
-from lenet_ext.fused import FusedNet, fuse
+from lenet_ext.engine.fused import FusedNet, fuse
+from lenet_ext.engine.train_step import TrainStep
 from lenet_ext.models import LeNet
-from lenet_ext.train_step import TrainStep
 
 __all__ = [
     "FusedNet",

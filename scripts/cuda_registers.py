@@ -43,7 +43,7 @@ def main() -> None:
     architecture = parser.parse_args().arch
     print("| file | kernel | " + " | ".join(COLUMNS) + " | shared, float32 | spilled |")
     print("|---" * (len(COLUMNS) + 4) + "|")
-    for source in sorted((CSRC / "cuda").glob("*.cu")):
+    for source in sorted((CSRC / "cuda").rglob("*.cu")):
         rows: dict[str, dict[str, int]] = {}
         for found in REPORT.finditer(report(source, architecture)):
             name = readable(found["name"])

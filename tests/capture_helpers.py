@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lenet_ext.capture import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU
+from lenet_ext.engine.capture import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU
 
 
 class Forward(nn.Module):

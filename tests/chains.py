@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from strategies import normal
 from torch import Tensor, nn
 
-from lenet_ext.capture import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU
-from lenet_ext.fused import FusedNet, _stages
+from lenet_ext.engine.capture import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU
+from lenet_ext.engine.fused import FusedNet, _stages
 
 # A tile of the engine holds at most 32 images, and a batch is cut into at least four of them.
 BATCHES = [0, 1, 2, 3, 17, 33, 70]

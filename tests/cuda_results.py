@@ -34,8 +34,8 @@ CONVOLUTIONS = [
 MATRICES = [(5, 17, 10), (67, 40, 84), (600, 9, 7), (130, 1, 65)]
 # kernel, stride, padding, dilation, ceil_mode
 POOLS = [(2, 2, 0, 1, False), (3, 2, 1, 1, True), (3, 1, 1, 2, False), (17, 5, 8, 1, False)]
-# Programs of the fused engine (csrc/net_shape.h): the LeNet's stages, small; a pool of its own and paddings;
-# the images' sizes, and those of the parameters.
+# Programs of the fused engine (csrc/engine/network.h): the LeNet's stages, small; a pool of its own and
+# paddings; the images' sizes, and those of the parameters.
 NETS = [
     (
         [

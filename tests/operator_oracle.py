@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lenet_ext.ops._program import Core, decode
+from lenet_ext.engine.program import Core, decode
 
 Results = list[Tensor]
 

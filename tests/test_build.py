@@ -44,7 +44,12 @@ class Tree:
         self.stub_torch('__version__ = "2.13.0"')
         self.write("lenet_ext/__init__.py")
         self.write("lenet_ext/_version.py", '__version__ = "1.2"\n')
-        for name in ("module", "ops/relu", "cpu/isa", *(f"cpu/{name}" for name in self.isa_files())):
+        for name in (
+            "module",
+            "ops/relu",
+            "cpu/dispatch/isa",
+            *(f"cpu/dispatch/{name}" for name in self.isa_files()),
+        ):
             self.write(f"csrc/{name}.cpp")
         for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
             self.write(name, (ROOT / name).read_text())
@@ -122,7 +127,7 @@ def test_link_order_puts_what_every_cpu_can_run_first(tree: Tree) -> None:
     assert tree.build().returncode == 0
     (link,) = [call for call in tree.calls() if "-shared" in call]
     names = re.findall(r"(\w+)\.cpp\.o", link)
-    assert names[-len(tree.isa_files()) :] == [f"cpu_{name}" for name in tree.isa_files()]
+    assert names[-len(tree.isa_files()) :] == [f"cpu_dispatch_{name}" for name in tree.isa_files()]
 
 
 def test_compiler_is_missing(tree: Tree) -> None:

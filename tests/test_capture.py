@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import lenet_ext
 import lenet_ext.functional as ours
 import lenet_ext.nn as lnn
-from lenet_ext.capture import Conv2d, Flatten, Linear, MaxPool2d, ReLU, capture
+from lenet_ext.engine.capture import Conv2d, Flatten, Linear, MaxPool2d, ReLU, capture
 
 CONV = Conv2d("conv.weight", "conv.bias", (1, 1), (0, 0, 0, 0), (1, 1), 1)
 POOL = MaxPool2d((2, 2), (2, 2), (0, 0), (1, 1), False)

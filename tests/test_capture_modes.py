@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lenet_ext
 import lenet_ext.nn as lnn
-from lenet_ext.capture import Linear, ReLU, capture
+from lenet_ext.engine.capture import Linear, ReLU, capture
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])

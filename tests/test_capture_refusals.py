@@ -14,7 +14,7 @@ from torch import Tensor, nn
 import lenet_ext
 import lenet_ext.functional as ours
 import lenet_ext.nn as lnn
-from lenet_ext.capture import capture
+from lenet_ext.engine.capture import capture
 
 
 def images(batch: int = 4) -> Tensor:

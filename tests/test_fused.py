@@ -10,7 +10,7 @@ from strategies import LAYOUTS, laid_out
 from torch import Tensor, nn
 
 import lenet_ext
-from lenet_ext.capture import capture
+from lenet_ext.engine.capture import capture
 
 # Errors relative to the largest value of a tensor: sums of up to some thousand terms, through some layers.
 TOLERANCE = {torch.float64: 1e-12, torch.float32: 2e-5, torch.bfloat16: 2e-5, torch.float16: 2e-5}

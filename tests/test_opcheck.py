@@ -11,7 +11,7 @@ from torch._subclasses import FakeTensorMode
 
 import lenet_ext
 import lenet_ext.functional as F
-from lenet_ext.ops._program import Core, Stage
+from lenet_ext.engine.program import Core, Stage
 
 operators = torch.ops.lenet_ext
 GEOMETRY, POOL = (2, 1, 1, 2, 0, 1, 1, 1, 2), (3, 2, 2, 2, 1, 0, 1, 1)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from lenet_ext.step_graphs import MOST_KINDS, WARM_UP_CALLS, StepGraphs
+from lenet_ext.engine.step_graphs import MOST_KINDS, WARM_UP_CALLS, StepGraphs
 
 
 class Weight:

@@ -1,8 +1,8 @@
 // What the files of conv2d have in common: images, weights and their strides as loaders and levels.
 #pragma once
 
-#include "cuda/contract_launch.cuh"
-#include "cuda/patches.cuh"
+#include "cuda/contract/contract_launch.cuh"
+#include "cuda/contract/patches.cuh"
 
 namespace lenet_ext::cuda {
 

@@ -1,5 +1,5 @@
 // linear and its gradients: contractions (contract.cuh) of row-major matrices, members as groups.
-#include "cuda/contract_launch.cuh"
+#include "cuda/contract/contract_launch.cuh"
 #include "cuda/launchers.h"
 
 namespace lenet_ext::cuda {

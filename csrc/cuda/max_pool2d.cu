@@ -6,10 +6,10 @@
 // store neighbouring elements, in either format.
 #include <cmath>
 
-#include "cuda/launch.cuh"
+#include "cuda/common/launch.cuh"
+#include "cuda/common/number.cuh"
+#include "cuda/common/window.cuh"
 #include "cuda/launchers.h"
-#include "cuda/number.cuh"
-#include "cuda/window.cuh"
 
 namespace lenet_ext::cuda {
 namespace {

@@ -1,7 +1,7 @@
 // relu and its gradient: one pass over memory, bound by bandwidth.
-#include "cuda/launch.cuh"
+#include "cuda/common/launch.cuh"
+#include "cuda/common/number.cuh"
 #include "cuda/launchers.h"
-#include "cuda/number.cuh"
 
 namespace lenet_ext::cuda {
 namespace {

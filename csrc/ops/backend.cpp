@@ -1,11 +1,11 @@
 #include "ops/backend.h"
 
-#include "cpu/isa.h"
-#include "cpu/max_pool2d_indices.h"
+#include "cpu/dispatch/isa.h"
+#include "cpu/max_pool2d/indices.h"
 
 #if LENET_EXT_CUDA
+#include "cuda/common/torch.h"
 #include "cuda/launchers.h"
-#include "cuda/torch.h"
 
 // Missing in a torch without CUDA, where this module is loaded all the same.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,

@@ -1,4 +1,4 @@
-#include "cpu/parallel.h"
+#include "cpu/runtime/parallel.h"
 
 #include <torch/csrc/stable/ops.h>
 

@@ -49,7 +49,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(lenet_ext, m) {
   m.def("relu_(Tensor(a!) input) -> ()");
   m.def("relu_grad(Tensor grad_output, Tensor output) -> Tensor");
 
-  // csrc/ops/net.cpp
+  // csrc/ops/network.cpp
   m.def("net(Tensor input, Tensor[] parameters, int[] program, Tensor? normalization) -> Tensor");
   m.def(
       "net_forward(Tensor input, Tensor[] parameters, int[] program, Tensor? normalization) -> "

@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "cpu/dtype.h"
+#include "dtype.h"
 #include "shapes.h"
 
 // Torch 2.10 has it under another name.

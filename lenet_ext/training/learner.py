@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from lenet_ext.train_step import TrainStep
+from lenet_ext.engine.train_step import TrainStep
 from lenet_ext.training.config import TrainingConfig
 from lenet_ext.training.data import Normalization
 from lenet_ext.training.network import build_network, fuse_network

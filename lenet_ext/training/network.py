@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 import lenet_ext.nn as lnn
-from lenet_ext.fused import FusedNet, fuse
+from lenet_ext.engine.fused import FusedNet, fuse
 from lenet_ext.models import LeNet
 from lenet_ext.training.data import Normalization
 from lenet_ext.training.dataset import Dataset

@@ -1,8 +1,8 @@
 // In place of csrc/ops/backend.cpp: the kernels of CUDA for tensors of the CPU.
 #include "ops/backend.h"
 
+#include "cuda/common/torch.h"
 #include "cuda/launchers.h"
-#include "cuda/torch.h"
 
 namespace lenet_ext {
 

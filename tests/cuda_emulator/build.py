@@ -51,7 +51,7 @@ def build(sanitized: bool = False) -> Path:
 
 def _write_rules(path: Path, output: Path, sanitized: bool) -> None:
     operators = [source for source in sorted((CSRC / "ops").glob("*.cpp")) if source.name not in LEFT_OUT]
-    kernels = [*sorted((CSRC / "cuda").glob("*.cu")), *sorted((CSRC / "cuda").glob("*.cpp"))]
+    kernels = [*sorted((CSRC / "cuda").rglob("*.cu")), *sorted((CSRC / "cuda").rglob("*.cpp"))]
     sources = [*kernels, *operators, EMULATOR / "backend.cpp", EMULATOR / "block.cpp"]
     with open(path, "w") as file:
         writer = ninja_syntax.Writer(file, width=10_000)
@@ -61,7 +61,7 @@ def _write_rules(path: Path, output: Path, sanitized: bool) -> None:
         further = SANITIZERS if sanitized else os.environ.get("CXXFLAGS", "")
         link = f"{COMPILER} {further} -shared -o $out $in {libraries}"
         writer.rule("link", link, "LINK $out")
-        objects = [f"{source.parent.name}_{source.name}.o" for source in sources]
+        objects = ["_".join((*source.parts[-3:-1], source.name)) + ".o" for source in sources]
         for object_file, source in zip(objects, sources, strict=True):
             writer.build(object_file, "cxx", str(source))
         writer.build(str(output), "link", objects)

@@ -58,7 +58,7 @@ def build_programs() -> dict[str, Path]:
             for source in (f"isa_{isa}", f"isa_{isa}_double", "kernels"):
                 objects.append(f"{FOLDER}/{name}_{source}.o")
                 own = isa_flags if source != "kernels" else f"-DKERNELS={isa}_kernels"
-                path = ROOT / "tests/sanitizers" if source == "kernels" else CSRC / "cpu"
+                path = ROOT / "tests/sanitizers" if source == "kernels" else CSRC / "cpu/dispatch"
                 writer.build(
                     objects[-1], "cxx", f"{path}/{source}.cpp", variables={"flags": f"{flags} {own}"}
                 )

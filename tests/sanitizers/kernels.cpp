@@ -13,7 +13,7 @@
 #include <string>
 #include <thread>
 
-#include "cpu/max_pool2d_indices.h"
+#include "cpu/max_pool2d/indices.h"
 
 namespace lenet_ext::cpu {
 

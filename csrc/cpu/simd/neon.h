@@ -5,7 +5,7 @@
 
 #include <cstring>
 
-#include "cpu/dtype.h"
+#include "dtype.h"
 
 namespace lenet_ext::simd {
 

@@ -4,7 +4,7 @@
 
 #include <cmath>
 
-#include "cpu/dtype.h"
+#include "dtype.h"
 
 namespace lenet_ext::simd {
 

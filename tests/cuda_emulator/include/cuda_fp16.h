@@ -1,7 +1,7 @@
 // Stands for CUDA's header of this name: conversions of binary16, here by the compiler.
 #pragma once
 
-#include "cpu/dtype.h"
+#include "dtype.h"
 
 struct __half {
   lenet_ext::Float16 value;

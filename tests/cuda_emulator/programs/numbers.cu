@@ -4,7 +4,7 @@
 #include <cstdio>
 #include <initializer_list>
 
-#include "cuda/matrix.cuh"
+#include "cuda/contract/matrix.cuh"
 
 namespace {
 

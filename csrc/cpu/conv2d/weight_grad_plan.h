@@ -1,0 +1,157 @@
+// How an instruction set computes conv2d's weight gradient (conv2d_weight_grad.h): the layout with the least
+// estimated cost, the chunks of the batch, the sizes of all working memory, and what is where in it.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+#include <vector>
+
+#include "cpu/conv2d/image.h"
+#include "cpu/microkernels/contract.h"
+#include "cpu/microkernels/dot.h"
+
+namespace lenet_ext::cpu {
+
+// See conv2d_weight_grad.h.
+enum class WeightGradientLayout { kKernelRows, kChannels, kPixels };
+
+template <class S>
+struct WeightGradientPlan {
+  using T = typename S::Scalar;
+  using Layout = WeightGradientLayout;
+  static constexpr int kWidth = S::width;
+
+  const Conv2dShape& shape;
+  Layout layout;
+  bool direct;         // the input is read where it lies
+  int64_t block_rows;  // rows of output pixels at a time, for the window to stay in the second-level cache
+  int64_t chunks;      // of the batch
+  double chunk_cost;   // estimated cycles
+  int tile_vectors, dot_rows;
+  int64_t run_taps;   // taps that are one run of memory: a kernel row, or with dilation a single tap
+  int64_t lanes = 0;  // output channels, up to a whole vector; unless pixels are the lanes
+  // Elements: the sums of a group and of its bias, of a chunk, the packed input and gradients of a block.
+  int64_t group_size, bias_size, chunk_size, window_size, grads_size;
+  std::vector<Step> steps;       // kChannels: of each pixel
+  std::vector<int64_t> columns;  // else: the offset of each tap, or with kKernelRows of each kernel row
+
+  WeightGradientPlan(const Conv2dShape& s, Format format, bool stored_is_computed) : shape(s) {
+    const bool planar = format == Format::kContiguous;
+    choose_layout(planar);
+    choose_block_rows();
+    choose_sizes();
+    const bool padded = s.pad_top + s.pad_bottom + s.pad_left + s.pad_right > 0;
+    const bool pixels_follow = layout == Layout::kPixels && planar && s.stride_h == 1 && s.stride_w == 1;
+    direct = stored_is_computed && !padded && (layout == Layout::kKernelRows || pixels_follow);
+    if (layout == Layout::kChannels) {
+      make_steps();
+    } else {
+      make_columns(image_of<const T>(nullptr, format, s.in_channels, s.height, s.width, 0, 0, s.group_in()));
+    }
+  }
+
+  bool lanes_are_channels() const { return layout != Layout::kPixels; }
+  int64_t depth() const { return shape.group_in() * shape.kernel_height * shape.kernel_width; }
+  int64_t window_width() const {
+    return (shape.out_width - 1) * shape.stride_w + (shape.kernel_width - 1) * shape.dilation_w + 1;
+  }
+  Window window(int64_t row) const {
+    return {row * shape.stride_h - shape.pad_top, -shape.pad_left, window_height(block_rows), window_width()};
+  }
+  PlanarLayout planes() const {
+    return {window_height(block_rows), window_width(), shape.stride_h, shape.stride_w};
+  }
+
+ private:
+  static int64_t vectors(int64_t count) { return (count + kWidth - 1) / kWidth; }
+  int64_t window_height(int64_t rows) const {
+    return (rows - 1) * shape.stride_h + (shape.kernel_height - 1) * shape.dilation_h + 1;
+  }
+
+  void choose_layout(bool planar) {
+    const Conv2dShape& s = shape;
+    const int64_t outs = s.group_out(), ins = s.group_in(), taps = s.kernel_height * s.kernel_width;
+    const int64_t pixels = s.out_height * s.out_width;
+    run_taps = s.dilation_w == 1 ? s.kernel_width : 1;
+    const int64_t run = run_taps * ins, runs = taps / run_taps;
+    tile_vectors = best_tile_vectors<S>(run, vectors(outs));
+    dot_rows = best_dot_rows<S>(outs, taps * ins);
+    constexpr double kTransposeCycles = 6;  // per vector
+    const double window = static_cast<double>(s.height * s.width * ins) / kWidth;
+    const double grads = static_cast<double>(pixels * vectors(outs));
+    const bool rows_fit =
+        (s.kernel_width == 3 || s.kernel_width == 5) && s.dilation_w == 1 && s.stride_w == 1;
+    const double channel_cost =
+        rows_fit ? 0.5 * static_cast<double>(taps * ins * pixels * vectors(outs)) +
+                       kTransposeCycles * (planar ? grads : 0)
+                 : static_cast<double>(runs * pixels) * tiled_cost<S>(run, vectors(outs), tile_vectors) +
+                       kTransposeCycles * (planar ? window + grads : 0);
+    const double pixel_cost =
+        static_cast<double>(s.out_height * vectors(s.out_width)) *
+            tiled_dot_cost<S>(outs, taps * ins, dot_rows) +
+        kTransposeCycles * (planar ? 0 : window + static_cast<double>(pixels * outs) / kWidth);
+    // The partial sums of the pixel layout should stay in the second-level cache.
+    constexpr int64_t kMostSums = 32 * 1024;
+    const bool channels = channel_cost < pixel_cost || outs * depth() * kWidth > kMostSums;
+    layout = !channels ? Layout::kPixels : rows_fit ? Layout::kKernelRows : Layout::kChannels;
+    chunk_cost = std::min(channel_cost, pixel_cost) * static_cast<double>(s.batch);
+  }
+
+  void choose_block_rows() {
+    constexpr int64_t kWindowBytes = 256 * 1024, kLargestOffset = std::numeric_limits<int32_t>::max();
+    block_rows = shape.out_height;
+    const auto too_large = [&](int64_t rows) {
+      const int64_t window = shape.group_in() * window_height(rows) * window_width();
+      return window * int64_t{sizeof(T)} > kWindowBytes ||
+             rows * shape.out_width * (shape.group_out() + kWidth) > kLargestOffset;
+    };
+    while (block_rows > 1 && too_large(block_rows)) block_rows = (block_rows + 1) / 2;
+  }
+
+  void choose_sizes() {
+    const int64_t outs = shape.group_out(), ins = shape.group_in();
+    if (lanes_are_channels()) {
+      lanes = vectors(outs) * kWidth;
+      group_size = depth() * lanes, bias_size = lanes;
+      grads_size = block_rows * shape.out_width * lanes;
+    } else {
+      group_size = outs * depth() * kWidth, bias_size = outs * kWidth;
+      grads_size = outs * block_rows * shape.out_width;
+    }
+    window_size =
+        ins * (layout == Layout::kChannels ? window_height(block_rows) * window_width() : planes().plane());
+    chunk_size = shape.groups * (group_size + bias_size);
+    constexpr int64_t kMostChunks = 32, kMostChunkElements = 4 * 1024 * 1024;
+    const int64_t most = std::max<int64_t>(kMostChunkElements / std::max<int64_t>(chunk_size, 1), 1);
+    chunks = std::max<int64_t>(std::min({shape.batch, kMostChunks, most}), 1);
+    chunk_cost /= static_cast<double>(chunks);
+  }
+
+  void make_steps() {
+    for (int64_t y = 0; y < block_rows; ++y) {
+      for (int64_t x = 0; x < shape.out_width; ++x) {
+        const int64_t pixel = (y * shape.stride_h * window_width() + x * shape.stride_w) * shape.group_in();
+        steps.push_back(
+            {static_cast<int32_t>(pixel), static_cast<int32_t>(static_cast<int64_t>(steps.size()) * lanes)});
+      }
+    }
+  }
+
+  // image: for its strides.
+  void make_columns(const Image<const T>& image) {
+    const PlanarLayout planar = planes();
+    const bool rows = layout == Layout::kKernelRows;
+    for (int64_t c = 0; c < shape.group_in(); ++c) {
+      for (int64_t y = 0; y < shape.kernel_height; ++y) {
+        for (int64_t x = 0; x < (rows ? 1 : shape.kernel_width); ++x) {
+          const int64_t down = y * shape.dilation_h, right = x * shape.dilation_w;
+          columns.push_back(direct ? c * image.channel_stride + down * image.row_stride + right
+                            : !rows || image.planar() ? planar.offset(c, down, right)
+                                                      : down * window_width() * shape.group_in() + c);
+        }
+      }
+    }
+  }
+};
+
+}  // namespace lenet_ext::cpu

@@ -1,0 +1,114 @@
+// Matrix products for linear and its gradients, over the contract microkernel.
+#pragma once
+
+#include <vector>
+
+#include "cpu/microkernels/contract.h"
+#include "cpu/microkernels/transpose.h"
+#include "cpu/runtime/parallel.h"
+#include "cpu/runtime/scratch.h"
+
+namespace lenet_ext::cpu {
+
+// c[row * columns + column] = init[column] + sum over k of  a(row, k) * b(k, column), or added to c as it is
+// where init is null
+template <class T>
+struct MatrixProduct {
+  int64_t rows, columns, depth;
+  const T* a;
+  int64_t a_row_stride, a_depth_stride;
+  const T* b;
+  int64_t b_depth_stride, b_column_stride;  // one of them is 1
+  const T* init;                            // `columns` values, or null
+  T* c;
+};
+
+// A sum of one step, row by row: writing is all the work, and panels of columns would be slow to write.
+template <class S>
+void outer_product(const MatrixProduct<typename S::Scalar>& p) {
+  using T = typename S::Scalar;
+  parallel_for(p.rows, p.columns / S::width + 1, [&](int64_t begin, int64_t end) {
+    for (int64_t row = begin; row < end; ++row) {
+      const auto scale = S::broadcast(p.a[row * p.a_row_stride]);
+      T* const to = p.c + row * p.columns;
+      const T* const init = p.init == nullptr ? to : p.init;
+      int64_t i = 0;
+      for (; i + S::width <= p.columns; i += S::width) {
+        S::store(to + i, S::fma(scale, S::load(p.b + i), S::load(init + i)));
+      }
+      const int rest = static_cast<int>(p.columns - i);
+      const auto sum = S::fma(scale, S::load_partial(p.b + i, rest), S::load_partial(init + i, rest));
+      S::store_partial(to + i, sum, rest);
+    }
+  });
+}
+
+// Each task computes a block of rows of a panel of columns, as wide as a register tile. The panel of b is
+// packed as [depth][panel width], a block of the depth at a time that stays in the first-level cache while
+// all rows pass over it. The sum runs over the depth in order, however the work is cut.
+template <class S>
+void matmul(const MatrixProduct<typename S::Scalar>& p) {
+  using T = typename S::Scalar;
+  constexpr int64_t kPanelBytes = 32 * 1024, kFewRows = 8, kRowBlock = 96;
+  if (p.rows == 0 || p.columns == 0) return;
+  if (p.depth == 1 && p.b_column_stride == 1) return outer_product<S>(p);
+  const int64_t all_vectors = (p.columns + S::width - 1) / S::width;
+  const int tile_vectors = best_tile_vectors<S>(p.rows, all_vectors);
+  const int64_t panel_width = tile_vectors * S::width, panels = (p.columns + panel_width - 1) / panel_width;
+  const bool packed = p.b_column_stride != 1 || p.rows > kFewRows;
+  const int64_t most_steps = kPanelBytes / int64_t{sizeof(T)} / panel_width;
+  const int64_t block = std::min(p.depth, most_steps);
+
+  std::vector<Step> steps;
+  steps.reserve(block);
+  for (int64_t k = 0; k < block; ++k) {
+    const int64_t b_offset = k * (packed ? panel_width : p.b_depth_stride);
+    steps.push_back({static_cast<int32_t>(k * p.a_depth_stride), static_cast<int32_t>(b_offset)});
+  }
+
+  const int64_t row_blocks = panels >= 8 ? 1 : (p.rows + kRowBlock - 1) / kRowBlock;
+  const int64_t block_rows = (p.rows + row_blocks - 1) / row_blocks;
+  const double cost = static_cast<double>(p.depth) * tiled_cost<S>(block_rows, tile_vectors, tile_vectors);
+  parallel_for(panels * row_blocks, static_cast<int64_t>(cost), [&](int64_t begin, int64_t end) {
+    Scratch<T> panel(packed ? block * panel_width : 0);
+    for (int64_t i = begin; i < end; ++i) {
+      const int64_t column = i / row_blocks * panel_width, row = i % row_blocks * block_rows;
+      const int64_t lanes = std::min(panel_width, p.columns - column);
+      const int64_t rows = std::min(block_rows, p.rows - row), vectors = (lanes + S::width - 1) / S::width;
+      const auto last_lanes = static_cast<int>(lanes - (vectors - 1) * S::width);
+      Contraction<T> t{p.a + row * p.a_row_stride,
+                       p.a_row_stride,
+                       p.b,
+                       S::width,
+                       steps.data(),
+                       0,
+                       p.init + column,
+                       false,
+                       0,
+                       p.c + row * p.columns + column,
+                       p.columns,
+                       S::width,
+                       last_lanes};
+      if (p.init == nullptr) t.init = t.c, t.init_stride = t.c_stride;
+      for (int64_t k = 0; k < p.depth || k == 0; k += block) {
+        t.step_count = std::min(block, p.depth - k);
+        const T* b = p.b + k * p.b_depth_stride + column * p.b_column_stride;
+        if (packed && p.b_column_stride == 1) {
+          for (int64_t j = 0; j < t.step_count; ++j) {
+            copy_row<S>(b + j * p.b_depth_stride, panel.data() + j * panel_width, lanes);
+          }
+        } else if (packed) {
+          transpose<S>(b, p.b_column_stride, panel.data(), panel_width, lanes, t.step_count);
+        }
+        t.b = packed ? panel.data() : b;
+        ContractTiles<S>::run(t, rows, static_cast<int>(vectors),
+                              last_lanes < S::width ? Partial::kLast : Partial::kNone);
+        t.a += block * p.a_depth_stride;
+        t.init = t.c, t.init_stride = t.c_stride;
+        if (block == 0) break;
+      }
+    }
+  });
+}
+
+}  // namespace lenet_ext::cpu

@@ -1,0 +1,1 @@
+"""The fused engine: networks read from modules, run and trained whole."""

@@ -72,7 +72,7 @@ format: build  ## format all sources
 	$(BIN)/clang-format -i $(CXX_SOURCES) $(CXX_TEST_SOURCES)
 
 sanitize: build  ## fuzz and parity under AddressSanitizer and UBSan; threads and memory of the kernels
-	$(BIN)/python tests/sanitizers/run.py
+	$(BIN)/python tests/build/sanitizers/run.py
 
 coverage: build  ## which lines of csrc/ and lenet_ext/ the tests run
 	$(BIN)/python scripts/coverage.py

@@ -15,7 +15,7 @@ FOLDER = ROOT / "build/coverage"
 LIBRARY = FOLDER / "lib"
 SETTINGS = ROOT / "tests/coverage.ini"
 # These compile or run other builds than the one that is measured.
-LEFT_OUT = ["test_cuda_emulator.py", "test_build.py", "test_gpu_report.py"]
+LEFT_OUT = ["cuda/test_cuda_emulator.py", "build/test_build.py", "cuda/test_gpu_report.py"]
 MEASURED = {"CXXFLAGS": "-O1 -g1 --coverage"}
 EMULATOR = ROOT / "build/cuda_emulator"
 
@@ -27,7 +27,15 @@ def run(*command: object, **environment: str) -> None:
 def run_tests(*arguments: object, **environment: str) -> None:
     quiet = ("-q", "-p", "no:cacheprovider")
     measured = ("--cov", f"--cov-config={SETTINGS}", "--cov-report=", "--cov-append")
-    run(sys.executable, "tests/pytest_installed.py", LIBRARY, *quiet, *measured, *arguments, **environment)
+    run(
+        sys.executable,
+        "tests/helpers/pytest_installed.py",
+        LIBRARY,
+        *quiet,
+        *measured,
+        *arguments,
+        **environment,
+    )
 
 
 def main() -> None:
@@ -55,7 +63,7 @@ def main() -> None:
     )
     for isa in printed.stdout.split():
         run_tests("--kernels", **environment, LENET_EXT_ISA=isa)
-    emulated = ("tests/test_cuda_emulator.py", "-k", "test_operators or test_devices")
+    emulated = ("tests/cuda/test_cuda_emulator.py", "-k", "test_operators or test_devices")
     run(sys.executable, "-m", "pytest", "-q", *workers, *emulated, **MEASURED)
     report = ("-m", "coverage", "report", f"--rcfile={SETTINGS}", "--skip-covered", "--sort=cover")
     run(sys.executable, *report, COVERAGE_FILE=environment["COVERAGE_FILE"])

@@ -62,8 +62,8 @@ def steps(out: Path, device: str) -> list[Step]:
     if not on_gpu:
         library = str(ROOT / "build/cuda_emulator/libcuda_emulator.so")
         kernels, switch = ["--emulator", library], ["--cuda-emulator", library]
-    results = [python, str(tests / "cuda_results.py"), *kernels]
-    files = [str(tests / f"test_{operator}.py") for operator in OPERATORS]
+    results = [python, str(tests / "helpers/cuda_results.py"), *kernels]
+    files = [str(path) for name in OPERATORS for path in tests.glob(f"*/test_{name}.py")]
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     few, uncached = {"HYPOTHESIS_PROFILE": "few"}, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     build = [python, "setup.py", "build_ext", "--inplace", "--build-temp", "build/temp"]
@@ -94,12 +94,12 @@ def steps(out: Path, device: str) -> list[Step]:
         *(
             []
             if on_gpu
-            else [Step("build of the emulator", [python, str(tests / "cuda_emulator/build.py")], 240, {})]
+            else [Step("build of the emulator", [python, str(tests / "cuda/emulator/build.py")], 240, {})]
         ),
         Step("results like the CPU's", results, 60, {}),
         Step(
             "streams, graphs, devices",
-            [*pytest, str(tests / "test_cuda.py")],
+            [*pytest, str(tests / "cuda/test_cuda.py")],
             60,
             {},
             lacking("pytest"),
@@ -122,7 +122,7 @@ def run(step: Step, seconds_left: float) -> Outcome:
     limit, begin = min(step.limit, seconds_left), perf_counter()
     if limit <= 0:
         return Outcome(step.name, "no time was left", 0, "")
-    paths = [str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    paths = [str(ROOT), str(ROOT / "tests/helpers"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))} | step.environment
     try:
         finished = subprocess.run(

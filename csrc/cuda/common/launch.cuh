@@ -1,5 +1,5 @@
 // Launches kernels: the only place that does. A kernel is launched by a function of the runtime, not by
-// <<<>>>, so that a plain C++ compiler reads the same sources (tests/cuda_emulator).
+// <<<>>>, so that a plain C++ compiler reads the same sources (tests/cuda/emulator).
 #pragma once
 
 #include <cuda_runtime.h>

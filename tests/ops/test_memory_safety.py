@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+from hostile import HUGE, describe
 from torch import Tensor
 
 import lenet_ext  # noqa: F401  registers the operators
 
 operators = torch.ops.lenet_ext
-HUGE = [2**31, 2**40, 2**62, 2**63 - 1]
 GEOMETRY = (1, 1, 0, 0, 0, 0, 1, 1, 1)
 POOL = (2, 2, 2, 2, 0, 0, 1, 1)
 
@@ -73,10 +73,6 @@ def spoilt(name: str, index: int, value: object) -> list[object]:
     if isinstance(value, Tensor):
         return spoilt_tensors(name, index, value)
     return [] if isinstance(value, bool) else spoilt_numbers(name, index, value)
-
-
-def describe(value: object) -> str:
-    return f"{tuple(value.shape)} {value.dtype} {value.device}" if isinstance(value, Tensor) else str(value)
 
 
 SPOILT = [

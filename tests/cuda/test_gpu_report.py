@@ -11,7 +11,7 @@ import torch
 from lenet_ext.benchmark.cases import INFERENCE, TRAINING_STEP
 from lenet_ext.benchmark.reports import REPORTS
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "benchmarks")]
 import bench_gpu  # noqa: E402
 import bench_gpu_net  # noqa: E402

@@ -18,7 +18,7 @@ import torch
 from ninja import ninja_syntax
 
 EMULATOR = Path(__file__).resolve().parent
-ROOT = EMULATOR.parent.parent
+ROOT = EMULATOR.parents[2]
 CSRC = ROOT / "csrc"
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g"
 LEFT_OUT = {"backend.cpp", "parallel.cpp", "schemas.cpp"}  # the schemas are in the package's module

@@ -43,12 +43,12 @@ def check_address(checks: Checks, library: Path, isa: str) -> None:
         "LENET_EXT_ISA": isa,
         "OMP_NUM_THREADS": "2",
     }
-    pytest = (sys.executable, TESTS / "pytest_installed.py", library, "-q")
+    pytest = (sys.executable, TESTS / "helpers/pytest_installed.py", library, "-q")
     no_plugins = ("-p", "no:cacheprovider", "-p", "no:xdist")
     fuzz = os.environ.get("HYPOTHESIS_PROFILE", "thousands")
     checks.run(
         f"fuzz under AddressSanitizer and UBSan, {isa}",
-        *(*pytest, *no_plugins, TESTS / "test_fuzz.py"),
+        *(*pytest, *no_plugins, TESTS / "ops/test_fuzz.py"),
         **environment,
         HYPOTHESIS_PROFILE=fuzz,
     )

@@ -10,9 +10,9 @@ import on_device
 import pytest
 import torch
 from chains import Chain, chains, fused_without_export
+from hostile import HUGE, describe
 from hypothesis import given, settings
 from strategies import laid_out
-from test_memory_safety import HUGE, describe
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 

@@ -1,4 +1,4 @@
-"""The CUDA kernels on the CPU (cuda_emulator/): the tests of the operators, sanitized, in shuffled order.
+"""The CUDA kernels on the CPU (emulator/): the tests of the operators, sanitized, in shuffled order.
 
 First the emulator itself: does it see what it is there to see?
 """
@@ -11,9 +11,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from processes import HELPERS, ROOT, test_file
 
-TESTS = Path(__file__).resolve().parent
-sys.path.insert(0, str(TESTS / "cuda_emulator"))
+EMULATOR = Path(__file__).resolve().parent / "emulator"
+sys.path.insert(0, str(EMULATOR))
 pytest.importorskip("ninja")
 import build  # noqa: E402
 
@@ -34,7 +35,7 @@ def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess
     inherited = {name: value for name, value in os.environ.items() if "PYTEST" not in name}
     return subprocess.run(
         [str(part) for part in command],
-        env=inherited | {"PYTHONPATH": str(TESTS.parent)} | environment,
+        env=inherited | {"PYTHONPATH": str(ROOT)} | environment,
         capture_output=True,
         text=True,
         check=False,
@@ -43,7 +44,7 @@ def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess
 
 def compiled(name: str, folder: Path, *macros: str) -> Path:
     program = folder / name
-    build.build_program(TESTS / f"cuda_emulator/programs/{name}.cu", program, *macros)
+    build.build_program(EMULATOR / f"programs/{name}.cu", program, *macros)
     return program
 
 
@@ -83,7 +84,7 @@ def test_operators(operator: str) -> None:
     """test_<operator>.py with the emulated kernels in place of the CPU's."""
     pytest_quietly = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider")
     finished = run(
-        *(*pytest_quietly, TESTS / f"test_{operator}.py", "--cuda-emulator", build.build()),
+        *(*pytest_quietly, test_file(operator), "--cuda-emulator", build.build()),
         HYPOTHESIS_PROFILE="few",
         CUDA_EMULATOR_SEED="1",
     )
@@ -93,7 +94,7 @@ def test_operators(operator: str) -> None:
 @pytest.mark.parametrize("device", DEVICES)
 def test_devices_of_other_sizes(device: str) -> None:
     """The results of the CPU's kernels there too; other bits, since blocks divide the batch otherwise."""
-    program = (TESTS / "cuda_results.py", "--emulator", build.build())
+    program = (HELPERS / "cuda_results.py", "--emulator", build.build())
     finished = run(sys.executable, *program, CUDA_EMULATOR_SEED="1", **DEVICES[device])
     assert finished.returncode == 0, finished.stderr
 
@@ -101,7 +102,7 @@ def test_devices_of_other_sizes(device: str) -> None:
 def test_order_of_threads_does_not_matter() -> None:
     """The results of the CPU's kernels, bitwise the same in every order: no kernel lacks a barrier."""
     runs = [
-        run(sys.executable, TESTS / "cuda_results.py", "--emulator", build.build(), CUDA_EMULATOR_SEED=seed)
+        run(sys.executable, HELPERS / "cuda_results.py", "--emulator", build.build(), CUDA_EMULATOR_SEED=seed)
         for seed in SEEDS
     ]
     assert all(finished.returncode == 0 for finished in runs), runs[0].stderr
@@ -127,7 +128,7 @@ except RuntimeError as error:
 def test_sanitized() -> None:
     """No kernel reads or writes outside of a tensor or of shared memory, or relies on undefined behaviour."""
     finished = run(
-        *(sys.executable, TESTS / "cuda_results.py", "--emulator", build.build(sanitized=True)),
+        *(sys.executable, HELPERS / "cuda_results.py", "--emulator", build.build(sanitized=True)),
         LD_PRELOAD=build.sanitizer_runtime(),
         ASAN_OPTIONS="detect_leaks=0",
         CUDA_EMULATOR_SEED="1",

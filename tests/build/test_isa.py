@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from processes import TESTS, python
+from processes import HELPERS, python
 
 import lenet_ext
 
@@ -12,7 +12,7 @@ INFO = lenet_ext.build_info()
 
 @pytest.mark.parametrize("isa", INFO["isas_usable"])
 def test_every_operator(isa: str) -> None:
-    finished = python(TESTS / "isa_parity.py", environment={"LENET_EXT_ISA": isa})
+    finished = python(HELPERS / "isa_parity.py", environment={"LENET_EXT_ISA": isa})
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout.strip() == isa
 

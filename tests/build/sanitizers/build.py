@@ -12,7 +12,7 @@ from pathlib import Path
 import ninja
 from ninja import ninja_syntax
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 CSRC = ROOT / "csrc"
 FOLDER = ROOT / "build" / "sanitizers"
 ADDRESS = "-O1 -g1 -fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer"
@@ -58,7 +58,7 @@ def build_programs() -> dict[str, Path]:
             for source in (f"isa_{isa}", f"isa_{isa}_double", "kernels"):
                 objects.append(f"{FOLDER}/{name}_{source}.o")
                 own = isa_flags if source != "kernels" else f"-DKERNELS={isa}_kernels"
-                path = ROOT / "tests/sanitizers" if source == "kernels" else CSRC / "cpu/dispatch"
+                path = Path(__file__).parent if source == "kernels" else CSRC / "cpu/dispatch"
                 writer.build(
                     objects[-1], "cxx", f"{path}/{source}.cpp", variables={"flags": f"{flags} {own}"}
                 )

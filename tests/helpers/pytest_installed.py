@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-from pathlib import Path
 
 import pytest
+from processes import test_file
 
 KERNELS = ["memory_safety", "relu", "linear", "stacked_linear", "max_pool2d", "conv2d", "net", "wide_layers"]
 KERNELS += ["winograd", "single_images"]
@@ -22,5 +22,5 @@ if __name__ == "__main__":
         sys.exit(f"lenet_ext is not found in {folder}, but: {found}")
     if "--kernels" in sys.argv:
         place = sys.argv.index("--kernels")
-        sys.argv[place : place + 1] = [f"{Path(__file__).parent}/test_{name}.py" for name in KERNELS]
+        sys.argv[place : place + 1] = [str(test_file(name)) for name in KERNELS]
     sys.exit(pytest.main())

@@ -1,4 +1,4 @@
-"""Programs of a test in a Python of their own."""
+"""Where the files of the tests lie, and programs of a test in a Python of their own."""
 
 from __future__ import annotations
 
@@ -8,8 +8,19 @@ import sys
 from pathlib import Path
 from typing import Any
 
-TESTS = Path(__file__).parent
-SEARCHED = os.pathsep.join([str(TESTS.parent), str(TESTS)])
+HELPERS = Path(__file__).resolve().parent
+TESTS = HELPERS.parent
+ROOT = TESTS.parent
+SEARCHED = os.pathsep.join(map(str, [ROOT, HELPERS, TESTS / "engine"]))
+
+
+def test_file(name: str) -> Path:
+    """tests/<room>/test_<name>.py."""
+    (found,) = TESTS.glob(f"*/test_{name}.py")
+    return found
+
+
+test_file.__test__ = False  # type: ignore[attr-defined]  # or pytest would take it for a test
 
 
 def python(

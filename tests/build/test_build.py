@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # Stands for g++ and nvcc: notes its arguments, makes what -o names, and fails where FAIL_ON is among them.
 COMPILER = r"""#!/bin/sh
 echo "${0##*/} $*" >> "$LOG"

@@ -1,6 +1,7 @@
 """Builds `lenet_ext._C`: one object per source through ninja, the kernels once per CPU instruction set.
 
 Environment: CXX (compiler), CXXFLAGS (further flags; where CUDA is left out, when linking too),
+LENET_EXT_ISAS (the instruction sets to build, for example scalar,avx2; default: all of the architecture),
 LENET_EXT_CUDA=0|1 (default: 1 where nvcc is found), TORCH_CUDA_ARCH_LIST, CUDA_HOME, MAX_JOBS.
 """
 
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import sysconfig
 from pathlib import Path
+from typing import NamedTuple
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
@@ -31,19 +33,35 @@ COMPILER_PROBE = """
 float half(lenet_ext::Float16 value) { return lenet_ext::to_compute(value); }
 """
 
+# Of every C++ source. No code here asks for errno or for floating-point exceptions.
+FLAGS = "-std=c++20 -O3 -fno-math-errno -fno-trapping-math -Wall -Wextra"
 # GCC 12 takes the _mm512_undefined of its own intrinsics for a mistake of ours.
 ISA_WARNINGS = "-Wno-uninitialized -Wno-maybe-uninitialized"
-# Only isa_<name>.cpp and isa_<name>_*.cpp are compiled with these flags. The order is the link order: where
-# two objects hold the same inline function of the standard library, the linker keeps the first, which every
-# CPU can run.
-ISA_FLAGS: dict[str, dict[str, str]] = {
-    "x86_64": {
-        "scalar": "",
-        "avx2": "-mavx2 -mfma -mf16c",
-        "avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c",
-    },
-    "aarch64": {"scalar": "", "neon": ""},
+
+
+class Isa(NamedTuple):
+    """An instruction set: the template in csrc/cpu/simd/<name>.h, and the compiler's flags.
+
+    Only kernel_table.cpp is compiled with these flags, once for each set and compute type.
+    """
+
+    name: str
+    template: str
+    flags: str = ""
+
+
+SCALAR = Isa("scalar", "Scalar1")
+# The order is the link order: where two objects hold the same inline function of the standard library, the
+# linker keeps the first, which every CPU can run. The fastest is the last.
+ISAS: dict[str, list[Isa]] = {
+    "x86_64": [
+        SCALAR,
+        Isa("avx2", "Avx2", "-mavx2 -mfma -mf16c"),
+        Isa("avx512", "Avx512", "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx2 -mfma -mf16c"),
+    ],
+    "aarch64": [SCALAR, Isa("neon", "Neon")],
 }
+COMPUTE_TYPES = ("float", "double")
 
 
 class BuildError(SystemExit):
@@ -60,11 +78,19 @@ def version_tuple(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
-def isa_flags() -> dict[str, str]:
+def isas_to_build() -> list[Isa]:
+    """Those of this machine's architecture, or of these the ones that LENET_EXT_ISAS names."""
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(
         platform.machine().lower(), platform.machine().lower()
     )
-    return ISA_FLAGS.get(machine, {"scalar": ""})
+    known = ISAS.get(machine, [SCALAR])
+    wanted = re.split(r"[;,\s]+", os.environ.get("LENET_EXT_ISAS", "").strip())
+    if wanted == [""]:
+        return known
+    names = [isa.name for isa in known]
+    if unknown := [name for name in wanted if name not in names]:
+        raise BuildError(f"LENET_EXT_ISAS names {unknown[0]!r}, there are {', '.join(names)}")
+    return [isa for isa in known if isa.name in wanted]
 
 
 def find_compiler() -> str:
@@ -148,9 +174,47 @@ def gencode_flags(architectures: list[str]) -> list[str]:
     return flags
 
 
-def object_name(source: Path) -> str:
-    """Of the object of a source: its place in csrc/, as one name."""
-    return "_".join(source.relative_to(ROOT / "csrc").parts) + ".o"
+class Unit(NamedTuple):
+    """A source to compile, with flags of its own; `variant` tells its objects apart where it has several."""
+
+    source: Path
+    flags: str = ""
+    variant: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.source.name} {self.variant}".rstrip()
+
+    @property
+    def object(self) -> str:
+        parts = [*self.source.relative_to(ROOT / "csrc").parts, *self.variant.split()]
+        return "_".join(parts) + ".o"
+
+
+def compile_units(isas: list[Isa], cuda: bool) -> list[Unit]:
+    """Everything that is linked, in that order."""
+    csrc = ROOT / "csrc"
+    sets = " ".join(f"X({isa.name}, {isa.template})" for isa in isas)
+    chooser = Unit(csrc / "cpu/dispatch/isa.cpp", f"'-DLENET_EXT_ISAS(X)={sets}'")
+    general = [Unit(csrc / "module.cpp"), *map(Unit, sorted((csrc / "ops").glob("*.cpp"))), chooser]
+    tables = [
+        Unit(
+            csrc / "cpu/dispatch/kernel_table.cpp",
+            f"""{isa.flags} -DLENET_EXT_SIMD={isa.template} -DLENET_EXT_COMPUTE={compute} """
+            f"""'-DLENET_EXT_SIMD_HEADER="cpu/simd/{isa.name}.h"' {ISA_WARNINGS}""",
+            f"{isa.name} {compute}",
+        )
+        for isa in isas
+        for compute in COMPUTE_TYPES
+    ]
+    if not cuda:
+        return general + tables
+    return [
+        *general,
+        *map(Unit, sorted((csrc / "cuda").rglob("*.cpp"))),
+        *tables,
+        *map(Unit, sorted((csrc / "cuda").rglob("*.cu"))),
+    ]
 
 
 class NinjaBuild(build_ext):
@@ -168,7 +232,7 @@ class NinjaBuild(build_ext):
         output = Path(self.get_ext_fullpath(ext.name)).resolve()
         output.parent.mkdir(parents=True, exist_ok=True)
 
-        isas = isa_flags()
+        isas = isas_to_build()
         cuda_sources = sorted((ROOT / "csrc/cuda").rglob("*.cu"))
         nvcc = find_nvcc(cuda_sources)
         architectures = cuda_architectures() if nvcc else []
@@ -191,12 +255,11 @@ class NinjaBuild(build_ext):
 
         with open(folder / "build.ninja", "w") as file:
             writer = ninja_syntax.Writer(file, width=10_000)
-            floats = "-fno-math-errno -fno-trapping-math"
             further = os.environ.get("CXXFLAGS", "")
-            flags = f"-std=c++20 -O3 -fPIC -fvisibility=hidden {floats} -Wall -Wextra {common} {further}"
+            flags = f"{FLAGS} -fPIC -fvisibility=hidden {common} {further}"
             writer.rule(
                 "cxx",
-                f"{compiler} $isa {flags} -MMD -MF $out.d -c $in -o $out",
+                f"{compiler} $own {flags} -MMD -MF $out.d -c $in -o $out",
                 "CXX $name",
                 "$out.d",
                 deps="gcc",
@@ -223,28 +286,13 @@ class NinjaBuild(build_ext):
                 linker = f"{nvcc} -ccbin {compiler} -cudart static -Xlinker --exclude-libs=libcudart_static.a"
             writer.rule("link", f"{linker} -shared -o $out $in {libraries}", "LINK $out")
 
-            general = sorted(
-                [
-                    ROOT / "csrc/module.cpp",
-                    *(ROOT / "csrc/ops").glob("*.cpp"),
-                    ROOT / "csrc/cpu/dispatch/isa.cpp",
-                ]
-            )
-            if nvcc:
-                general += sorted((ROOT / "csrc/cuda").rglob("*.cpp"))
-            sources = [(path, "") for path in general]
-            for isa, set_flags in isas.items():
-                dispatch = ROOT / "csrc/cpu/dispatch"
-                files = [dispatch / f"isa_{isa}.cpp", *dispatch.glob(f"isa_{isa}_*.cpp")]
-                sources += [(path, f"{set_flags} {ISA_WARNINGS}") for path in sorted(files)]
-            objects = [str(folder / object_name(source)) for source, _ in sources]
+            units = compile_units(isas, cuda=nvcc is not None)
             # ninja begins with what is written first: the kernels, which take longest.
-            for object_file, (source, isa) in reversed(list(zip(objects, sources, strict=True))):
-                writer.build(object_file, "cxx", str(source), variables={"isa": isa, "name": source.name})
-            for source in cuda_sources if nvcc else []:
-                objects.append(str(folder / object_name(source)))
-                writer.build(objects[-1], "nvcc", str(source), variables={"name": source.name})
-            writer.build(str(output), "link", objects)
+            for unit in reversed(units):
+                rule = "nvcc" if unit.source.suffix == ".cu" else "cxx"
+                variables = {"own": unit.flags, "name": unit.name}
+                writer.build(str(folder / unit.object), rule, str(unit.source), variables=variables)
+            writer.build(str(output), "link", [str(folder / unit.object) for unit in units])
 
         jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
         program = shutil.which("ninja", path=ninja.BIN_DIR) or "ninja"
@@ -252,4 +300,5 @@ class NinjaBuild(build_ext):
             raise BuildError("the compiler failed: its messages are above")
 
 
-setup(ext_modules=[Extension("lenet_ext._C", sources=[])], cmdclass={"build_ext": NinjaBuild})
+if __name__ == "__main__":  # the tests import this file for its flags
+    setup(ext_modules=[Extension("lenet_ext._C", sources=[])], cmdclass={"build_ext": NinjaBuild})

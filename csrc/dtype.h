@@ -1,13 +1,12 @@
-// Storage types of tensors, and the type that each is computed in.
+// Storage types of tensors, and the type that each is computed in. What exists once per dtype is made from
+// the one list of them, StoredTypes.
 #pragma once
 
 #include <bit>
 #include <cstdint>
+#include <type_traits>
 
 namespace lenet_ext {
-
-enum class DType : int { kFloat32, kFloat64, kBFloat16, kFloat16 };
-inline constexpr int kDTypeCount = 4;
 
 // Upper half of a float32.
 struct BFloat16 {
@@ -19,6 +18,42 @@ struct Float16 {
   uint16_t bits;
 };
 
+template <class... Types>
+struct TypeList {
+  static constexpr int kCount = sizeof...(Types);
+};
+
+enum class DType : int { kFloat32, kFloat64, kBFloat16, kFloat16 };
+// In the order of DType.
+using StoredTypes = TypeList<float, double, BFloat16, Float16>;
+
+// One value for each dtype.
+template <class Value>
+struct ByDType {
+  Value values[StoredTypes::kCount];
+
+  constexpr const Value& operator[](DType dtype) const { return values[static_cast<int>(dtype)]; }
+};
+
+// The results of make.template operator()<Stored>().
+template <class Make>
+constexpr auto by_dtype(const Make& make) {
+  return []<class First, class... Others>(const Make& make, TypeList<First, Others...>) {
+    using Value = decltype(make.template operator()<First>());
+    return ByDType<Value>{{make.template operator()<First>(), make.template operator()<Others>()...}};
+  }(make, StoredTypes{});
+}
+
+template <class Stored, class... Types>
+constexpr DType dtype_in(TypeList<Types...>) {
+  int i = 0;
+  bool found = false;
+  ((found = found || std::is_same_v<Types, Stored>, i += !found), ...);
+  return static_cast<DType>(i);
+}
+template <class Stored>
+inline constexpr DType kDTypeOf = dtype_in<Stored>(StoredTypes{});
+
 // The compiler's own binary16, for conversions only. On ARM, GCC knows _Float16 in C++ only since version 13.
 #if defined(__aarch64__)
 using NativeFloat16 = __fp16;
@@ -27,15 +62,7 @@ using NativeFloat16 = _Float16;
 #endif
 
 template <class T>
-struct ComputeTypeOf {
-  using Type = float;
-};
-template <>
-struct ComputeTypeOf<double> {
-  using Type = double;
-};
-template <class T>
-using ComputeType = typename ComputeTypeOf<T>::Type;
+using ComputeType = std::conditional_t<std::is_same_v<T, double>, double, float>;
 
 inline float to_compute(float value) {
   return value;

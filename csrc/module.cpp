@@ -4,6 +4,8 @@
 #include <torch/csrc/stable/version.h>
 
 #include "cpu/dispatch/isa.h"
+#include "engine/network.h"
+#include "watch.h"
 
 namespace {
 
@@ -35,14 +37,47 @@ py::dict build_info() {
   return info;
 }
 
+// By name: the options of its parameter groups in the order of their numbers, and the tensors of its state.
+py::dict optimizers() {
+  py::dict known;
+  for (const lenet_ext::OptimizerInfo& info : lenet_ext::kOptimizers) {
+    known[info.name] = py::make_tuple(std::vector<std::string>(info.options.begin(), info.options.end()),
+                                      std::vector<std::string>(info.state.begin(), info.state.end()));
+  }
+  return known;
+}
+
+void check_network(const std::string& program, const lenet_ext::SizeList& images,
+                   const std::vector<lenet_ext::SizeList>& parameters) {
+  const std::vector<lenet_ext::Sizes> sizes(parameters.begin(), parameters.end());
+  lenet_ext::NetworkBuilder(lenet_ext::DescriptionReader(program).read(), images, sizes).build();
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
   try {
-    lenet_ext::cpu::choose_isa();
+    lenet_ext::cpu::isa_in_use();
   } catch (const std::runtime_error& error) {
     throw py::import_error(error.what());
   }
   m.def("build_info", &build_info, "How this module was built and which instruction set it uses.");
   m.def("cpu_isa", &lenet_ext::cpu::isa_in_use, "The instruction set in use.");
+  m.def(
+      "activations",
+      [] {
+        std::vector<std::string> names;
+        for (const lenet_ext::ActivationInfo& info : lenet_ext::kActivations) names.emplace_back(info.name);
+        return names;
+      },
+      "The activations of the fused engine.");
+  m.def(
+      "losses",
+      [] { return std::vector<std::string>(std::begin(lenet_ext::kLosses), std::end(lenet_ext::kLosses)); },
+      "The losses of the fused engine.");
+  m.def("optimizers", &optimizers, "The optimizers of the fused engine: their options, their state.");
+  m.def("kept_values", &lenet_ext::kept_values,
+        "What a network keeps for backward: values, bytes of an argmax.");
+  m.def("check_network", &check_network, "Checks a network for images and parameters of some sizes.");
+  lenet_ext::define_watch(m);
 }

@@ -20,6 +20,14 @@ template <class... Parts>
   throw std::runtime_error(text.str());
 }
 
+// For a value that names no element: Python makes an IndexError of it.
+template <class... Parts>
+[[noreturn]] void fail_index(const Parts&... parts) {
+  std::ostringstream text;
+  (text << ... << parts);
+  throw std::out_of_range(text.str());
+}
+
 // The sizes of a tensor, or some of them.
 using Sizes = std::span<const int64_t>;
 
@@ -137,6 +145,12 @@ struct MaxPool2dParameters {
   int64_t pad_h, pad_w;  // on both sides
   int64_t dilation_h, dilation_w;
 
+  // The argmax, a position within a window, is stored as uint8_t, else as int32_t.
+  bool byte_argmax() const {
+    constexpr int64_t kMost = 256;
+    return kernel_height <= kMost && kernel_width <= kMost && kernel_height * kernel_width <= kMost;
+  }
+
   bool operator==(const MaxPool2dParameters&) const = default;
 };
 
@@ -147,8 +161,6 @@ struct MaxPool2dShape : MaxPool2dParameters {
   bool operator==(const MaxPool2dShape&) const = default;
 
   int64_t planes() const { return batch * channels; }
-  // Positions within a window are stored as uint8_t, else as int32_t.
-  bool byte_taps() const { return kernel_height * kernel_width <= 256; }
 };
 
 // As in ATen: with ceil_mode a window may hang over the end, but not begin in the padding there.

@@ -1,3 +1,4 @@
+from collections.abc import Sequence
 from typing import Any
 
 def build_info() -> dict[str, Any]:
@@ -5,3 +6,38 @@ def build_info() -> dict[str, Any]:
 
 def cpu_isa() -> str:
     """The instruction set in use: "avx512", "avx2", "neon" or "scalar"."""
+
+def activations() -> list[str]:
+    """The names of the engine's activations."""
+
+def losses() -> list[str]:
+    """The names of the engine's losses."""
+
+def optimizers() -> dict[str, tuple[list[str], list[str]]]:
+    """The engine's optimizers by the names of their classes in torch.optim.
+
+    Of each the options of its parameter groups, and the tensors of a parameter's state.
+    """
+
+def kept_values(program: str) -> list[tuple[int, int]]:
+    """What forward keeps for backward: the numbers of values, and the bytes of argmax for each element."""
+
+def check_network(program: str, images: Sequence[int], parameters: Sequence[Sequence[int]]) -> None:
+    """Raises RuntimeError where images and parameters of these shapes do not fit the network."""
+
+class Watch:
+    """True while containers and attributes hold the very objects that they held when they were first watched.
+
+    False where nothing is watched.
+    """
+
+    def items(self, container: dict[Any, Any] | list[Any]) -> None:
+        """Watches all that a dict or a list holds."""
+
+    def attribute(self, object: object, name: str) -> None:
+        """Watches what an attribute is."""
+
+    def also(self, other: Watch) -> None:
+        """Watches what `other` does."""
+
+    def __bool__(self) -> bool: ...

@@ -44,7 +44,7 @@ def main() -> None:
     print("| file | kernel | " + " | ".join(COLUMNS) + " | shared, float32 | spilled |")
     print("|---" * (len(COLUMNS) + 4) + "|")
     for source in sorted((CSRC / "cuda").rglob("*.cu")):
-        rows: dict[str, dict[str, int]] = {}
+        file, rows = source.relative_to(CSRC / "cuda"), dict[str, dict[str, int]]()
         for found in REPORT.finditer(report(source, architecture)):
             name = readable(found["name"])
             dtype = next((TYPES[word] for word in TYPES if re.search(rf"\b{word}\b", name)), COLUMNS[0])
@@ -55,7 +55,7 @@ def main() -> None:
                 row["shared"] = int(found["shared"] or 0)
         for name, row in sorted(rows.items()):
             registers = " | ".join(str(row.get(dtype, "")) for dtype in COLUMNS)
-            print(f"| {source.name} | `{name}` | {registers} | {row.get('shared', '')} | {row['spills']} |")
+            print(f"| {file} | `{name}` | {registers} | {row.get('shared', '')} | {row['spills']} |")
 
 
 if __name__ == "__main__":

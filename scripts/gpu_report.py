@@ -21,9 +21,10 @@ from time import perf_counter
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.append(str(ROOT / "tests/helpers"))
+from processes import KERNEL_TESTS, test_file  # noqa: E402
+
 SECONDS = 530  # for everything: under nine minutes
-OPERATORS = ["relu", "linear", "stacked_linear", "max_pool2d", "conv2d", "autograd"]
-OPERATORS += ["linear_relu", "conv2d_relu_max_pool2d", "net_cuda", "fused", "train_step"]
 LAST_LINES = 40
 TARGET = "Target for the LeNet layer by layer beside eager torch, B=1024: must 1.0x, aim 2x."
 NET_TARGETS = (
@@ -63,7 +64,7 @@ def steps(out: Path, device: str) -> list[Step]:
         library = str(ROOT / "build/cuda_emulator/libcuda_emulator.so")
         kernels, switch = ["--emulator", library], ["--cuda-emulator", library]
     results = [python, str(tests / "helpers/cuda_results.py"), *kernels]
-    files = [str(path) for name in OPERATORS for path in tests.glob(f"*/test_{name}.py")]
+    files = [str(test_file(name)) for name in KERNEL_TESTS]
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     few, uncached = {"HYPOTHESIS_PROFILE": "few"}, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     build = [python, "setup.py", "build_ext", "--inplace", "--build-temp", "build/temp"]

@@ -1,11 +1,34 @@
-// relu and its gradient: one pass over memory, bound by bandwidth.
+// The activations and their gradients: as traits, and as one pass over memory, bound by bandwidth.
 #pragma once
 
+#include "activation.h"
 #include "cpu/runtime/parallel.h"
 
 namespace lenet_ext::cpu {
 
-// body(offset, n) for vectors of a range: n == width except for the last.
+// max(x, 0); a NaN stays. The gradient is 0 where the output is not above 0, so a NaN passes it on, as in
+// ATen.
+template <class S>
+struct ReLU {
+  using V = typename S::Vector;
+  static V value(V x) { return S::max_or_nan(x, S::zero()); }
+  static V gradient(V grad_output, V output) {
+    return S::select(S::not_positive(output), S::zero(), grad_output);
+  }
+};
+
+// body(trait) for an activation that is not kNone.
+template <class S, class Body>
+void with_activation(Activation activation, const Body& body) {
+  switch (activation) {
+    case Activation::kReLU:
+      return body(ReLU<S>{});
+    case Activation::kNone:
+      break;
+  }
+}
+
+// body(offset, n) for vectors of a range; n == width except for the last.
 template <class S, class Body>
 void for_each_vector(int64_t count, const Body& body) {
   constexpr int64_t kBlock = 1024;  // vectors per item of parallel work
@@ -18,29 +41,34 @@ void for_each_vector(int64_t count, const Body& body) {
   });
 }
 
-// output = max(input, 0); NaN stays. output may be input.
+// output may be input.
 template <class S, class Stored>
-void relu(int64_t count, const Stored* input, Stored* output) {
-  for_each_vector<S>(count, [&](int64_t i, int n) {
-    if (n == S::width) {
-      S::store(output + i, S::max_or_nan(S::load(input + i), S::zero()));
-    } else {
-      S::store_partial(output + i, S::max_or_nan(S::load_partial(input + i, n), S::zero()), n);
-    }
+void activate(Activation activation, int64_t count, const Stored* input, Stored* output) {
+  with_activation<S>(activation, [&](auto trait) {
+    for_each_vector<S>(count, [&](int64_t i, int n) {
+      if (n == S::width) {
+        S::store(output + i, trait.value(S::load(input + i)));
+      } else {
+        S::store_partial(output + i, trait.value(S::load_partial(input + i, n)), n);
+      }
+    });
   });
 }
 
-// grad_input = grad_output where not output <= 0 (so a NaN passes the gradient on, as in ATen), else 0.
+// grad_input may be grad_output.
 template <class S, class Stored>
-void relu_grad(int64_t count, const Stored* grad_output, const Stored* output, Stored* grad_input) {
-  for_each_vector<S>(count, [&](int64_t i, int n) {
-    if (n == S::width) {
-      const auto closed = S::not_positive(S::load(output + i));
-      S::store(grad_input + i, S::select(closed, S::zero(), S::load(grad_output + i)));
-    } else {
-      const auto closed = S::not_positive(S::load_partial(output + i, n));
-      S::store_partial(grad_input + i, S::select(closed, S::zero(), S::load_partial(grad_output + i, n)), n);
-    }
+void activation_grad(Activation activation, int64_t count, const Stored* grad_output, const Stored* output,
+                     Stored* grad_input) {
+  with_activation<S>(activation, [&](auto trait) {
+    for_each_vector<S>(count, [&](int64_t i, int n) {
+      if (n == S::width) {
+        S::store(grad_input + i, trait.gradient(S::load(grad_output + i), S::load(output + i)));
+      } else {
+        S::store_partial(grad_input + i,
+                         trait.gradient(S::load_partial(grad_output + i, n), S::load_partial(output + i, n)),
+                         n);
+      }
+    });
   });
 }
 

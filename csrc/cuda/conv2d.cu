@@ -1,14 +1,15 @@
 // conv2d and the gradient of its input: contractions (contract.cuh) of patches with the weight, group by
 // group, without a matrix of patches in memory.
 #include "cuda/conv2d.cuh"
-#include "cuda/launchers.h"
+#include "cuda/kernel_table.h"
 
 namespace lenet_ext::cuda {
+namespace {
 
 // output[pixel][out] = sum over taps (in, kh, kw) of input[pixel * stride - pad + tap] * weight[out][tap]
 template <class Stored>
-void conv2d(const Conv2dShape& s, Format format, const void* input, const void* weight, const void* bias,
-            void* output) {
+void forward(const Conv2dShape& s, Format format, const void* input, const void* weight, const void* bias,
+             void* output) {
   constexpr const char* kOp = "conv2d";
   check_positions(kOp, s);
   using Inputs = PixelRows<Stored, false>;
@@ -26,11 +27,11 @@ void conv2d(const Conv2dShape& s, Format format, const void* input, const void* 
                      s.group_out()});
 }
 
-// grad_input[pixel][in] = sum over taps (out, kh, kw) of grad_output[(pixel + pad - tap) / stride]
-// * weight[out][in][kh][kw]
+// grad_input[pixel][in] = sum over taps (out, kh, kw) of grad_output[(pixel + pad - tap) / stride] *
+//                         weight[out][in][kh][kw]
 template <class Stored>
-void conv2d_input_grad(const Conv2dShape& s, Format format, const void* grad_output, const void* weight,
-                       void* grad_input) {
+void input_grad(const Conv2dShape& s, Format format, const void* grad_output, const void* weight,
+                void* grad_input) {
   constexpr const char* kOp = "conv2d_input_grad";
   check_positions(kOp, s);
   using Grads = PixelRows<Stored, true>;
@@ -47,13 +48,9 @@ void conv2d_input_grad(const Conv2dShape& s, Format format, const void* grad_out
                      strides.channel, s.group_in() * strides.channel, nullptr, s.group_in()});
 }
 
-template void conv2d<float>(const Conv2dShape&, Format, const void*, const void*, const void*, void*);
-template void conv2d<double>(const Conv2dShape&, Format, const void*, const void*, const void*, void*);
-template void conv2d<BFloat16>(const Conv2dShape&, Format, const void*, const void*, const void*, void*);
-template void conv2d<Float16>(const Conv2dShape&, Format, const void*, const void*, const void*, void*);
-template void conv2d_input_grad<float>(const Conv2dShape&, Format, const void*, const void*, void*);
-template void conv2d_input_grad<double>(const Conv2dShape&, Format, const void*, const void*, void*);
-template void conv2d_input_grad<BFloat16>(const Conv2dShape&, Format, const void*, const void*, void*);
-template void conv2d_input_grad<Float16>(const Conv2dShape&, Format, const void*, const void*, void*);
+const Entry entry([]<class Stored>(std::type_identity<Stored>, TypedKernels& typed, Kernels&) {
+  typed.conv2d.forward = &forward<Stored>, typed.conv2d.input_grad = &input_grad<Stored>;
+});
 
+}  // namespace
 }  // namespace lenet_ext::cuda

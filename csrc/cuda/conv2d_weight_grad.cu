@@ -1,14 +1,15 @@
 // The gradients of conv2d's weight and bias: a contraction over all pixels of the batch, in splits.
 #include "cuda/conv2d.cuh"
-#include "cuda/launchers.h"
+#include "cuda/kernel_table.h"
 
 namespace lenet_ext::cuda {
+namespace {
 
 // grad_weight[out][tap] = sum over pixels of input[pixel * stride - pad + tap] * grad_output[pixel][out]; the
 // bias is the weight of one more tap, which always meets a 1.
 template <class Stored>
-void conv2d_weight_grad(const Conv2dShape& s, Format format, const void* grad_output, const void* input,
-                        void* grad_weight, void* grad_bias) {
+void weight_grad(const Conv2dShape& s, Format format, const void* grad_output, const void* input,
+                 void* grad_weight, void* grad_bias) {
   constexpr const char* kOp = "conv2d_weight_grad";
   check_positions(kOp, s);
   const int64_t taps = weight_stride(s), plane = s.kernel_height * s.kernel_width;
@@ -31,10 +32,9 @@ void conv2d_weight_grad(const Conv2dShape& s, Format format, const void* grad_ou
       inputs, grads, output);
 }
 
-template void conv2d_weight_grad<float>(const Conv2dShape&, Format, const void*, const void*, void*, void*);
-template void conv2d_weight_grad<double>(const Conv2dShape&, Format, const void*, const void*, void*, void*);
-template void conv2d_weight_grad<BFloat16>(const Conv2dShape&, Format, const void*, const void*, void*,
-                                           void*);
-template void conv2d_weight_grad<Float16>(const Conv2dShape&, Format, const void*, const void*, void*, void*);
+const Entry entry([]<class Stored>(std::type_identity<Stored>, TypedKernels& typed, Kernels&) {
+  typed.conv2d.weight_grad = &weight_grad<Stored>;
+});
 
+}  // namespace
 }  // namespace lenet_ext::cuda

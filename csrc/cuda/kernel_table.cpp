@@ -1,31 +1,19 @@
-#include "cuda/launchers.h"
+#include "cuda/kernel_table.h"
 
 namespace lenet_ext::cuda {
-namespace {
 
-template <class Stored>
-constexpr TypedKernels kTyped = {
-    .conv2d = &conv2d<Stored>,
-    .conv2d_input_grad = &conv2d_input_grad<Stored>,
-    .conv2d_weight_grad = &conv2d_weight_grad<Stored>,
-    .max_pool2d = &max_pool2d<Stored>,
-    .max_pool2d_input_grad = &max_pool2d_input_grad<Stored>,
-    .linear = &linear<Stored>,
-    .linear_input_grad = &linear_input_grad<Stored>,
-    .linear_weight_grad = &linear_weight_grad<Stored>,
-    .net_forward = &net_forward<Stored>,
-    .net_backward = &net_backward<Stored>,
-    .net_train = &net_train<Stored>,
-    .relu = &relu<Stored>,
-    .relu_grad = &relu_grad<Stored>,
-};
-
-constexpr Kernels kKernels = {{&kTyped<float>, &kTyped<double>, &kTyped<BFloat16>, &kTyped<Float16>}};
-
-}  // namespace
+Tables& tables() {
+  static Tables tables;
+  return tables;
+}
 
 const Kernels& kernels() {
-  return kKernels;
+  static const Kernels kernels = [] {
+    Kernels all = tables().kernels;
+    for (int i = 0; i < StoredTypes::kCount; ++i) all.typed.values[i] = &tables().typed[i];
+    return all;
+  }();
+  return kernels;
 }
 
 }  // namespace lenet_ext::cuda

@@ -1,6 +1,6 @@
 // linear and its gradients: contractions (contract.cuh) of row-major matrices, members as groups.
 #include "cuda/contract/contract_launch.cuh"
-#include "cuda/launchers.h"
+#include "cuda/kernel_table.h"
 
 namespace lenet_ext::cuda {
 namespace {
@@ -13,11 +13,9 @@ Matrix<Stored> factor(const void* data, int64_t member_stride, int64_t row_strid
           step_stride == 1};
 }
 
-}  // namespace
-
 // output[row][out] = sum over in of input[row][in] * weight[out][in]
 template <class Stored>
-void linear(const LinearShape& s, const void* input, const void* weight, const void* bias, void* output) {
+void forward(const LinearShape& s, const void* input, const void* weight, const void* bias, void* output) {
   launch_contract<Stored>(
       "linear", {s.members, s.rows, s.out_features, s.in_features},
       factor<Stored>(input, s.input_elements(), s.in_features, s.in_features, 1),
@@ -28,7 +26,7 @@ void linear(const LinearShape& s, const void* input, const void* weight, const v
 
 // grad_input[row][in] = sum over out of grad_output[row][out] * weight[out][in]
 template <class Stored>
-void linear_input_grad(const LinearShape& s, const void* grad_output, const void* weight, void* grad_input) {
+void input_grad(const LinearShape& s, const void* grad_output, const void* weight, void* grad_input) {
   launch_contract<Stored>("linear_input_grad", {s.members, s.rows, s.in_features, s.out_features},
                           factor<Stored>(grad_output, s.output_elements(), s.out_features, s.out_features, 1),
                           factor<Stored>(weight, s.weight_elements(), 1, s.out_features, s.in_features),
@@ -39,8 +37,8 @@ void linear_input_grad(const LinearShape& s, const void* grad_output, const void
 // grad_weight[out][in] = sum over rows of input[row][in] * grad_output[row][out]; the bias is the weight of
 // one more input, which is always 1.
 template <class Stored>
-void linear_weight_grad(const LinearShape& s, const void* grad_output, const void* input, void* grad_weight,
-                        void* grad_bias) {
+void weight_grad(const LinearShape& s, const void* grad_output, const void* input, void* grad_weight,
+                 void* grad_bias) {
   Matrix<Stored> inputs = factor<Stored>(input, s.input_elements(), 1, s.rows, s.in_features);
   inputs.ones_row = s.in_features;
   WeightOutput<Stored> output{};
@@ -53,17 +51,10 @@ void linear_weight_grad(const LinearShape& s, const void* grad_output, const voi
       inputs, factor<Stored>(grad_output, s.output_elements(), 1, s.rows, s.out_features), output);
 }
 
-template void linear<float>(const LinearShape&, const void*, const void*, const void*, void*);
-template void linear<double>(const LinearShape&, const void*, const void*, const void*, void*);
-template void linear<BFloat16>(const LinearShape&, const void*, const void*, const void*, void*);
-template void linear<Float16>(const LinearShape&, const void*, const void*, const void*, void*);
-template void linear_input_grad<float>(const LinearShape&, const void*, const void*, void*);
-template void linear_input_grad<double>(const LinearShape&, const void*, const void*, void*);
-template void linear_input_grad<BFloat16>(const LinearShape&, const void*, const void*, void*);
-template void linear_input_grad<Float16>(const LinearShape&, const void*, const void*, void*);
-template void linear_weight_grad<float>(const LinearShape&, const void*, const void*, void*, void*);
-template void linear_weight_grad<double>(const LinearShape&, const void*, const void*, void*, void*);
-template void linear_weight_grad<BFloat16>(const LinearShape&, const void*, const void*, void*, void*);
-template void linear_weight_grad<Float16>(const LinearShape&, const void*, const void*, void*, void*);
+const Entry entry([]<class Stored>(std::type_identity<Stored>, TypedKernels& typed, Kernels&) {
+  typed.linear = {
+      .forward = &forward<Stored>, .input_grad = &input_grad<Stored>, .weight_grad = &weight_grad<Stored>};
+});
 
+}  // namespace
 }  // namespace lenet_ext::cuda

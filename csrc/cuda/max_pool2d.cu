@@ -1,6 +1,6 @@
-// max_pool2d: the maximum of every window and, if asked for, its tap (kh * kernel_width + kw), with ATen's
-// rules: start at -inf, a strictly greater value or a NaN wins, taps in scan order, padding never wins. Its
-// gradient is a gather: each element of the input looks into the windows that hold it.
+// max_pool2d: the maximum of every window and, if asked for, its argmax, the tap kh * kernel_width + kw, with
+// ATen's rules: start at -inf, a strictly greater value or a NaN wins, taps in scan order, padding never
+// wins. Its gradient is a gather: each element of the input looks into the windows that hold it.
 //
 // One thread per output, or per element of the input, in the order of memory: neighbouring threads load and
 // store neighbouring elements, in either format.
@@ -9,7 +9,7 @@
 #include "cuda/common/launch.cuh"
 #include "cuda/common/number.cuh"
 #include "cuda/common/window.cuh"
-#include "cuda/launchers.h"
+#include "cuda/kernel_table.h"
 
 namespace lenet_ext::cuda {
 namespace {
@@ -58,8 +58,8 @@ __device__ int32_t tap_at(const Axis& axis, int32_t position, int32_t out) {
 // that all its elements are loaded at once; or 0 for any.
 template <int kKernel, class Stored>
 __global__ __launch_bounds__(kElementThreads) void max_pool2d_outputs(Pool pool, const Stored* input,
-                                                                      Stored* output, uint8_t* byte_taps,
-                                                                      int32_t* word_taps) {
+                                                                      Stored* output, uint8_t* byte_argmax,
+                                                                      int32_t* word_argmax) {
   const int64_t i = element_index();
   if (i >= pool.count) return;
   const Axis &y = pool.rows, &x = pool.columns;
@@ -71,27 +71,27 @@ __global__ __launch_bounds__(kElementThreads) void max_pool2d_outputs(Pool pool,
   const int32_t dilation_h = kKernel > 0 ? 1 : y.dilation, dilation_w = kKernel > 0 ? 1 : x.dilation;
   // The first tap stays if nothing is greater than -inf.
   ComputeType<Stored> best = -INFINITY;
-  int32_t best_tap = rows.begin * kernel_width + columns.begin;
+  int32_t best_argmax = rows.begin * kernel_width + columns.begin;
 #pragma unroll(kKernel > 0 ? kKernel : 1)
   for (int32_t kh = rows.begin; kh < rows.end; ++kh) {
     const Stored* row = input + place.offset(pool, y.size, x.size, top + kh * dilation_h, left);
 #pragma unroll(kKernel > 0 ? kKernel : 1)
     for (int32_t kw = columns.begin; kw < columns.end; ++kw) {
       const auto value = widen(row[int64_t{kw} * dilation_w * pool.channels]);
-      if (value > best || value != value) best = value, best_tap = kh * kernel_width + kw;
+      if (value > best || value != value) best = value, best_argmax = kh * kernel_width + kw;
     }
   }
   output[i] = narrow<Stored>(best);
-  if (byte_taps != nullptr) byte_taps[i] = static_cast<uint8_t>(best_tap);
-  if (word_taps != nullptr) word_taps[i] = best_tap;
+  if (byte_argmax != nullptr) byte_argmax[i] = static_cast<uint8_t>(best_argmax);
+  if (word_argmax != nullptr) word_argmax[i] = best_argmax;
 }
 
-// Windows in scan order, summed in the compute type. A tap that is no position of its window, or lies in the
+// Windows in scan order, summed in the compute type. An argmax that is no tap of its window, or lies in the
 // padding, is found by no element.
-template <class Stored, class Tap>
+template <class Stored, class Index>
 __global__ __launch_bounds__(kElementThreads,
                              kGatherBlocks) void max_pool2d_gather(Pool pool, const Stored* grad_output,
-                                                                   const Tap* taps, Stored* grad_input) {
+                                                                   const Index* argmax, Stored* grad_input) {
   const int64_t i = element_index();
   if (i >= pool.count) return;
   const Axis &y = pool.rows, &x = pool.columns;
@@ -104,7 +104,7 @@ __global__ __launch_bounds__(kElementThreads,
     for (int32_t ow = columns.begin; ow < columns.end; ++ow) {
       const int32_t kw = tap_at(x, place.w, ow);
       const int64_t offset = place.offset(pool, y.out_size, x.out_size, oh, ow);
-      if (kw >= 0 && taps[offset] == kh * x.kernel + kw) sum += widen(grad_output[offset]);
+      if (kw >= 0 && argmax[offset] == kh * x.kernel + kw) sum += widen(grad_output[offset]);
     }
   }
   grad_input[i] = narrow<Stored>(sum);
@@ -114,15 +114,15 @@ __device__ int64_t clamp(int64_t value, int64_t last) {
   return value < 0 ? 0 : value > last ? last : value;
 }
 
-// Taps come from the caller: what lies outside of the plane is moved to its nearest position.
-template <class Tap>
-__global__ __launch_bounds__(kElementThreads) void tap_positions(Pool pool, const Tap* taps,
-                                                                 int64_t* indices) {
+// argmax comes from the caller: what lies outside of the plane is moved to its nearest position.
+template <class Index>
+__global__ __launch_bounds__(kElementThreads) void argmax_positions(Pool pool, const Index* argmax,
+                                                                    int64_t* indices) {
   const int64_t i = element_index();
   if (i >= pool.count) return;
   const Axis &y = pool.rows, &x = pool.columns;
   const Place place(i, pool, y.out_size, x.out_size);
-  const int64_t tap = taps[i], row = tap / x.kernel, column = tap % x.kernel;
+  const int64_t best = argmax[i], row = best / x.kernel, column = best % x.kernel;
   const int64_t h = place.h * y.stride - y.pad + row * y.dilation;
   const int64_t w = place.w * x.stride - x.pad + column * x.dilation;
   indices[i] = clamp(h, y.size - 1) * x.size + clamp(w, x.size - 1);
@@ -144,14 +144,12 @@ bool is_plain(const Axis& axis, int32_t kernel) {
 
 // body(const uint8_t*) or body(const int32_t*).
 template <class Body>
-void with_tap_type(const MaxPool2dShape& s, const void* taps, const Body& body) {
-  s.byte_taps() ? body(static_cast<const uint8_t*>(taps)) : body(static_cast<const int32_t*>(taps));
+void with_argmax_type(const MaxPool2dShape& s, const void* argmax, const Body& body) {
+  s.byte_argmax() ? body(static_cast<const uint8_t*>(argmax)) : body(static_cast<const int32_t*>(argmax));
 }
 
-}  // namespace
-
 template <class Stored>
-void max_pool2d(const MaxPool2dShape& s, Format format, const void* input, void* output, void* taps) {
+void forward(const MaxPool2dShape& s, Format format, const void* input, void* output, void* argmax) {
   constexpr const char* kOp = "max_pool2d";
   const Pool pool = make_pool(kOp, s, format, true);
   const auto is_plain_square = [&](int32_t kernel) {
@@ -161,38 +159,35 @@ void max_pool2d(const MaxPool2dShape& s, Format format, const void* input, void*
                       : is_plain_square(3) ? &max_pool2d_outputs<3, Stored>
                                            : &max_pool2d_outputs<0, Stored>;
   launch_elements(kOp, pool.count, kernel, pool, static_cast<const Stored*>(input),
-                  static_cast<Stored*>(output), s.byte_taps() ? static_cast<uint8_t*>(taps) : nullptr,
-                  s.byte_taps() ? nullptr : static_cast<int32_t*>(taps));
+                  static_cast<Stored*>(output), s.byte_argmax() ? static_cast<uint8_t*>(argmax) : nullptr,
+                  s.byte_argmax() ? nullptr : static_cast<int32_t*>(argmax));
 }
 
 template <class Stored>
-void max_pool2d_input_grad(const MaxPool2dShape& s, Format format, const void* grad_output, const void* taps,
-                           void* grad_input) {
+void input_grad(const MaxPool2dShape& s, Format format, const void* grad_output, const void* argmax,
+                void* grad_input) {
   constexpr const char* kOp = "max_pool2d_input_grad";
   const Pool pool = make_pool(kOp, s, format, false);
-  with_tap_type(s, taps, [&](const auto* typed_taps) {
-    using Tap = std::remove_cvref_t<decltype(*typed_taps)>;
-    launch_elements(kOp, pool.count, &max_pool2d_gather<Stored, Tap>, pool,
-                    static_cast<const Stored*>(grad_output), typed_taps, static_cast<Stored*>(grad_input));
+  with_argmax_type(s, argmax, [&](const auto* typed_argmax) {
+    using Index = std::remove_cvref_t<decltype(*typed_argmax)>;
+    launch_elements(kOp, pool.count, &max_pool2d_gather<Stored, Index>, pool,
+                    static_cast<const Stored*>(grad_output), typed_argmax, static_cast<Stored*>(grad_input));
   });
 }
 
-void max_pool2d_indices(const MaxPool2dShape& s, Format format, const void* taps, int64_t* indices) {
+void max_pool2d_indices(const MaxPool2dShape& s, Format format, const void* argmax, int64_t* indices) {
   constexpr const char* kOp = "max_pool2d_indices";
   const Pool pool = make_pool(kOp, s, format, true);
-  with_tap_type(s, taps, [&](const auto* typed_taps) {
-    using Tap = std::remove_cvref_t<decltype(*typed_taps)>;
-    launch_elements(kOp, pool.count, &tap_positions<Tap>, pool, typed_taps, indices);
+  with_argmax_type(s, argmax, [&](const auto* typed_argmax) {
+    using Index = std::remove_cvref_t<decltype(*typed_argmax)>;
+    launch_elements(kOp, pool.count, &argmax_positions<Index>, pool, typed_argmax, indices);
   });
 }
 
-template void max_pool2d<float>(const MaxPool2dShape&, Format, const void*, void*, void*);
-template void max_pool2d<double>(const MaxPool2dShape&, Format, const void*, void*, void*);
-template void max_pool2d<BFloat16>(const MaxPool2dShape&, Format, const void*, void*, void*);
-template void max_pool2d<Float16>(const MaxPool2dShape&, Format, const void*, void*, void*);
-template void max_pool2d_input_grad<float>(const MaxPool2dShape&, Format, const void*, const void*, void*);
-template void max_pool2d_input_grad<double>(const MaxPool2dShape&, Format, const void*, const void*, void*);
-template void max_pool2d_input_grad<BFloat16>(const MaxPool2dShape&, Format, const void*, const void*, void*);
-template void max_pool2d_input_grad<Float16>(const MaxPool2dShape&, Format, const void*, const void*, void*);
+const Entry entry([]<class Stored>(std::type_identity<Stored>, TypedKernels& typed, Kernels& all) {
+  typed.max_pool2d = {.forward = &forward<Stored>, .input_grad = &input_grad<Stored>};
+  all.max_pool2d_indices = &max_pool2d_indices;
+});
 
+}  // namespace
 }  // namespace lenet_ext::cuda

@@ -1,171 +1,218 @@
-// The chain of stages that the fused engine runs, decoded from the integers of its operators and checked.
-// Nothing here knows torch.
+// What the fused engine runs: the layers of a description, given the sizes of images and parameters, in
+// stages that kernels compute together. Nothing here knows torch.
 #pragma once
 
-#include <algorithm>
-#include <vector>
+#include <array>
+#include <memory>
 
-#include "shapes.h"
+#include "engine/grouping.h"
 
 namespace lenet_ext {
 
-using SizeList = std::vector<int64_t>;
+// conv2d, linear or nothing, then max_pool2d, then an activation, each of the last two if wanted. Shapes are
+// those of one image.
+struct Stage {
+  enum class Core { kNone, kConv2d, kLinear };
 
-// One stage: conv2d, linear or nothing, then relu, then max_pool2d, each of the last two if wanted. (relu and
-// max-pool commute: a chain with the pool first is the same stage.) Shapes are those of one image.
-struct StageShape {
-  enum class Core : int64_t { kNone, kConv2d, kLinear };
-
-  Core core;
-  bool bias, relu, pooled, flattened;
-  Conv2dShape conv;
-  LinearShape linear;
-  MaxPool2dShape pool;
+  Core core = Core::kNone;
+  Conv2dShape conv{};
+  LinearShape linear{};
+  bool pooled = false;
+  MaxPool2dShape pool{};
+  Activation activation = Activation::kNone;
+  int weight = -1, bias = -1;                  // parameters, -1 where there is none
+  int64_t weight_size = 0, bias_size = 0;      // elements
   int64_t input_size, core_size, output_size;  // elements of one image: in, after the core, out
-  int64_t weight_size, bias_size;              // elements, 0 where there is none
 
-  int64_t tap_bytes() const { return pooled ? output_size * (pool.byte_taps() ? 1 : 4) : 0; }
+  int64_t argmax_bytes() const { return pooled ? output_size * (pool.byte_argmax() ? 1 : 4) : 0; }
+  // Up to whole words, since some are 32 bits wide.
+  int64_t argmax_words() const { return (argmax_bytes() + 3) / 4 * 4; }
   int64_t parameter_count() const { return weight_size + bias_size; }
-  bool operator==(const StageShape&) const = default;
 };
 
-struct NetShape {
-  std::vector<StageShape> stages;
+struct Network {
+  std::string name;  // for errors
+  std::vector<Stage> stages;
   SizeList image_sizes, output_sizes;  // of one image, without the batch
-  int64_t batch;
+  SizeList parameter_sizes;            // elements of each parameter
+  std::optional<Loss> loss;
+  std::optional<Optimizer> optimizer;
 
-  bool operator==(const NetShape&) const = default;
+  int64_t image_size() const { return stages.front().input_size; }
+  int64_t output_size() const { return stages.back().output_size; }
 
-  int64_t parameter_count() const {
+  // What backward needs of an image besides itself: the outputs of all stages, and the argmax of the pools.
+  // Stage by stage these lie one after the other, those of all images of a stage together; here for the
+  // stages before `stage`.
+  int64_t values_before(size_t stage) const {
     int64_t count = 0;
-    for (const StageShape& stage : stages) count += stage.parameter_count();
+    for (size_t i = 0; i < stage; ++i) count += stages[i].output_size;
     return count;
   }
-  // What backward needs besides the input: the outputs of all stages, and the taps of the pools.
-  int64_t saved_elements() const {
-    int64_t count = 0;
-    for (const StageShape& stage : stages) count += stage.output_size;
-    return count;
-  }
-  // Where the taps of a stage lie for so many images; those of all stages if it is the number of stages.
-  // Rounded to whole words: some taps are 32 bits wide.
-  int64_t tap_offset(size_t stage, int64_t images) const {
-    int64_t offset = 0;
-    for (size_t i = 0; i < stage; ++i) offset += (stages[i].tap_bytes() * images + 3) / 4 * 4;
-    return offset;
+  int64_t argmax_before(size_t stage) const {
+    int64_t bytes = 0;
+    for (size_t i = 0; i < stage; ++i) bytes += stages[i].argmax_words();
+    return bytes;
   }
 };
 
-// Reads a program from front to back.
-class Program {
- public:
-  Program(const char* op, const SizeList& values) : op_(op), values_(values) {}
+// Kept as long as plans refer to it; the same network is the same object.
+using NetworkPtr = std::shared_ptr<const Network>;
 
-  bool at_end() const { return next_ == values_.size(); }
-  int64_t take() {
-    if (at_end()) fail(op_, ": program ends within a stage");
-    return values_[next_++];
+// Makes a Network of a description, stage by stage.
+class NetworkBuilder {
+ public:
+  // image_sizes: (N, C, H, W) or (N, features). parameter_sizes: of each parameter.
+  NetworkBuilder(const Description& description, Sizes image_sizes, const std::vector<Sizes>& parameter_sizes)
+      : d_(description), parameter_sizes_(parameter_sizes), used_(parameter_sizes.size()) {
+    if (image_sizes.size() != 4 && image_sizes.size() != 2) {
+      fail(d_.name, ": input must be (N, C, H, W) or (N, features), got ", to_string(image_sizes));
+    }
+    element_count(op(), image_sizes);
+    net_.name = d_.name, net_.loss = d_.loss, net_.optimizer = d_.optimizer;
+    sizes_.assign(image_sizes.begin() + 1, image_sizes.end());
+    net_.image_sizes = sizes_;
   }
-  bool flag() {
-    const int64_t value = take();
-    if (value != 0 && value != 1) fail(op_, ": program has ", value, " where a flag (0 or 1) belongs");
-    return value == 1;
+
+  Network build() {
+    const std::vector<StageLayers> stages = group_layers(d_);
+    int last = -1;  // of the stage at hand
+    for (int i = 0; i < static_cast<int>(d_.nodes.size()); ++i) {
+      const Node& node = d_.nodes[i];
+      at_ = d_.name + (node.label.empty() ? "" : ": layer \"" + node.label + "\"");
+      if (i > last && node.role != LayerRole::kNone) {
+        last = stages[net_.stages.size()].last;
+        begin_stage();
+      }
+      add(node);
+    }
+    for (size_t i = 0; i < used_.size(); ++i) {
+      if (!used_[i]) fail(d_.name, ": parameter ", i, " of ", used_.size(), " is not used");
+      net_.parameter_sizes.push_back(element_count(op(), parameter_sizes_[i]));
+    }
+    net_.output_sizes = sizes_;
+    return std::move(net_);
   }
 
  private:
-  const char* op_;
-  const SizeList& values_;
-  size_t next_ = 0;
-};
-
-// input_sizes (N, C, H, W) or (N, features); parameter_sizes: weight and, where the stage has one, bias of
-// every stage in order. program, per stage: core (0 none, 1 conv2d, 2 linear), bias, relu, pooled, flattened;
-// for conv2d stride (2), padding (4), dilation (2), groups; if pooled kernel_size, stride, padding, dilation
-// (2 each), ceil_mode.
-inline NetShape net_shape(const char* op, Sizes input_sizes, const std::vector<Sizes>& parameter_sizes,
-                          const SizeList& program) {
-  using Core = StageShape::Core;
-  if (input_sizes.size() != 4 && input_sizes.size() != 2) {
-    fail(op, ": input must be (N, C, H, W) or (N, features), got ", to_string(input_sizes));
+  const char* op() const { return d_.name.c_str(); }
+  int64_t elements() const { return element_count(op(), sizes_); }
+  SizeList one_image() const {
+    SizeList sizes = {1};
+    sizes.insert(sizes.end(), sizes_.begin(), sizes_.end());
+    return sizes;
   }
-  element_count(op, input_sizes);
-  NetShape net;
-  net.batch = input_sizes[0];
-  SizeList sizes = net.image_sizes = SizeList(input_sizes.begin() + 1, input_sizes.end());
-  const auto elements = [&] { return element_count(op, sizes); };
-  const auto batched = [&] {
-    SizeList one = {1};
-    one.insert(one.end(), sizes.begin(), sizes.end());
-    return one;
-  };
-  Program reader(op, program);
-  size_t parameter = 0;
-  const auto next_parameter = [&] {
-    if (parameter == parameter_sizes.size()) {
-      fail(op, ": program needs more than the ", parameter, " parameters given");
+  Stage& stage() { return net_.stages.back(); }
+  void begin_stage() {
+    const int64_t size = elements();
+    net_.stages.push_back(Stage{.input_size = size, .core_size = size, .output_size = size});
+  }
+  void need_images(const char* layer) const {
+    if (sizes_.size() != 3) fail(at_, ": ", layer, " needs images (N, C, H, W)");
+  }
+
+  int take(int64_t parameter) {
+    if (parameter < 0 || parameter >= static_cast<int64_t>(used_.size())) {
+      fail(at_, ": program needs more than the ", used_.size(), " parameters given");
     }
-    return parameter_sizes[parameter++];
-  };
-  while (!reader.at_end()) {
-    const std::string name = std::string(op) + ": stage " + std::to_string(net.stages.size());
-    StageShape s{};
-    const int64_t core = reader.take();
-    if (core < 0 || core > 2) fail(name, ": unknown core ", core);
-    s.core = static_cast<Core>(core);
-    s.bias = reader.flag(), s.relu = reader.flag(), s.pooled = reader.flag(), s.flattened = reader.flag();
-    s.input_size = elements();
-    if (s.core == Core::kNone && s.bias) fail(name, ": a bias needs a conv2d or linear core");
-    if (s.core == Core::kConv2d) {
-      Conv2dParameters p{};
-      for (int64_t* value : {&p.stride_h, &p.stride_w, &p.pad_top, &p.pad_bottom, &p.pad_left, &p.pad_right,
-                             &p.dilation_h, &p.dilation_w, &p.groups}) {
-        *value = reader.take();
-      }
-      if (sizes.size() != 3) fail(name, ": conv2d needs images (N, C, H, W)");
-      const Sizes weight = next_parameter();
-      s.conv = conv2d_shape(name.c_str(), batched(), weight, p);
-      s.weight_size = element_count(op, weight), s.bias_size = s.bias ? s.conv.out_channels : 0;
-      sizes = {s.conv.out_channels, s.conv.out_height, s.conv.out_width};
-    } else if (s.core == Core::kLinear) {
-      const Sizes weight = next_parameter();
-      s.linear =
-          linear_shape(name.c_str(), "input", std::array{int64_t{1}, s.input_size}, weight, Side::kInput);
-      s.weight_size = element_count(op, weight), s.bias_size = s.bias ? s.linear.out_features : 0;
-      sizes = {s.linear.out_features};
+    if (used_[parameter]) fail(at_, ": parameter ", parameter, " is used twice");
+    used_[parameter] = true;
+    return static_cast<int>(parameter);
+  }
+
+  void add(const Node& node) {
+    switch (node.kind) {
+      case LayerKind::kConv2d:
+        return add_conv2d(node);
+      case LayerKind::kLinear:
+        return add_linear(node);
+      case LayerKind::kMaxPool2d:
+        return add_max_pool2d(node);
+      case LayerKind::kActivation:
+        stage().activation = node.activation;
+        return;
+      case LayerKind::kFlatten:
+        sizes_ = {elements()};
     }
-    if (s.core != Core::kNone && s.weight_size == 0) fail(name, ": the weight has no element");
-    if (s.bias) {
-      const Sizes bias = next_parameter();
+  }
+
+  void add_conv2d(const Node& node) {
+    const SizeList& n = node.numbers;
+    need_images("conv2d");
+    Stage& s = stage();
+    s.core = Stage::Core::kConv2d, s.weight = take(node.parameters[0]);
+    s.conv = conv2d_shape(at_.c_str(), one_image(), parameter_sizes_[s.weight],
+                          {.stride_h = n[0],
+                           .stride_w = n[1],
+                           .pad_top = n[2],
+                           .pad_bottom = n[3],
+                           .pad_left = n[4],
+                           .pad_right = n[5],
+                           .dilation_h = n[6],
+                           .dilation_w = n[7],
+                           .groups = n[8]});
+    finish_core(node, {s.conv.out_channels, s.conv.out_height, s.conv.out_width});
+  }
+
+  void add_linear(const Node& node) {
+    Stage& s = stage();
+    s.core = Stage::Core::kLinear, s.weight = take(node.parameters[0]);
+    s.linear = linear_shape(at_.c_str(), "input", std::array{int64_t{1}, s.input_size},
+                            parameter_sizes_[s.weight], Side::kInput);
+    finish_core(node, {s.linear.out_features});
+  }
+
+  // sizes: what the layer gives of an image.
+  void finish_core(const Node& node, SizeList sizes) {
+    Stage& s = stage();
+    s.weight_size = element_count(at_.c_str(), parameter_sizes_[s.weight]);
+    if (s.weight_size == 0) fail(at_, ": the weight has no element");
+    if (node.parameters.size() > 1) {
+      s.bias = take(node.parameters[1]), s.bias_size = sizes[0];
+      const Sizes bias = parameter_sizes_[s.bias];
       if (bias.size() != 1 || bias[0] != s.bias_size) {
-        fail(name, ": bias must have the sizes ", to_string(std::array{s.bias_size}), ", got ",
+        fail(at_, ": bias must have the sizes ", to_string(std::array{s.bias_size}), ", got ",
              to_string(bias));
       }
     }
-    s.core_size = elements();
-    if (s.pooled) {
-      MaxPool2dParameters p{};
-      for (int64_t* value : {&p.kernel_height, &p.kernel_width, &p.stride_h, &p.stride_w, &p.pad_h, &p.pad_w,
-                             &p.dilation_h, &p.dilation_w}) {
-        *value = reader.take();
-      }
-      const bool ceil_mode = reader.flag();
-      if (sizes.size() != 3) fail(name, ": max_pool2d needs images (N, C, H, W)");
-      s.pool = max_pool2d_shape(name.c_str(), batched(), p, ceil_mode);
-      sizes = {s.pool.channels, s.pool.out_height, s.pool.out_width};
-    }
+    sizes_ = std::move(sizes);
+    s.core_size = s.output_size = elements();
+  }
+
+  void add_max_pool2d(const Node& node) {
+    constexpr size_t kCeilMode = 8;
+    const int64_t ceil_mode = node.numbers[kCeilMode];
+    need_images("max_pool2d");
+    if (ceil_mode != 0 && ceil_mode != 1) fail(at_, ": ceil_mode must be 0 or 1, got ", ceil_mode);
+    Stage& s = stage();
+    s.pooled = true;
+    s.pool = max_pool2d_shape(at_.c_str(), one_image(), max_pool2d_parameters(node), ceil_mode == 1);
+    sizes_ = {s.pool.channels, s.pool.out_height, s.pool.out_width};
     s.output_size = elements();
-    if (s.flattened) sizes = {s.output_size};
-    net.stages.push_back(s);
   }
-  if (net.stages.empty()) fail(op, ": program has no stage");
-  if (parameter != parameter_sizes.size()) {
-    fail(op, ": program uses ", parameter, " of the ", parameter_sizes.size(), " parameters given");
+
+  const Description& d_;
+  const std::vector<Sizes>& parameter_sizes_;
+  std::vector<bool> used_;
+  Network net_;
+  SizeList sizes_;  // of the last result, without the batch
+  std::string at_;  // the layer at hand, for errors
+};
+
+// What a network keeps of an image for backward, stage by stage, without its sizes: which value, and the
+// bytes of an element of its argmax.
+inline std::vector<std::pair<int, int>> kept_values(const std::string& program) {
+  const Description description = DescriptionReader(program).read();
+  std::vector<std::pair<int, int>> kept;
+  for (const StageLayers& stage : group_layers(description)) {
+    if (stage.pool < 0) {
+      kept.emplace_back(stage.last + 1, 0);
+    } else {
+      const MaxPool2dParameters p = max_pool2d_parameters(description.nodes[stage.pool]);
+      kept.emplace_back(stage.last + 1, p.byte_argmax() ? 1 : 4);
+    }
   }
-  net.output_sizes = sizes;
-  for (const StageShape& stage : net.stages) {
-    element_count(op, std::array{std::max<int64_t>(net.batch, 1), stage.core_size});
-  }
-  return net;
+  return kept;
 }
 
 }  // namespace lenet_ext

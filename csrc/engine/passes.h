@@ -5,51 +5,52 @@
 
 namespace lenet_ext {
 
-// Images of the stored type or bytes, dense one after the other. Image i of the pass is order[i] of `data`
+// The images of a pass, of the stored type or bytes, dense one after the other. Image i is order[i] of `data`
 // (i itself where order is null). Bytes become byte * scale[channel] + shift[channel].
-struct NetImages {
+struct Images {
   const void* data;
-  const int64_t* order;
-  int64_t available;  // images of `data`
+  int64_t count;         // images of the pass
+  const int64_t* order;  // or null
+  int64_t available;     // images of `data`
   bool bytes;
   const float *scale, *shift;
 };
 
-enum class Loss : int64_t { kCrossEntropy, kMeanSquaredError };
-
-struct SgdOptions {
-  double lr, momentum, weight_decay;
-  bool nesterov;
-};
-
-struct NetForward {
-  NetImages images;
+struct ForwardPass {
+  Images images;
   const void* const* parameters;
   void* output;
-  // For backward, of the whole batch in the compute type; or null.
+  // For backward, of the whole batch (Network::values_before, argmax_before), the values in the compute type;
+  // or null.
   void* saved;
-  uint8_t* taps;
+  uint8_t* argmax;
 };
 
-struct NetBackward {
-  NetImages images;
+struct BackwardPass {
+  Images images;
   const void* const* parameters;
   const void* grad_output;
   const void* saved;
-  const uint8_t* taps;
+  const uint8_t* argmax;
   void* grad_input;              // may be null
   void* const* grad_parameters;  // like parameters; may be null
 };
 
-struct NetTrain {
-  NetImages images;
-  const void* targets;  // int64_t classes (cross entropy), or values of the stored type like the output
-  Loss loss;
-  SgdOptions sgd;
-  const double* lr;  // on CUDA: read by the kernel in place of sgd.lr; or null
+struct TrainPass {
+  Images images;
+  const void* targets;  // of all available images: int64_t classes, or values of the stored type
   void* const* parameters;
-  void* buffers;    // the running sums of all parameters, one after the other; null without momentum
+  // A row for each parameter, on the device of the parameters: 1 if the parameter is to be changed, else 0,
+  // and the options of the network's optimizer.
+  const double* options;
+  // For each of the optimizer's names a pointer for each parameter, all null where no parameter has any.
+  void* const* state;
   void* mean_loss;  // one value of the stored type
 };
+
+// Doubles of a row of TrainPass::options.
+inline int64_t options_per_parameter(const Network& network) {
+  return 1 + static_cast<int64_t>(kOptimizers[static_cast<int>(*network.optimizer)].options.size());
+}
 
 }  // namespace lenet_ext

@@ -1,11 +1,10 @@
 #include "ops/backend.h"
 
 #include "cpu/dispatch/isa.h"
-#include "cpu/max_pool2d/indices.h"
 
 #if LENET_EXT_CUDA
 #include "cuda/common/torch.h"
-#include "cuda/launchers.h"
+#include "cuda/kernel_table.h"
 
 // Missing in a torch without CUDA, where this module is loaded all the same.
 extern "C" __attribute__((weak)) AOTITorchError aoti_torch_get_current_cuda_stream(int32_t device_index,
@@ -17,14 +16,13 @@ namespace {
 
 bool is_on_cuda(const Tensor& tensor) {
   int32_t type;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(tensor.get(), &type));
+  check_torch("tell a device", aoti_torch_get_device_type(tensor.get(), &type));
   return type == aoti_torch_device_type_cuda();
 }
 
 }  // namespace
 
-Backend::Backend(const char* op, const Tensor& tensor)
-    : kernels_(&cpu::kernels()), max_pool2d_indices_(&cpu::max_pool2d_indices) {
+Backend::Backend(const char* op, const Tensor& tensor) : kernels_(&cpu::kernels()) {
   if (!is_on_cuda(tensor)) return;
 #if LENET_EXT_CUDA
   if (aoti_torch_get_current_cuda_stream == nullptr) {
@@ -33,7 +31,6 @@ Backend::Backend(const char* op, const Tensor& tensor)
   }
   kernels_ = &cuda::kernels();
   on_host_ = false;
-  max_pool2d_indices_ = &cuda::max_pool2d_indices;
   guard_.emplace(tensor.get_device_index());
 #else
   fail(op, ": a tensor is on ", device_of(tensor),
@@ -46,8 +43,8 @@ namespace cuda {
 
 void* current_stream() {
   void* stream;
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      aoti_torch_get_current_cuda_stream(torch::stable::accelerator::getCurrentDeviceIndex(), &stream));
+  check_torch("give its current stream", aoti_torch_get_current_cuda_stream(
+                                             torch::stable::accelerator::getCurrentDeviceIndex(), &stream));
   return stream;
 }
 
@@ -55,7 +52,7 @@ void* current_stream() {
 Scratch::Scratch(int64_t bytes)
     : tensor_(empty_bytes(bytes, aoti_torch_device_type_cuda(),
                           torch::stable::accelerator::getCurrentDeviceIndex())) {
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_data_ptr(tensor_, &data_));
+  check_torch("give the address of a tensor", aoti_torch_get_data_ptr(tensor_, &data_));
 }
 
 Scratch::~Scratch() {

@@ -17,20 +17,14 @@ class Backend {
   Backend(const char* op, const Tensor& tensor);
 
   const TypedKernels& operator[](DType dtype) const { return (*kernels_)[dtype]; }
+  const Kernels& of_any_dtype() const { return *kernels_; }
 
   // Whether this program may read tensors' data: values can then be checked before kernels run.
   bool on_host() const { return on_host_; }
 
-  // Taps as flat positions h * W + w of the input plane, which is the same for all dtypes.
-  void max_pool2d_indices(const MaxPool2dShape& shape, Format format, const void* taps,
-                          int64_t* indices) const {
-    max_pool2d_indices_(shape, format, taps, indices);
-  }
-
  private:
   const Kernels* kernels_;
   bool on_host_ = true;
-  void (*max_pool2d_indices_)(const MaxPool2dShape& shape, Format format, const void* taps, int64_t* indices);
   std::optional<torch::stable::accelerator::DeviceGuard> guard_;
 };
 

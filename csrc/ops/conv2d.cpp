@@ -1,8 +1,7 @@
-#include <torch/csrc/stable/library.h>
-
 #include <optional>
 
 #include "ops/backend.h"
+#include "ops/registration.h"
 #include "ops/tensor.h"
 
 namespace lenet_ext {
@@ -32,8 +31,8 @@ Tensor conv2d(const Tensor& input, const Tensor& weight, std::optional<Tensor> b
   Tensor output =
       empty(std::array{shape.batch, shape.out_channels, shape.out_height, shape.out_width}, x, format);
   if (output.numel() > 0) {
-    kernels[dtype].conv2d(shape, format, x.const_data_ptr(), w.const_data_ptr(), data_or_null(bias),
-                          output.mutable_data_ptr());
+    kernels[dtype].conv2d.forward(shape, format, x.const_data_ptr(), w.const_data_ptr(), data_or_null(bias),
+                                  output.mutable_data_ptr());
   }
   return output;
 }
@@ -62,7 +61,7 @@ Tensor conv2d_input_grad(const Tensor& grad_output, const Tensor& weight, int64_
   Tensor grad_input =
       empty(std::array{shape.batch, shape.in_channels, shape.height, shape.width}, gy, format);
   if (grad_input.numel() > 0) {
-    kernels[dtype].conv2d_input_grad(shape, format, gy.const_data_ptr(), w.const_data_ptr(),
+    kernels[dtype].conv2d.input_grad(shape, format, gy.const_data_ptr(), w.const_data_ptr(),
                                      grad_input.mutable_data_ptr());
   }
   return grad_input;
@@ -95,7 +94,7 @@ std::tuple<Tensor, Tensor> conv2d_weight_grad(const Tensor& grad_output, const T
   const Tensor x = dense(input, format), gy = dense(grad_output, format);
   Tensor grad_weight = empty(weight_sizes, x),
          grad_bias = empty(std::array{bias ? shape.out_channels : 0}, x);
-  kernels[dtype].conv2d_weight_grad(shape, format, gy.const_data_ptr(), x.const_data_ptr(),
+  kernels[dtype].conv2d.weight_grad(shape, format, gy.const_data_ptr(), x.const_data_ptr(),
                                     grad_weight.mutable_data_ptr(),
                                     bias ? grad_bias.mutable_data_ptr() : nullptr);
   return {grad_weight, grad_bias};
@@ -124,21 +123,24 @@ std::tuple<Tensor, Tensor, Tensor> conv2d_grads(const Tensor& grad_output, const
   return {grad_input, grad_weight, grad_bias};
 }
 
-template <class Library>
-void implement(Library& library) {
-  library.impl("conv2d", TORCH_BOX(&conv2d));
-  library.impl("conv2d_input_grad", TORCH_BOX(&conv2d_input_grad));
-  library.impl("conv2d_weight_grad", TORCH_BOX(&conv2d_weight_grad));
-  library.impl("conv2d_grads", TORCH_BOX(&conv2d_grads));
-}
+const Registration registration = {
+    {"conv2d(Tensor input, Tensor weight, Tensor? bias, SymInt stride_h, SymInt stride_w, SymInt "
+     "pad_top, SymInt pad_bottom, SymInt pad_left, SymInt pad_right, SymInt dilation_h, SymInt "
+     "dilation_w, SymInt groups) -> Tensor",
+     TORCH_BOX(&conv2d)},
+    {"conv2d_input_grad(Tensor grad_output, Tensor weight, SymInt in_height, SymInt in_width, SymInt "
+     "stride_h, SymInt stride_w, SymInt pad_top, SymInt pad_bottom, SymInt pad_left, SymInt pad_right, "
+     "SymInt dilation_h, SymInt dilation_w, SymInt groups) -> Tensor",
+     TORCH_BOX(&conv2d_input_grad)},
+    {"conv2d_weight_grad(Tensor grad_output, Tensor input, SymInt kernel_height, SymInt kernel_width, "
+     "SymInt stride_h, SymInt stride_w, SymInt pad_top, SymInt pad_bottom, SymInt pad_left, SymInt "
+     "pad_right, SymInt dilation_h, SymInt dilation_w, SymInt groups, bool bias) -> (Tensor, Tensor)",
+     TORCH_BOX(&conv2d_weight_grad)},
+    {"conv2d_grads(Tensor grad_output, Tensor input, Tensor weight, SymInt stride_h, SymInt stride_w, "
+     "SymInt pad_top, SymInt pad_bottom, SymInt pad_left, SymInt pad_right, SymInt dilation_h, SymInt "
+     "dilation_w, SymInt groups, bool bias) -> (Tensor, Tensor, Tensor)",
+     TORCH_BOX(&conv2d_grads)},
+};
 
 }  // namespace
 }  // namespace lenet_ext
-
-STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CPU, m) {
-  lenet_ext::implement(m);
-}
-
-STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CUDA, m) {
-  lenet_ext::implement(m);
-}

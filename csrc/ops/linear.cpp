@@ -1,8 +1,7 @@
-#include <torch/csrc/stable/library.h>
-
 #include <optional>
 
 #include "ops/backend.h"
+#include "ops/registration.h"
 #include "ops/tensor.h"
 
 namespace lenet_ext {
@@ -29,8 +28,8 @@ Tensor linear(const Tensor& input, const Tensor& weight, std::optional<Tensor> b
   const Tensor x = dense(input), w = dense(weight);
   Tensor output = empty(with_last(sizes_of(input), shape.out_features), x);
   if (output.numel() > 0) {
-    kernels[dtype].linear(shape, x.const_data_ptr(), w.const_data_ptr(),
-                          bias ? bias->const_data_ptr() : nullptr, output.mutable_data_ptr());
+    kernels[dtype].linear.forward(shape, x.const_data_ptr(), w.const_data_ptr(),
+                                  bias ? bias->const_data_ptr() : nullptr, output.mutable_data_ptr());
   }
   return output;
 }
@@ -45,7 +44,7 @@ Tensor linear_input_grad(const Tensor& grad_output, const Tensor& weight) {
   const Tensor gy = dense(grad_output), w = dense(weight);
   Tensor grad_input = empty(with_last(sizes_of(grad_output), shape.in_features), gy);
   if (grad_input.numel() > 0) {
-    kernels[dtype].linear_input_grad(shape, gy.const_data_ptr(), w.const_data_ptr(),
+    kernels[dtype].linear.input_grad(shape, gy.const_data_ptr(), w.const_data_ptr(),
                                      grad_input.mutable_data_ptr());
   }
   return grad_input;
@@ -71,7 +70,7 @@ std::tuple<Tensor, Tensor> linear_weight_grad(const Tensor& grad_output, const T
   const LinearShape shape = stacked_linear_shape(kOp, "input", input_sizes, weight_sizes, Side::kInput);
   const Tensor x = dense(input), gy = dense(grad_output);
   Tensor grad_weight = empty(weight_sizes, x), grad_bias = empty(bias_sizes, x);
-  kernels[dtype].linear_weight_grad(shape, gy.const_data_ptr(), x.const_data_ptr(),
+  kernels[dtype].linear.weight_grad(shape, gy.const_data_ptr(), x.const_data_ptr(),
                                     grad_weight.mutable_data_ptr(),
                                     bias ? grad_bias.mutable_data_ptr() : nullptr);
   return {grad_weight, grad_bias};
@@ -87,21 +86,16 @@ std::tuple<Tensor, Tensor, Tensor> linear_grads(const Tensor& grad_output, const
   return {grad_input, grad_weight, grad_bias};
 }
 
-template <class Library>
-void implement(Library& library) {
-  library.impl("linear", TORCH_BOX(&linear));
-  library.impl("linear_input_grad", TORCH_BOX(&linear_input_grad));
-  library.impl("linear_weight_grad", TORCH_BOX(&linear_weight_grad));
-  library.impl("linear_grads", TORCH_BOX(&linear_grads));
-}
+const Registration registration = {
+    {"linear(Tensor input, Tensor weight, Tensor? bias) -> Tensor", TORCH_BOX(&linear)},
+    {"linear_input_grad(Tensor grad_output, Tensor weight) -> Tensor", TORCH_BOX(&linear_input_grad)},
+    {"linear_weight_grad(Tensor grad_output, Tensor input, bool bias, bool stacked=False) -> (Tensor, "
+     "Tensor)",
+     TORCH_BOX(&linear_weight_grad)},
+    {"linear_grads(Tensor grad_output, Tensor input, Tensor weight, bool bias) -> (Tensor, Tensor, "
+     "Tensor)",
+     TORCH_BOX(&linear_grads)},
+};
 
 }  // namespace
 }  // namespace lenet_ext
-
-STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CPU, m) {
-  lenet_ext::implement(m);
-}
-
-STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CUDA, m) {
-  lenet_ext::implement(m);
-}

@@ -1,17 +1,16 @@
-#include <torch/csrc/stable/library.h>
-
 #include "ops/backend.h"
+#include "ops/registration.h"
 #include "ops/tensor.h"
 
 namespace lenet_ext {
 namespace {
 
-Tensor empty_taps(const MaxPool2dShape& s, const Tensor& like, Format format) {
-  return empty(s.byte_taps() ? aoti_torch_dtype_uint8() : aoti_torch_dtype_int32(),
+Tensor empty_argmax(const MaxPool2dShape& s, const Tensor& like, Format format) {
+  return empty(s.byte_argmax() ? aoti_torch_dtype_uint8() : aoti_torch_dtype_int32(),
                std::array{s.batch, s.channels, s.out_height, s.out_width}, like, format);
 }
 
-// (output, argmax): argmax is the tap of each maximum, or empty if not asked for.
+// (output, argmax): the latter is the tap where each maximum lies, or empty if not asked for.
 std::tuple<Tensor, Tensor> max_pool2d(const Tensor& input, int64_t kernel_height, int64_t kernel_width,
                                       int64_t stride_h, int64_t stride_w, int64_t pad_h, int64_t pad_w,
                                       int64_t dilation_h, int64_t dilation_w, bool ceil_mode,
@@ -26,10 +25,10 @@ std::tuple<Tensor, Tensor> max_pool2d(const Tensor& input, int64_t kernel_height
   const Tensor x = dense(input, format);
   Tensor output = empty(std::array{s.batch, s.channels, s.out_height, s.out_width}, x, format);
   Tensor argmax = return_argmax
-                      ? empty_taps(s, x, format)
+                      ? empty_argmax(s, x, format)
                       : empty(aoti_torch_dtype_uint8(), std::array{int64_t{0}}, x, Format::kContiguous);
-  kernels[dtype].max_pool2d(s, format, x.const_data_ptr(), output.mutable_data_ptr(),
-                            return_argmax ? argmax.mutable_data_ptr() : nullptr);
+  kernels[dtype].max_pool2d.forward(s, format, x.const_data_ptr(), output.mutable_data_ptr(),
+                                    return_argmax ? argmax.mutable_data_ptr() : nullptr);
   return {output, argmax};
 }
 
@@ -51,7 +50,7 @@ MaxPool2dShape shape_of_pooled(const char* op, const char* name, Sizes pooled, i
 }
 
 void check_argmax(const char* op, const MaxPool2dShape& s, const Tensor& argmax) {
-  const ScalarType wanted = s.byte_taps() ? ScalarType::Byte : ScalarType::Int;
+  const ScalarType wanted = s.byte_argmax() ? ScalarType::Byte : ScalarType::Int;
   if (argmax.scalar_type() != wanted) {
     fail(op, ": argmax must be ", torch::headeronly::toString(wanted), " for a kernel of ", s.kernel_height,
          " x ", s.kernel_width, ", got ", torch::headeronly::toString(argmax.scalar_type()));
@@ -68,10 +67,10 @@ Tensor max_pool2d_indices(const Tensor& argmax, int64_t in_height, int64_t in_wi
   check_argmax(op, s, argmax);
   const Backend kernels(op, argmax);
   const Format format = format_of(argmax);
-  const Tensor taps = dense(argmax, format);
-  Tensor indices = empty(aoti_torch_dtype_int64(), sizes_of(taps), taps, format);
-  kernels.max_pool2d_indices(s, format, taps.const_data_ptr(),
-                             static_cast<int64_t*>(indices.mutable_data_ptr()));
+  const Tensor dense_argmax = dense(argmax, format);
+  Tensor indices = empty(aoti_torch_dtype_int64(), sizes_of(dense_argmax), dense_argmax, format);
+  kernels.of_any_dtype().max_pool2d_indices(s, format, dense_argmax.const_data_ptr(),
+                                            static_cast<int64_t*>(indices.mutable_data_ptr()));
   return indices;
 }
 
@@ -89,27 +88,27 @@ Tensor max_pool2d_input_grad(const Tensor& grad_output, const Tensor& argmax, in
   check_same_device(op, "grad_output", grad_output, "argmax", argmax);
   check_sizes(op, "argmax", argmax, sizes_of(grad_output));
   const Format format = format_of(grad_output);
-  const Tensor gy = dense(grad_output, format), taps = dense(argmax, format);
+  const Tensor gy = dense(grad_output, format), dense_argmax = dense(argmax, format);
   Tensor grad_input = empty(std::array{s.batch, s.channels, s.height, s.width}, gy, format);
-  kernels[dtype].max_pool2d_input_grad(s, format, gy.const_data_ptr(), taps.const_data_ptr(),
+  kernels[dtype].max_pool2d.input_grad(s, format, gy.const_data_ptr(), dense_argmax.const_data_ptr(),
                                        grad_input.mutable_data_ptr());
   return grad_input;
 }
 
-template <class Library>
-void implement(Library& library) {
-  library.impl("max_pool2d", TORCH_BOX(&max_pool2d));
-  library.impl("max_pool2d_indices", TORCH_BOX(&max_pool2d_indices));
-  library.impl("max_pool2d_input_grad", TORCH_BOX(&max_pool2d_input_grad));
-}
+const Registration registration = {
+    {"max_pool2d(Tensor input, SymInt kernel_height, SymInt kernel_width, SymInt stride_h, SymInt "
+     "stride_w, SymInt pad_h, SymInt pad_w, SymInt dilation_h, SymInt dilation_w, bool ceil_mode, bool "
+     "return_argmax) -> (Tensor, Tensor)",
+     TORCH_BOX(&max_pool2d)},
+    {"max_pool2d_indices(Tensor argmax, SymInt in_height, SymInt in_width, SymInt kernel_height, "
+     "SymInt kernel_width, SymInt stride_h, SymInt stride_w, SymInt pad_h, SymInt pad_w, SymInt "
+     "dilation_h, SymInt dilation_w) -> Tensor",
+     TORCH_BOX(&max_pool2d_indices)},
+    {"max_pool2d_input_grad(Tensor grad_output, Tensor argmax, SymInt in_height, SymInt in_width, "
+     "SymInt kernel_height, SymInt kernel_width, SymInt stride_h, SymInt stride_w, SymInt pad_h, "
+     "SymInt pad_w, SymInt dilation_h, SymInt dilation_w) -> Tensor",
+     TORCH_BOX(&max_pool2d_input_grad)},
+};
 
 }  // namespace
 }  // namespace lenet_ext
-
-STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CPU, m) {
-  lenet_ext::implement(m);
-}
-
-STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CUDA, m) {
-  lenet_ext::implement(m);
-}

@@ -5,6 +5,7 @@
 #include <array>
 #include <optional>
 
+#include "cpu/runtime/recent.h"
 #include "engine/passes.h"
 #include "ops/backend.h"
 
@@ -12,89 +13,107 @@ namespace lenet_ext {
 
 using Tensors = std::vector<Tensor>;
 
+// The network that a program describes, which a thread remembers for its last few calls: to read it takes
+// longer than a small stage.
+inline NetworkPtr known_network(Sizes images, const std::vector<Sizes>& parameters,
+                                const std::string& program) {
+  struct Known {
+    SizeList images;  // without the batch
+    std::string program;
+    std::vector<SizeList> parameters;
+    NetworkPtr network;
+  };
+  const Sizes image = images.subspan(images.empty() ? 0 : 1);
+  thread_local Recent<Known> recent;
+  const auto known = recent.find_or_make(
+      [&](const Known& one) {
+        return one.program == program && std::ranges::equal(one.images, image) &&
+               std::ranges::equal(one.parameters, parameters, std::ranges::equal);
+      },
+      [&] {
+        const Description description = DescriptionReader(program).read();
+        Known one{{image.begin(), image.end()}, program, {}, {}};
+        for (const Sizes& sizes : parameters) one.parameters.emplace_back(sizes.begin(), sizes.end());
+        one.network = std::make_shared<Network>(NetworkBuilder(description, images, parameters).build());
+        return std::make_shared<Known>(std::move(one));
+      });
+  return known->network;
+}
+
 // The tensors of a call, checked and dense, kept alive while the kernels use them.
-struct NetTensors {
+struct NetworkTensors {
+  // With normalization images are uint8, else of the dtype of the parameters.
+  NetworkTensors(const Tensor& all_images, const Tensors& all_parameters, const std::string& program,
+                 const std::optional<Tensor>& wanted_normalization)
+      : images(all_images) {
+    std::vector<Sizes> parameter_sizes;
+    parameter_sizes.reserve(all_parameters.size());
+    for (const Tensor& parameter : all_parameters) parameter_sizes.push_back(sizes_of(parameter));
+    network = known_network(sizes_of(images), parameter_sizes, program);
+    batch = sizes_of(images)[0];
+    check_batch();
+    const bool bytes = wanted_normalization.has_value();
+    if (bytes && images.scalar_type() != ScalarType::Byte) {
+      fail(op(), ": input must be uint8, since it is to be normalized, got ",
+           torch::headeronly::toString(images.scalar_type()));
+    }
+    if (bytes && all_parameters.empty()) fail(op(), ": uint8 images need a layer with parameters");
+    dtype = bytes ? dtype_of(op(), "parameters", all_parameters[0]) : dtype_of(op(), "input", images);
+    for (const Tensor& parameter : all_parameters) {
+      if (parameter.scalar_type() != kScalarTypes[dtype]) {
+        fail(op(), ": all parameters must be of one dtype, that of the input unless it is uint8; got ",
+             torch::headeronly::toString(parameter.scalar_type()));
+      }
+      check_same_device(op(), "input", images, "a parameter", parameter);
+    }
+    if (bytes) check_normalization(*wanted_normalization);
+    images = dense(images);
+    if (bytes) normalization = dense(*wanted_normalization);
+    parameters.reserve(all_parameters.size()), pointers.reserve(all_parameters.size());
+    for (const Tensor& parameter : all_parameters) {
+      parameters.push_back(dense(parameter));
+      pointers.push_back(parameters.back().data_ptr());
+    }
+  }
+
+  const char* op() const { return network->name.c_str(); }
+  SizeList with_batch(SizeList sizes) const {
+    sizes.insert(sizes.begin(), batch);
+    return sizes;
+  }
+
+  Images all_images() const {
+    const float* scale = normalization ? static_cast<const float*>(normalization->const_data_ptr()) : nullptr;
+    return {.data = images.const_data_ptr(),
+            .count = batch,
+            .order = nullptr,
+            .available = batch,
+            .bytes = normalization.has_value(),
+            .scale = scale,
+            .shift = scale == nullptr ? nullptr : scale + network->image_sizes[0]};
+  }
+
+  NetworkPtr network;
+  int64_t batch;
   DType dtype;
-  NetShape shape;
   Tensor images;
   std::optional<Tensor> normalization;
   Tensors parameters;
   std::vector<void*> pointers;  // to the parameters
 
-  NetImages net_images() const {
-    const float* scale = normalization ? static_cast<const float*>(normalization->const_data_ptr()) : nullptr;
-    const bool bytes = images.scalar_type() == ScalarType::Byte;
-    return {images.const_data_ptr(),
-            nullptr,
-            shape.batch,
-            bytes,
-            scale,
-            bytes ? scale + shape.image_sizes[0] : nullptr};
+ private:
+  void check_normalization(const Tensor& tensor) const {
+    if (tensor.scalar_type() != ScalarType::Float) fail(op(), ": normalization must be float32");
+    check_same_device(op(), "input", images, "normalization", tensor);
+    check_sizes(op(), "normalization", tensor, std::array{int64_t{2}, network->image_sizes[0]});
+  }
+
+  // All values of the batch must be addressable.
+  void check_batch() const {
+    for (const Stage& stage : network->stages) {
+      element_count(op(), std::array{std::max<int64_t>(batch, 1), stage.core_size});
+    }
   }
 };
-
-// net_shape, which a thread remembers for its last few calls: decoding takes longer than a small stage.
-inline const NetShape& known_net_shape(const char* op, Sizes images, const std::vector<Sizes>& parameters,
-                                       const SizeList& program) {
-  struct Call {
-    SizeList images, program;
-    std::vector<SizeList> parameters;
-    NetShape shape;
-  };
-  constexpr size_t kKept = 8;
-  thread_local std::array<Call, kKept> calls;
-  thread_local size_t next = 0;
-  for (const Call& call : calls) {
-    if (!call.program.empty() && call.program == program && std::ranges::equal(call.images, images) &&
-        std::ranges::equal(call.parameters, parameters, std::ranges::equal)) {
-      return call.shape;
-    }
-  }
-  next = (next + 1) % kKept;
-  Call& call = calls[next];
-  call.program.clear();  // until the shape is known to be right
-  call.shape = net_shape(op, images, parameters, program);
-  call.images.assign(images.begin(), images.end());
-  call.parameters.clear();
-  for (const Sizes& sizes : parameters) call.parameters.emplace_back(sizes.begin(), sizes.end());
-  call.program = program;
-  return call.shape;
-}
-
-inline NetTensors check_net(const char* op, const Tensor& images, const Tensors& parameters,
-                            const SizeList& program, const std::optional<Tensor>& normalization) {
-  const bool bytes = images.scalar_type() == ScalarType::Byte;
-  if (bytes != normalization.has_value()) {
-    fail(op, bytes ? ": uint8 images need normalization" : ": normalization is for uint8 images only");
-  }
-  if (bytes && parameters.empty()) fail(op, ": uint8 images need a stage with parameters");
-  NetTensors t{bytes ? dtype_of(op, "parameters", parameters[0]) : dtype_of(op, "input", images),
-               {},
-               dense(images),
-               std::nullopt,
-               {},
-               {}};
-  std::vector<Sizes> parameter_sizes;
-  parameter_sizes.reserve(parameters.size());
-  t.parameters.reserve(parameters.size()), t.pointers.reserve(parameters.size());
-  for (const Tensor& parameter : parameters) {
-    if (parameter.scalar_type() != (bytes ? parameters[0] : images).scalar_type()) {
-      fail(op, ": all parameters must be of one dtype, that of the input unless it is uint8; got ",
-           torch::headeronly::toString(parameter.scalar_type()));
-    }
-    check_same_device(op, bytes ? "images" : "input", images, "a parameter", parameter);
-    parameter_sizes.push_back(sizes_of(parameter));
-    t.parameters.push_back(dense(parameter));
-    t.pointers.push_back(t.parameters.back().data_ptr());
-  }
-  t.shape = known_net_shape(op, sizes_of(images), parameter_sizes, program);
-  if (bytes) {
-    if (normalization->scalar_type() != ScalarType::Float) fail(op, ": normalization must be float32");
-    check_same_device(op, "images", images, "normalization", *normalization);
-    check_sizes(op, "normalization", *normalization, std::array{int64_t{2}, t.shape.image_sizes[0]});
-    t.normalization = dense(*normalization);
-  }
-  return t;
-}
 
 }  // namespace lenet_ext

@@ -1,6 +1,5 @@
-#include <torch/csrc/stable/library.h>
-
 #include "ops/backend.h"
+#include "ops/registration.h"
 #include "ops/tensor.h"
 
 namespace lenet_ext {
@@ -13,7 +12,8 @@ Tensor relu(const Tensor& input) {
   const Format format = format_of(input);
   const Tensor x = dense(input, format);
   Tensor output = empty(sizes_of(x), x, format);
-  kernels[dtype].relu(x.numel(), x.const_data_ptr(), output.mutable_data_ptr());
+  kernels[dtype].activation.forward(Activation::kReLU, x.numel(), x.const_data_ptr(),
+                                    output.mutable_data_ptr());
   return output;
 }
 
@@ -21,8 +21,9 @@ void relu_(Tensor input) {
   const DType dtype = dtype_of("relu_", "input", input);
   const Backend kernels("relu_", input);
   const Tensor x = dense(input, format_of(input));
-  kernels[dtype].relu(x.numel(), x.const_data_ptr(), x.mutable_data_ptr());
-  if (x.data_ptr() != input.data_ptr()) torch::stable::copy_(input, x);
+  kernels[dtype].activation.forward(Activation::kReLU, x.numel(), x.const_data_ptr(), x.mutable_data_ptr());
+  if (x.data_ptr() != input.data_ptr())
+    call_torch("copy a tensor", [&] { return torch::stable::copy_(input, x); });
 }
 
 Tensor relu_grad(const Tensor& grad_output, const Tensor& output) {
@@ -33,24 +34,16 @@ Tensor relu_grad(const Tensor& grad_output, const Tensor& output) {
   const Format format = format_of(output);
   const Tensor y = dense(output, format), gy = dense(grad_output, format);
   Tensor grad_input = empty(sizes_of(y), y, format);
-  kernels[dtype].relu_grad(y.numel(), gy.const_data_ptr(), y.const_data_ptr(), grad_input.mutable_data_ptr());
+  kernels[dtype].activation.input_grad(Activation::kReLU, y.numel(), gy.const_data_ptr(), y.const_data_ptr(),
+                                       grad_input.mutable_data_ptr());
   return grad_input;
 }
 
-template <class Library>
-void implement(Library& library) {
-  library.impl("relu", TORCH_BOX(&relu));
-  library.impl("relu_", TORCH_BOX(&relu_));
-  library.impl("relu_grad", TORCH_BOX(&relu_grad));
-}
+const Registration registration = {
+    {"relu(Tensor input) -> Tensor", TORCH_BOX(&relu)},
+    {"relu_(Tensor(a!) input) -> ()", TORCH_BOX(&relu_)},
+    {"relu_grad(Tensor grad_output, Tensor output) -> Tensor", TORCH_BOX(&relu_grad)},
+};
 
 }  // namespace
 }  // namespace lenet_ext
-
-STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CPU, m) {
-  lenet_ext::implement(m);
-}
-
-STABLE_TORCH_LIBRARY_IMPL(lenet_ext, CUDA, m) {
-  lenet_ext::implement(m);
-}

@@ -5,15 +5,12 @@
 #include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
+#include <array>
 #include <vector>
 
 #include "dtype.h"
+#include "ops/torch_call.h"
 #include "shapes.h"
-
-// Torch 2.10 has it under another name.
-#ifndef STABLE_TORCH_ERROR_CODE_CHECK
-#define STABLE_TORCH_ERROR_CODE_CHECK(call) TORCH_ERROR_CODE_CHECK(call)
-#endif
 
 namespace lenet_ext {
 
@@ -26,20 +23,17 @@ inline Sizes sizes_of(const Tensor& tensor) {
   return {sizes.data(), sizes.size()};
 }
 
+inline constexpr ByDType<ScalarType> kScalarTypes = {
+    {ScalarType::Float, ScalarType::Double, ScalarType::BFloat16, ScalarType::Half}};
+
 inline DType dtype_of(const char* op, const char* name, const Tensor& tensor) {
-  switch (tensor.scalar_type()) {
-    case ScalarType::Float:
-      return DType::kFloat32;
-    case ScalarType::Double:
-      return DType::kFloat64;
-    case ScalarType::BFloat16:
-      return DType::kBFloat16;
-    case ScalarType::Half:
-      return DType::kFloat16;
-    default:
-      fail(op, ": ", name, " must be float32, float64, bfloat16 or float16, got ",
-           torch::headeronly::toString(tensor.scalar_type()));
+  const ScalarType type = tensor.scalar_type();
+  const auto* const found = std::ranges::find(kScalarTypes.values, type);
+  if (found == std::end(kScalarTypes.values)) {
+    fail(op, ": ", name, " must be float32, float64, bfloat16 or float16, got ",
+         torch::headeronly::toString(type));
   }
+  return static_cast<DType>(found - kScalarTypes.values);
 }
 
 // For example "cuda:0".
@@ -100,7 +94,8 @@ inline torch::headeronly::MemoryFormat memory_format(Format format) {
 // The tensor itself if it is dense in this format, else a copy that is.
 inline Tensor dense(const Tensor& tensor, Format format = Format::kContiguous) {
   if (format == Format::kContiguous && tensor.is_contiguous()) return tensor;
-  return torch::stable::contiguous(tensor, memory_format(format));
+  return call_torch("copy a tensor",
+                    [&] { return torch::stable::contiguous(tensor, memory_format(format)); });
 }
 
 // Uninitialised, dense in this format, on the device of `like`. Straight to the shim, which takes half the
@@ -120,10 +115,10 @@ inline Tensor empty(int32_t dtype, Sizes sizes, const Tensor& like, Format forma
   }
   int32_t device_type;
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_device_type(like.get(), &device_type));
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
-                                                         strides.data(), dtype, device_type,
-                                                         like.get_device_index(), &handle));
+  check_torch("tell a device", aoti_torch_get_device_type(like.get(), &device_type));
+  check_torch("allocate a tensor",
+              aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(),
+                                       dtype, device_type, like.get_device_index(), &handle));
   return Tensor(handle);
 }
 
@@ -131,15 +126,16 @@ inline Tensor empty(int32_t dtype, Sizes sizes, const Tensor& like, Format forma
 inline AtenTensorHandle empty_bytes(int64_t bytes, int32_t device_type, int32_t device_index) {
   const int64_t stride = 1;
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(1, &bytes, &stride, aoti_torch_dtype_uint8(),
-                                                         device_type, device_index, &handle));
+  check_torch("allocate scratch memory",
+              aoti_torch_empty_strided(1, &bytes, &stride, aoti_torch_dtype_uint8(), device_type,
+                                       device_index, &handle));
   return handle;
 }
 
 // The same as empty(), of the dtype of `like`.
 inline Tensor empty(Sizes sizes, const Tensor& like, Format format = Format::kContiguous) {
   int32_t dtype;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_dtype(like.get(), &dtype));
+  check_torch("tell a dtype", aoti_torch_get_dtype(like.get(), &dtype));
   return empty(dtype, sizes, like, format);
 }
 

@@ -8,15 +8,17 @@ window, in a byte.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch._prims_common import suggest_memory_format
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from lenet_ext.engine.network import block
-from lenet_ext.engine.program import Core, Stage
-from lenet_ext.ops._arguments import pair
+from lenet_ext.engine.layers import Activation, Conv2d, MaxPool2d
+from lenet_ext.engine.network import Network
+from lenet_ext.engine.operators import run_block
+from lenet_ext.ops._arguments import Pair, pair
 from lenet_ext.ops._autograd import transformed
 from lenet_ext.ops._conv2d_arguments import checked
 
@@ -59,10 +61,12 @@ def conv2d_relu_max_pool2d(
     input, weight, bias, geometry = checked(OPERATOR, input, weight, bias, stride, padding, dilation, groups)
     size = pair(OPERATOR, "pool_size", pool_size)
     step = size if pool_stride is None else pair(OPERATOR, "pool_stride", pool_stride)
-    pool = (*size, *step, 0, 0, 1, 1, 0)
-    program = Stage(Core.CONV2D, bias is not None, True, False, geometry, pool).encode()
     images = input.unsqueeze(0) if input.dim() == 3 else input
-    output = block(OPERATOR, images, program, weight, bias)
+    key = (geometry, bias is not None, size, step)
+    program = _programs.get(key)
+    if program is None:
+        program = _programs[key] = _program(*key)
+    output = run_block(program, images, weight, bias)
     # The engine's output is contiguous. The strides are looked at first, since the suggestion takes longer.
     if (
         not transformed()
@@ -71,3 +75,16 @@ def conv2d_relu_max_pool2d(
     ):
         output = output.contiguous(memory_format=torch.channels_last)
     return output if images is input else output.squeeze(0)
+
+
+# Not functools.lru_cache, which torch.compile warns of.
+_programs: dict[Any, str] = {}
+
+
+def _program(geometry: Sequence[int], has_bias: bool, size: Pair, step: Pair) -> str:
+    return Network.chain(
+        OPERATOR,
+        (Conv2d.of_numbers(geometry), (0, 1) if has_bias else (0,)),
+        (Activation("relu"), ()),
+        (MaxPool2d(size, step, padding=(0, 0), dilation=(1, 1), ceil_mode=False), ()),
+    ).program()

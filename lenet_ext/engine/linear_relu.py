@@ -5,11 +5,17 @@ from __future__ import annotations
 from torch import Tensor
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
-from lenet_ext.engine.network import block
-from lenet_ext.engine.program import Core, Stage
+from lenet_ext.engine.layers import Activation, Linear
+from lenet_ext.engine.network import Network
+from lenet_ext.engine.operators import run_block
 from lenet_ext.ops._arguments import autocast, not_tensors
 
-_PROGRAMS = {bias: Stage(Core.LINEAR, bias, relu=True).encode() for bias in (False, True)}
+_PROGRAMS = {
+    has_bias: Network.chain(
+        "linear_relu", (Linear(), (0, 1) if has_bias else (0,)), (Activation("relu"), ())
+    ).program()
+    for has_bias in (False, True)
+}
 
 
 def linear_relu(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -36,7 +42,7 @@ def linear_relu(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Te
     rows = input
     if input.dim() != 2:
         rows = input.unsqueeze(0) if input.dim() == 1 else input.flatten(0, -2)
-    output = block("linear_relu", rows, _PROGRAMS[bias is not None], weight, bias)
+    output = run_block(_PROGRAMS[bias is not None], rows, weight, bias)
     if rows is not input:
         output = output.reshape(*input.shape[:-1], weight.shape[0])
     return output.squeeze(-1) if vector else output

@@ -15,35 +15,29 @@ WARM_UP_CALLS = 2
 # Kinds that are kept: a full batch, the last of an epoch, and a few more.
 MOST_KINDS = 8
 
-Step = Callable[[Tensor, Tensor, Tensor], Tensor]
+Step = Callable[[Tensor, Tensor], Tensor]
 
 
 class StepGraphs:
     """Calls a step directly at first, and once a kind of call repeats, by a graph of its kernels.
 
-    A graph reads its images and targets from tensors of its own, into which each call copies, and the
-    learning rate from another. Whatever else the step depends on must be in `kind`: sizes, dtypes, the
-    addresses of tensors, other options.
+    A graph reads its images and targets from tensors of its own, into which each call copies. Whatever else
+    the step depends on must be in `kind`: sizes, dtypes, the addresses of tensors.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._kinds: OrderedDict[Hashable, int | _Graph] = OrderedDict()  # how many calls, then the graph
-        self._lr = torch.zeros((), dtype=torch.float64, device=device)
-        self._lr_value = 0.0
 
-    def run(self, step: Step, kind: Hashable, images: Tensor, targets: Tensor, lr: float) -> Tensor:
-        """The loss of step(images, targets, the learning rate as a tensor)."""
-        if lr != self._lr_value:
-            self._lr.fill_(lr)
-            self._lr_value = lr
+    def run(self, step: Step, kind: Hashable, images: Tensor, targets: Tensor) -> Tensor:
+        """The loss of step(images, targets)."""
         known = self._kinds.get(kind, 0)
         if isinstance(known, int):
             if known < WARM_UP_CALLS:
-                loss = step(images, targets, self._lr)
+                loss = step(images, targets)
                 self._keep(kind, known + 1)  # not before: a call that raises is none to be captured
                 return loss
-            known = _Graph(step, images, targets, self._lr)
+            known = _Graph(step, images, targets)
         self._keep(kind, known)
         return known.replay(images, targets)
 
@@ -57,13 +51,13 @@ class StepGraphs:
 class _Graph:
     """The kernels of a step, recorded without running them."""
 
-    def __init__(self, step: Step, images: Tensor, targets: Tensor, lr: Tensor) -> None:
+    def __init__(self, step: Step, images: Tensor, targets: Tensor) -> None:
         self._images = torch.empty_like(images, memory_format=torch.contiguous_format)
         self._targets = torch.empty_like(targets, memory_format=torch.contiguous_format)
         with torch.cuda.device_of(images):  # whose current stream is captured
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):
-                self._loss = step(self._images, self._targets, lr)
+                self._loss = step(self._images, self._targets)
 
     def replay(self, images: Tensor, targets: Tensor) -> Tensor:
         self._images.copy_(images)

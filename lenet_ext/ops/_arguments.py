@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import operator as python_operator
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor
 
 Pair: TypeAlias = tuple[int, int]
 Padding: TypeAlias = tuple[int, int, int, int]
+
+_any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
 
 
 def integer(operator: str, argument: str, value: object) -> int:
@@ -60,14 +62,17 @@ def not_tensors(operator: str, **arguments: object) -> TypeError:
     raise AssertionError(f"{operator}: every argument is a tensor")
 
 
+def autocast_is_on(tensor: Tensor) -> bool:
+    """Whether torch.autocast is on for the device of `tensor`."""
+    return _any_autocast() and torch.is_autocast_enabled(tensor.device.type)
+
+
 def autocast(*tensors: Tensor | None) -> Any:
     """`tensors` in the dtype that torch.autocast asks for on their device; float64 stays, as in torch."""
-    if not torch._C._is_any_autocast_enabled():
+    first = next(tensor for tensor in tensors if tensor is not None)
+    if not autocast_is_on(first):
         return tensors
-    device_type = next(tensor.device.type for tensor in tensors if tensor is not None)
-    if not torch.is_autocast_enabled(device_type):
-        return tensors
-    dtype = torch.get_autocast_dtype(device_type)
+    dtype = torch.get_autocast_dtype(first.device.type)
     return tuple(
         tensor.to(dtype) if tensor is not None and tensor.dtype in _AUTOCAST_DTYPES else tensor
         for tensor in tensors

@@ -1,7 +1,7 @@
 """max_pool2d: fake kernels, autograd Functions, public function.
 
-The kernels remember, for each window, the tap (row * kernel_width + column) of its maximum, in one byte where
-that is enough; flat positions in the input are made from it only where they are asked for.
+The kernels remember the argmax of each window, the tap (row * kernel_width + column) where its maximum lies,
+in one byte where that is enough; flat positions in the input are made from it only where they are asked for.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Dim: TypeAlias = int | None
 # kernel_height, kernel_width, stride_h, stride_w, pad_h, pad_w, dilation_h, dilation_w: arguments of all
 # three operators.
 Geometry: TypeAlias = tuple[int, int, int, int, int, int, int, int]
-MAX_BYTE_TAPS = 256
+LARGEST_BYTE_WINDOW = 256
 
 
 def _output_size(size: int, kernel: int, stride: int, padding: int, dilation: int, ceil_mode: bool) -> int:
@@ -55,8 +55,8 @@ def _fake_max_pool2d(
     out_height = _output_size(height, kernel_height, stride_h, pad_h, dilation_h, ceil_mode)
     out_width = _output_size(width, kernel_width, stride_w, pad_w, dilation_w, ceil_mode)
     shape = (batch, channels, out_height, out_width)
-    taps = torch.uint8 if kernel_height * kernel_width <= MAX_BYTE_TAPS else torch.int32
-    argmax = _fake.empty(input, shape, taps) if return_argmax else input.new_empty(0, dtype=torch.uint8)
+    dtype = torch.uint8 if kernel_height * kernel_width <= LARGEST_BYTE_WINDOW else torch.int32
+    argmax = _fake.empty(input, shape, dtype) if return_argmax else input.new_empty(0, dtype=torch.uint8)
     return _fake.empty(input, shape), argmax
 
 
@@ -73,7 +73,7 @@ def _fake_input_grad(
 
 
 class MaxPool2d(Function):
-    """(maxima, taps): piecewise linear, each output is one element of the input. Always returns the taps."""
+    """(maxima, argmax): piecewise linear, each output is an element of the input. Always returns argmax."""
 
     @staticmethod
     def forward(
@@ -152,7 +152,7 @@ class MaxPool2dInputGrad(Function):
 
 
 class MaxPool2dIndices(Function):
-    """Flat positions from taps: not differentiable, a Function for its vmap rule."""
+    """Flat positions from the argmax: not differentiable, a Function for its vmap rule."""
 
     @staticmethod
     def forward(argmax: Tensor, input_size: Pair, geometry: Geometry) -> Tensor:

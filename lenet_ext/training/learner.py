@@ -29,13 +29,16 @@ class Learner:
 
     def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> Tensor:
         """One step of gradient descent on a batch of uint8 images; returns the loss before it."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+        self._set_learning_rate(learning_rate)
         self.optimizer.zero_grad()
         loss = cross_entropy(self.logits(images), labels)
         loss.backward()
         self.optimizer.step()
         return loss.detach()
+
+    def _set_learning_rate(self, learning_rate: float) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
 
     def logits(self, images: Tensor) -> Tensor:
         """(N, classes), of uint8 images."""
@@ -67,28 +70,14 @@ class FusedLearner(Learner):
     ) -> None:
         super().__init__(engine, network, config, normalize)
         self.fused = fuse_network(self.model, network, normalize)
-        self.train_step = TrainStep(self.fused, lr=config.lr, momentum=config.momentum)
+        self.train_step = TrainStep(self.fused, self.optimizer)
 
     def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> Tensor:
-        self.train_step.lr = learning_rate
+        self._set_learning_rate(learning_rate)
         return self.train_step(images, labels)
 
     def logits(self, images: Tensor) -> Tensor:
         return self.fused(images)
-
-    def momenta(self) -> dict[str, Tensor]:
-        state = self.train_step.state_dict()["state"]
-        return {name: state[i]["momentum_buffer"] for i, name in enumerate(self._names()) if i in state}
-
-    def restore_momenta(self, momenta: Mapping[str, Tensor]) -> None:
-        state = self.train_step.state_dict()
-        state["state"] = {
-            i: {"momentum_buffer": momenta[name]} for i, name in enumerate(self._names()) if name in momenta
-        }
-        self.train_step.load_state_dict(state)
-
-    def _names(self) -> list[str]:
-        return [name for name, _ in self.fused.named_parameters()]
 
 
 LEARNERS: dict[str, type[Learner]] = {"fused": FusedLearner, "layers": Learner, "torch": Learner}

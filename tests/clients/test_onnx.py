@@ -50,3 +50,15 @@ def test_without_revert_the_error_names_the_operator() -> None:
     with pytest.raises(torch.onnx.errors.OnnxExporterError, match="No ONNX function found") as error:
         torch.onnx.export(lenet_ext.LeNet().eval(), (torch.randn(2, 3, 32, 32),), dynamo=True)
     assert "lenet_ext.conv2d.default" in str(error.value)
+
+
+def test_a_fused_network_is_refused_and_stays_as_it_is() -> None:
+    """There is no translation of the engine's operator; tracing leaves no tensor of its own behind."""
+    model, image = lenet_ext.LeNet().eval(), torch.randn(2, 3, 32, 32)
+    fused = lenet_ext.fuse(model, image)
+    before = fused(image)
+    with pytest.raises(torch.onnx.OnnxExporterError):
+        torch.onnx.export(fused, (image,), dynamo=True)
+    assert torch.equal(fused(image), before)
+    lenet_ext.TrainStep(fused, lr=0.1)(image, torch.tensor([1, 2]))
+    assert not torch.equal(fused(image), before)

@@ -110,9 +110,12 @@ def test_names_in_the_profiler() -> None:
     operators = {name.removeprefix("lenet_ext::") for name in shapes if name.startswith("lenet_ext::")}
     assert operators == {
         *("conv2d", "conv2d_weight_grad", "conv2d_grads", "linear", "linear_grads"),
-        *("relu", "relu_grad", "max_pool2d", "max_pool2d_input_grad", "net_forward", "net_backward"),
+        *("relu", "relu_grad", "max_pool2d", "max_pool2d_input_grad"),
+        *("network_forward", "network_backward"),
     }
-    assert {f"{name}Backward" for name in ("Conv2d", "Linear", "MaxPool2d", "ReLU", "Net")} <= set(shapes)
+    assert {
+        f"{name}Backward" for name in ("Conv2d", "Linear", "MaxPool2d", "ReLU", "NetworkFunction")
+    } <= set(shapes)
     assert shapes["lenet_ext::max_pool2d"][0] in ([2, 6, 12, 12], [2, 16, 2, 2])
 
 

@@ -24,7 +24,7 @@ CALLS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor], list[tuple[
     "linear_relu": (F.linear_relu, NATIVE.linear_relu, [(64, 33), (17, 33), (17,)]),
     "conv2d_relu_max_pool2d": (F.conv2d_relu_max_pool2d, NATIVE.conv2d_relu_max_pool2d, [X, W, B]),
 }
-# What backward reads, here and natively. max_pool2d keeps its taps here, and not its input.
+# What backward reads, here and natively. max_pool2d keeps its argmax here, and not its input.
 READ_BY_BACKWARD = {
     "conv2d": ["input", "weight"],
     "linear": ["input", "weight"],

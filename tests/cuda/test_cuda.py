@@ -165,7 +165,8 @@ class TestOnGpu:
         ]
         graphs, plain = steps
         for lr in (0.05, 0.02, 0.01):
-            graphs.lr = plain.lr = lr
+            for step in steps:
+                step.optimizer.param_groups[0]["lr"] = lr
             losses = [
                 graphs(images[part], labels[part]) for part in torch.arange(160, device=device).split(48)
             ]

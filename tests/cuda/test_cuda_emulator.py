@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from processes import HELPERS, ROOT, test_file
+from processes import HELPERS, KERNEL_TESTS, ROOT, test_file
 
 EMULATOR = Path(__file__).resolve().parent / "emulator"
 sys.path.insert(0, str(EMULATOR))
@@ -20,8 +20,6 @@ import build  # noqa: E402
 
 pytestmark = pytest.mark.skipif(build.COMPILER is None, reason="there is no C++ compiler")
 SEEDS = ["0", "1", "2", "3"]
-OPERATORS = ["relu", "linear", "stacked_linear", "max_pool2d", "conv2d", "autograd", "memory_safety"]
-OPERATORS += ["linear_relu", "conv2d_relu_max_pool2d", "net", "net_cuda", "fused", "train_step"]
 # Devices on which the fused engine takes other paths: with few multiprocessors a block has several images at
 # once and several tiles, with little shared memory their values lie elsewhere.
 DEVICES = {
@@ -79,7 +77,7 @@ def test_large_sizes_and_16_bit_numbers(tmp_path: Path) -> None:
     assert (finished.returncode, finished.stdout) == (0, ""), finished.stderr
 
 
-@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("operator", [*KERNEL_TESTS, "memory_safety"])
 def test_operators(operator: str) -> None:
     """test_<operator>.py with the emulated kernels in place of the CPU's."""
     pytest_quietly = (sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider")

@@ -8,16 +8,19 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from capture_helpers import Forward, functional_net, images, replay, sequence
+from capture_helpers import Forward, functional_net, images, layers, replay, sequence
 from torch import Tensor, nn
 
 import lenet_ext
 import lenet_ext.functional as ours
 import lenet_ext.nn as lnn
-from lenet_ext.engine.capture import Conv2d, Flatten, Linear, MaxPool2d, ReLU, capture
+from lenet_ext.engine.capture import capture
+from lenet_ext.engine.layers import Activation, Conv2d, Flatten, Linear, MaxPool2d
 
-CONV = Conv2d("conv.weight", "conv.bias", (1, 1), (0, 0, 0, 0), (1, 1), 1)
-POOL = MaxPool2d((2, 2), (2, 2), (0, 0), (1, 1), False)
+CONV = (Conv2d((1, 1), (0, 0, 0, 0), (1, 1), 1), "conv.weight", "conv.bias")
+RELU = (Activation("relu"),)
+FLATTEN = (Flatten(),)
+POOL = (MaxPool2d((2, 2), (2, 2), (0, 0), (1, 1), False),)
 
 
 class MnistExample(nn.Module):
@@ -91,33 +94,50 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
 def test_replayed_chain_equals_the_model(name: str, example_batch: int) -> None:
     build, shape = NETWORKS[name]
     model = build().double()
-    layers = capture(model, torch.randn(example_batch, *shape, dtype=torch.float64))
+    found = layers(model, torch.randn(example_batch, *shape, dtype=torch.float64))
     reference = lenet_ext.revert(model)
     for batch in (1, 2, 5):
         input = torch.randn(batch, *shape, dtype=torch.float64)
         # Unsymmetric padding is done in another way here, and may be rounded otherwise.
-        torch.testing.assert_close(replay(layers, model, input), reference(input), rtol=1e-12, atol=1e-12)
+        torch.testing.assert_close(replay(found, model, input), reference(input), rtol=1e-12, atol=1e-12)
 
 
 def test_describes_every_argument() -> None:
-    assert capture(Geometry(), images(channels=2)) == [
-        Conv2d("conv1.weight", None, (1, 2), (2, 2, 1, 1), (2, 1), 2),
-        Conv2d("conv2.weight", "conv2.bias", (1, 1), (0, 1, 4, 5), (1, 3), 1),
-        Conv2d("conv3.weight", "conv3.bias", (1, 1), (0, 0, 0, 0), (1, 1), 3),
-        MaxPool2d((3, 2), (2, 1), (1, 0), (1, 2), True),
+    found = capture(Geometry(), images(channels=2))
+    assert layers(Geometry(), images(channels=2)) == [
+        (Conv2d((1, 2), (2, 2, 1, 1), (2, 1), 2), "conv1.weight"),
+        (Conv2d((1, 1), (0, 1, 4, 5), (1, 3), 1), "conv2.weight", "conv2.bias"),
+        (Conv2d((1, 1), (0, 0, 0, 0), (1, 1), 3), "conv3.weight", "conv3.bias"),
+        (MaxPool2d((3, 2), (2, 1), (1, 0), (1, 2), True),),
     ]
-    assert capture(lenet_ext.convert(Geometry()), images(channels=2)) == capture(
-        Geometry(), images(channels=2)
-    )
+    assert [node.label for node in found.network.nodes] == ["conv1", "conv2", "conv3", "pool"]
+    assert capture(lenet_ext.convert(Geometry()), images(channels=2)).network == found.network
 
 
 def test_describes_lenet() -> None:
-    layers = capture(lenet_ext.LeNet(), torch.randn(1, 3, 32, 32))
-    assert [type(layer).__name__ for layer in layers] == [
-        *("Conv2d", "ReLU", "MaxPool2d", "Conv2d", "ReLU", "MaxPool2d", "Flatten"),
-        *("Linear", "ReLU", "Linear", "ReLU", "Linear"),
+    found = capture(lenet_ext.LeNet(), torch.randn(1, 3, 32, 32))
+    assert [node.layer.kind for node in found.network.nodes] == [
+        *("conv2d", "relu", "max_pool2d", "conv2d", "relu", "max_pool2d", "flatten"),
+        *("linear", "relu", "linear", "relu", "linear"),
     ]
-    assert layers == capture(lenet_ext.LeNet(layers=torch.nn), torch.randn(1, 3, 32, 32))
+    assert found == capture(lenet_ext.LeNet(layers=torch.nn), torch.randn(1, 3, 32, 32))
+
+
+def test_parameters_come_in_the_order_of_the_model() -> None:
+    """Not in that of their use: by it optimizers, AveragedModel and the like tell them apart."""
+    model = Forward(
+        lambda net, x: net.first(net.last(net.middle(x)).relu()),
+        first=nn.Linear(4, 2),
+        last=nn.Linear(4, 4, bias=False),
+        middle=nn.Linear(4, 4),
+    )
+    found = capture(model, torch.randn(1, 4))
+    assert found.parameters == tuple(name for name, _ in model.named_parameters())
+    assert [node.parameters for node in found.network.nodes] == [(3, 4), (2,), (), (0, 1)]
+    model.middle = model.last
+    found = capture(model, torch.randn(1, 4))
+    assert found.parameters == ("first.weight", "first.bias", "last.weight", "last.weight")
+    assert [node.parameters for node in found.network.nodes] == [(2,), (3,), (), (0, 1)]
 
 
 RELUS: dict[str, Callable[[Any, Tensor], Tensor]] = {
@@ -140,7 +160,7 @@ RELUS: dict[str, Callable[[Any, Tensor], Tensor]] = {
 @pytest.mark.parametrize("spelling", RELUS)
 def test_relu(spelling: str) -> None:
     model = Forward(lambda net, x: RELUS[spelling](net, net.conv(x)), conv=nn.Conv2d(1, 3, 3))
-    assert capture(model, images()) == [CONV, ReLU()]
+    assert layers(model, images()) == [CONV, RELU]
 
 
 FLATTENINGS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -168,7 +188,7 @@ def test_flatten(spelling: str) -> None:
         fc=nn.Linear(300, 2),
     )
     for batch in (1, 2, 3, 300):
-        assert capture(model, images(batch)) == [CONV, Flatten(), Linear("fc.weight", "fc.bias")]
+        assert layers(model, images(batch)) == [CONV, FLATTEN, (Linear(), "fc.weight", "fc.bias")]
 
 
 NO_OPS: dict[str, Callable[[Tensor], Tensor]] = {
@@ -194,13 +214,13 @@ NO_OPS: dict[str, Callable[[Tensor], Tensor]] = {
 @pytest.mark.parametrize("spelling", NO_OPS)
 def test_no_ops(spelling: str) -> None:
     model = Forward(lambda net, x: F.relu(NO_OPS[spelling](net.conv(x))), conv=nn.Conv2d(1, 3, 3))
-    assert capture(model, images(4)) == [CONV, ReLU()]
+    assert layers(model, images(4)) == [CONV, RELU]
 
 
 @pytest.mark.parametrize("functions", [F, ours], ids=["torch", "lenet_ext"])
 def test_functions(functions: Any) -> None:
-    expected = [CONV, ReLU(), POOL, Flatten(), Linear("fc.weight", None)]
-    assert capture(functional_net(functions), images()) == expected
+    expected = [CONV, RELU, POOL, FLATTEN, (Linear(), "fc.weight")]
+    assert layers(functional_net(functions), images()) == expected
 
 
 @pytest.mark.parametrize("grad", [False, True])
@@ -211,16 +231,10 @@ def test_fused_blocks(grad: bool) -> None:
 
     model = Forward(forward, conv=nn.Conv2d(1, 3, 3), fc=nn.Linear(60, 2)).requires_grad_(grad)
     pool = MaxPool2d((3, 2), (2, 2), (0, 0), (1, 1), False)
-    layers = capture(model, images())
-    assert [layer for layer in layers if layer != Flatten()] == [
-        CONV,
-        ReLU(),
-        pool,
-        Linear("fc.weight", None),
-        ReLU(),
-    ]
+    found = layers(model, images())
+    assert found == [CONV, RELU, (pool,), FLATTEN, (Linear(), "fc.weight"), RELU]
     batch = images()
-    torch.testing.assert_close(replay(layers, model, batch), model(batch))
+    torch.testing.assert_close(replay(found, model, batch), model(batch))
 
 
 def test_a_fused_network_again() -> None:
@@ -234,19 +248,19 @@ def test_a_fused_network_again() -> None:
 def test_arguments_of_functions(functions: Any) -> None:
     def pooled(*args: Any, **kwargs: Any) -> Any:
         model = Forward(lambda net, x: functions.max_pool2d(x, *args, **kwargs))
-        return capture(model, images())
+        return layers(model, images())
 
     assert pooled(2) == pooled((2, 2), None) == pooled(kernel_size=[2]) == [POOL]
-    assert pooled(3, stride=1, padding=1) == [MaxPool2d((3, 3), (1, 1), (1, 1), (1, 1), False)]
-    assert pooled((3, 2), ceil_mode=True) == [MaxPool2d((3, 2), (3, 2), (0, 0), (1, 1), True)]
-    assert pooled(2, dilation=(1, 3)) == [MaxPool2d((2, 2), (2, 2), (0, 0), (1, 3), False)]
+    assert pooled(3, stride=1, padding=1) == [(MaxPool2d((3, 3), (1, 1), (1, 1), (1, 1), False),)]
+    assert pooled((3, 2), ceil_mode=True) == [(MaxPool2d((3, 2), (3, 2), (0, 0), (1, 1), True),)]
+    assert pooled(2, dilation=(1, 3)) == [(MaxPool2d((2, 2), (2, 2), (0, 0), (1, 3), False),)]
 
     def padded(padding: Any, **kwargs: Any) -> Any:
         model = Forward(
             lambda net, x: functions.conv2d(x, net.conv.weight, padding=padding, **kwargs),
             conv=nn.Conv2d(1, 3, (4, 3)),
         )
-        return capture(model, images())[0].padding
+        return layers(model, images())[0][0].padding
 
     assert padded(1) == padded((1,)) == (1, 1, 1, 1)
     assert padded((2, 1)) == (2, 2, 1, 1)

@@ -8,20 +8,23 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from capture_helpers import Forward, functional_net, images, sequence
+from capture_helpers import Forward, functional_net, images, layers, sequence
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 import lenet_ext
 import lenet_ext.nn as lnn
-from lenet_ext.engine.capture import Linear, ReLU, capture
+from lenet_ext.engine.capture import capture
+from lenet_ext.engine.layers import Activation, Linear
+
+RELU = (Activation("relu"),)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-@pytest.mark.parametrize("layers", [torch.nn, lnn], ids=["torch", "lenet_ext"])
-def test_dtypes(dtype: torch.dtype, layers: Any) -> None:
+@pytest.mark.parametrize("modules", [torch.nn, lnn], ids=["torch", "lenet_ext"])
+def test_dtypes(dtype: torch.dtype, modules: Any) -> None:
     example = torch.randn(1, 3, 32, 32)
-    model = lenet_ext.LeNet(layers=layers)
+    model = lenet_ext.LeNet(layers=modules)
     assert capture(model.to(dtype), example.to(dtype)) == capture(lenet_ext.LeNet(), example)
 
 
@@ -34,7 +37,7 @@ def test_meta_device() -> None:
 def test_fake_tensors() -> None:
     with FakeTensorMode():
         model, example = nn.Sequential(nn.Linear(4, 2), nn.ReLU()), torch.randn(3, 4)
-    assert capture(model, example) == [Linear("0.weight", "0.bias"), ReLU()]
+    assert layers(model, example) == [(Linear(), "0.weight", "0.bias"), RELU]
 
 
 @pytest.mark.parametrize(
@@ -42,9 +45,9 @@ def test_fake_tensors() -> None:
     [torch.enable_grad, torch.no_grad, torch.inference_mode, lambda: torch.autocast("cpu", torch.bfloat16)],
     ids=["grad", "no_grad", "inference_mode", "autocast"],
 )
-@pytest.mark.parametrize("layers", [torch.nn, lnn], ids=["torch", "lenet_ext"])
-def test_modes(mode: Any, layers: Any) -> None:
-    model = lenet_ext.LeNet(layers=layers)
+@pytest.mark.parametrize("modules", [torch.nn, lnn], ids=["torch", "lenet_ext"])
+def test_modes(mode: Any, modules: Any) -> None:
+    model = lenet_ext.LeNet(layers=modules)
     expected = capture(model, torch.randn(1, 3, 32, 32))
     with mode():
         assert capture(model, torch.randn(1, 3, 32, 32)) == expected
@@ -68,15 +71,15 @@ def test_examples(example: Tensor) -> None:
 def test_a_module_may_be_used_twice() -> None:
     block = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     model = nn.Sequential(block, nn.Linear(4, 4), block)
-    layers = capture(model, torch.randn(2, 4))
-    shared = Linear("0.0.weight", "0.0.bias")
-    assert layers == [shared, ReLU(), Linear("1.weight", "1.bias"), shared, ReLU()]
+    shared, other = (Linear(), "0.0.weight", "0.0.bias"), (Linear(), "1.weight", "1.bias")
+    assert layers(model, torch.randn(2, 4)) == [shared, RELU, other, shared, RELU]
 
 
 def test_tied_parameters_have_one_name() -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
     model[1].weight = model[0].weight
-    assert capture(model, torch.randn(2, 4)) == [Linear("0.weight", "0.bias"), Linear("0.weight", "1.bias")]
+    expected = [(Linear(), "0.weight", "0.bias"), (Linear(), "0.weight", "1.bias")]
+    assert layers(model, torch.randn(2, 4)) == expected
 
 
 def test_further_arguments_may_have_defaults() -> None:
@@ -84,7 +87,7 @@ def test_further_arguments_may_have_defaults() -> None:
         def forward(self, x: Tensor, *rest: Tensor, relu: bool = True) -> Tensor:
             return F.relu(x) if relu else x.sigmoid()
 
-    assert capture(Options(), torch.randn(2, 4)) == [ReLU()]
+    assert layers(Options(), torch.randn(2, 4)) == [RELU]
 
 
 def test_frozen_parameters_and_training_mode() -> None:
@@ -125,9 +128,9 @@ def test_changes_nothing() -> None:
     state, python_state = torch.get_rng_state(), random.getstate()
     attributes = [dict(vars(m)) for m in model.modules()]
 
-    layers = capture(model, example)
+    captured = capture(model, example)
 
-    assert [type(layer) for layer in layers] == [Linear, ReLU, Linear]
+    assert [node.layer.kind for node in captured.network.nodes] == ["linear", "relu", "linear"]
     assert torch.equal(state, torch.get_rng_state())
     assert python_state == random.getstate()
     for (parameter, *old), new, value in zip(before, model.parameters(), values, strict=True):
@@ -158,7 +161,7 @@ def test_random_numbers_stay_the_same() -> None:
     seeded = Forward(lambda net, x: (torch.manual_seed(3), torch.rand(1), x.relu())[2])
     dropout = nn.Sequential(nn.Linear(4, 4), nn.Dropout())
     state = torch.get_rng_state()
-    assert capture(seeded, torch.ones(2, 4)) == [ReLU()]
+    assert layers(seeded, torch.ones(2, 4)) == [RELU]
     with pytest.raises(RuntimeError, match="random in training mode"):
         capture(dropout, torch.ones(2, 4))
     assert torch.equal(state, torch.get_rng_state())

@@ -34,7 +34,7 @@ def after_conv(function: Callable[[Any, Tensor], Any], **modules: nn.Module) -> 
 
 
 OPERATORS: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
-    "sigmoid": (lambda net, x: torch.sigmoid(x), "Forward.forward (aten.sigmoid) is no conv2d, relu"),
+    "sigmoid": (lambda net, x: torch.sigmoid(x), "Forward.forward (aten.sigmoid) is no conv2d"),
     "tanh": (lambda net, x: x.tanh(), "(aten.tanh) is no conv2d"),
     "leaky relu": (lambda net, x: F.leaky_relu(x), "(aten.leaky_relu) is no conv2d"),
     "relu6": (lambda net, x: F.relu6(x), ") is no conv2d"),

@@ -162,7 +162,7 @@ def test_one_kernel_each_way(wanted: int) -> None:
     with Calls() as called:
         output = F.conv2d_relu_max_pool2d(*tensors)
         torch.autograd.grad(output.sum(), [t for t in tensors if t.requires_grad])
-    assert [name for name, _ in called.ours] == ["net_forward", "net_backward"]
+    assert [name for name, _ in called.ours] == ["network_forward", "network_backward"]
     assert called.ours[1][1] == (bool(wanted & 1), wanted > 1)
 
 

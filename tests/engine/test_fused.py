@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from chains import Chain, assert_near, chains, fused_without_export, layers_of, margin, results
+from chains import Chain, assert_near, captured, chains, fused_without_export, margin, results
 from hypothesis import assume, given, settings
 from strategies import LAYOUTS, laid_out
 from torch import Tensor, nn
@@ -22,7 +22,8 @@ def check(chain: Chain, dtype: torch.dtype) -> None:
     images = chain.images(dtype)
     model = chain.in_dtype(reference)
     expected = results(model, model, images.to(reference))
-    fused = fused_without_export(chain.in_dtype(dtype))
+    chain.in_dtype(dtype)
+    fused = fused_without_export(chain)
     for actual, wanted in zip(results(fused, fused, images), expected, strict=True):
         assert actual.dtype == dtype
         assert_near(actual, wanted, TOLERANCE[dtype])
@@ -54,7 +55,9 @@ def test_16_bit_types_are_computed_in_float32(chain: Chain, dtype: torch.dtype) 
 @given(chains())
 def test_fuse_reads_drawn_chains(chain: Chain) -> None:
     """What the other tests take a short cut to."""
-    assert capture(chain.model, chain.images(torch.float32)) == layers_of(chain.model)
+    found, expected = capture(chain.model, chain.images(torch.float32)), captured(chain)
+    assert (found.network, found.parameters) == (expected.network, expected.parameters)
+    assert found.eval_only == expected.eval_only
 
 
 @pytest.fixture
@@ -112,9 +115,21 @@ def test_bytes(mean: object, std: object, batch: int, dtype: torch.dtype) -> Non
     assert torch.equal(fused(laid_out(images.float(), "sliced").to(torch.uint8)), output)
 
 
-def test_normalised_images_pass_as_they_are(lenet: nn.Module) -> None:
-    images = torch.randn(3, 2, 20, 20, dtype=torch.float64)
-    assert torch.equal(fuse(lenet, mean=0.5, std=0.1)(images), fuse(lenet)(images))
+def test_images_that_are_normalized_already_are_refused(lenet: nn.Module) -> None:
+    """Nobody could tell them from images in [0, 1] that are not."""
+    normalized = torch.rand(3, 2, 20, 20, dtype=torch.float64)
+    images = (normalized * 255).to(torch.uint8)
+    of_bytes, of_floats = fuse(lenet, mean=0.5, std=0.1), fuse(lenet)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match=r"must be uint8, since .* without mean and std"):
+            of_bytes(normalized)
+        with pytest.raises(RuntimeError, match="uint8 images need mean and std"):
+            of_floats(images)
+    of_bytes(images), of_floats(normalized)
+    with pytest.raises(RuntimeError, match=r"must be uint8, since .* got Double"):
+        of_bytes(normalized)  # of a shape that is known
+    with pytest.raises(RuntimeError, match="got Byte"):
+        of_floats(images)
 
 
 def test_nan_and_infinity_pass_through(lenet: nn.Module) -> None:

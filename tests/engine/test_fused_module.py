@@ -243,14 +243,17 @@ def test_data_parallel(model: Net, fused: nn.Module, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (torch.zeros(5, 3, 6, 6), "input channels per group, but input has 3 channels"),
-        (torch.zeros(5, 2, 7, 8), "features in its last dimension"),
-        (torch.zeros(5, 2, 1, 6), "is smaller than the kernel"),
+        (
+            torch.zeros(5, 3, 6, 6),
+            r"was fused for \(N, 2, 6, 6\), and may compute something else for \(5, 3, 6, 6\)",
+        ),
+        (torch.zeros(5, 2, 7, 8), r"was fused for \(N, 2, 6, 6\)"),
+        (torch.zeros(5, 2, 1, 6), r"was fused for \(N, 2, 6, 6\)"),
         (torch.zeros(2, 6, 6), r"input must be \(N, C, H, W\) or \(N, features\), got \[2, 6, 6\]"),
         (torch.zeros(5, 72), "conv2d needs images"),
         (torch.zeros(5, 2, 6, 6, dtype=torch.float64), "all parameters must be of one dtype"),
         (torch.zeros(5, 2, 6, 6, dtype=torch.int64), "must be float32, float64, bfloat16 or float16"),
-        (torch.zeros(5, 2, 6, 6, dtype=torch.uint8), "uint8 images need normalization"),
+        (torch.zeros(5, 2, 6, 6, dtype=torch.uint8), "uint8 images need mean and std"),
         (torch.zeros(5, 2, 6, 6, device="meta"), "must be on one device"),
     ],
     ids=str,

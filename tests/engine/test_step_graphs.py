@@ -17,16 +17,17 @@ class Weight:
 
     def __init__(self) -> None:
         self.value = torch.zeros(())
+        self.lr = torch.zeros((), dtype=torch.float64)  # as a graph finds it: in a tensor
         self.calls = 0
 
-    def step(self, images: Tensor, targets: Tensor, lr: Tensor) -> Tensor:
+    def step(self, images: Tensor, targets: Tensor) -> Tensor:
         if len(images) == 0:
             raise RuntimeError("the batch is empty")
         self.calls += 1
         loss = torch.zeros(())
         self.kernel = lambda: (
             loss.copy_((images * targets).sum() - self.value),
-            self.value.add_(lr * loss),
+            self.value.add_(self.lr * loss),
         )
         self.kernel()
         return loss
@@ -63,9 +64,10 @@ def test_graphs_do_what_direct_calls_do(weight: Weight) -> None:
     losses = []
     for i in range(20):
         images, targets = batch(3 + i % 2, i)
-        lr = 0.1 / (1 + i // 4)
-        losses.append(graphs.run(weight.step, len(images), images, targets, lr))
-        assert torch.equal(losses[-1], direct.step(images, targets, torch.tensor(lr, dtype=torch.float64)))
+        for one in (weight, direct):
+            one.lr.fill_(0.1 / (1 + i // 4))
+        losses.append(graphs.run(weight.step, len(images), images, targets))
+        assert torch.equal(losses[-1], direct.step(images, targets))
     assert torch.equal(weight.value, direct.value)
     assert weight.calls == 2 * (WARM_UP_CALLS + 1)  # of each size, and while it is captured
     assert len({loss.data_ptr() for loss in losses}) == len(losses)  # each loss is kept
@@ -75,12 +77,12 @@ def test_a_call_that_raises_is_not_captured(weight: Weight) -> None:
     graphs = StepGraphs(torch.device("cpu"))
     for _ in range(2 * WARM_UP_CALLS):
         with pytest.raises(RuntimeError, match="the batch is empty"):
-            graphs.run(weight.step, 0, *batch(0, 0), 0.1)
+            graphs.run(weight.step, 0, *batch(0, 0))
     assert not graphs._kinds
 
 
 def test_few_kinds_are_kept(weight: Weight) -> None:
     graphs = StepGraphs(torch.device("cpu"))
     for size in range(1, 3 * MOST_KINDS):
-        graphs.run(weight.step, size, *batch(size, size), 0.1)
+        graphs.run(weight.step, size, *batch(size, size))
     assert len(graphs._kinds) == MOST_KINDS

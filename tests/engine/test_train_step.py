@@ -1,4 +1,4 @@
-"""TrainStep against torch.optim.SGD, its state, its epochs, and what it refuses."""
+"""TrainStep against torch: the numbers of a step, and its epochs."""
 
 from __future__ import annotations
 
@@ -87,7 +87,8 @@ def test_thirty_steps(options: dict[str, Any], loss: str, dtype: torch.dtype) ->
     images, targets = data(70, loss, dtype)
     for number in range(30):
         size = [1, 2, 3, 17, 33, 70][number % 6]
-        step.lr = native.optimizer.param_groups[0]["lr"] = options["lr"] / (1 + number / 10)
+        for optimizer in (step.optimizer, native.optimizer):
+            optimizer.param_groups[0]["lr"] = options["lr"] / (1 + number / 10)
         value, expected = step(images[:size], targets[:size]), native(images[:size], targets[:size])
         assert value.shape == ()
         assert_relative(value, expected, TOLERANCE[dtype])
@@ -186,58 +187,6 @@ def test_threads(dtype: torch.dtype) -> None:
         losses = [step(images, labels), step(images[:1], labels[:1]), step.epoch(images, labels, 50)]
         runs.append(losses + weights(step))
     assert all(torch.equal(a, b) for run in runs[1:] for a, b in zip(run, runs[0], strict=True))
-
-
-@pytest.mark.parametrize("options", OPTIONS, ids=str)
-def test_state_goes_both_ways(options: dict[str, Any]) -> None:
-    """torch's optimizer takes over in the middle of a training, and gives back."""
-    images, labels = data(9, "cross_entropy", torch.float64)
-    model = network().double()
-    fused = fuse(model)
-    reference, native = Native(copy.deepcopy(model), **options), Native(fused, **options)
-    native.optimizer.load_state_dict(TrainStep(fused, **options).state_dict())  # of no step yet
-    for round_number in range(3):
-        step = TrainStep(fused, lr=9.0)
-        step.load_state_dict(native.optimizer.state_dict())
-        assert (step.lr, step.momentum) == (options["lr"], options.get("momentum", 0))
-        for _ in range(3):
-            step(images, labels)
-        native.optimizer.load_state_dict(step.state_dict())
-        for _ in range(2):
-            native(images, labels)
-        for _ in range(5):
-            reference(images, labels)
-        for actual, expected in zip(weights(fused), weights(reference.model), strict=True):
-            assert_relative(actual, expected, 1e-11 * 10**round_number)
-    ours, theirs = step.state_dict(), native.optimizer.state_dict()
-    assert ours["param_groups"] == theirs["param_groups"]
-    assert ours["state"].keys() == theirs["state"].keys()
-
-
-def test_state_is_a_copy_and_resumes_exactly() -> None:
-    images, labels = data(9, "cross_entropy", torch.float32)
-    step = make(torch.float32, **NESTEROV)
-    step(images, labels)
-    state, model = copy.deepcopy(step.state_dict()), copy.deepcopy(step.fused)
-    saved = step.state_dict()
-    step(images, labels)
-    torch.testing.assert_close(saved, state, rtol=0, atol=0)
-    resumed = TrainStep(model)
-    resumed.load_state_dict(state)
-    resumed(images, labels)
-    assert_equal_weights(step, resumed)
-
-
-def test_momentum_of_zero_leaves_the_sums() -> None:
-    """As in torch, when the momentum is taken away for a while."""
-    images, labels = data(9, "cross_entropy", torch.float64)
-    step, native = make(lr=0.1, momentum=0.9), Native(network().double(), lr=0.1, momentum=0.9)
-    for momentum in (0.9, 0.0, 0.9):
-        step.momentum = native.optimizer.param_groups[0]["momentum"] = momentum
-        step(images, labels)
-        native(images, labels)
-    for actual, expected in zip(weights(step), weights(native.model), strict=True):
-        assert_relative(actual, expected, 1e-12)
 
 
 def test_autograd_sees_the_update() -> None:

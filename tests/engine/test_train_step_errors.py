@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -28,11 +29,10 @@ def unchanged(
     step: TrainStep, error: type[Exception], message: str | None, call: Callable[[], object]
 ) -> None:
     step(IMAGES, LABELS)
-    before = weights(step) + [entry["momentum_buffer"] for entry in step.state_dict()["state"].values()]
+    before = copy.deepcopy((weights(step), step.state_dict()))
     with pytest.raises(error, match=message):
         call()
-    after = weights(step) + [entry["momentum_buffer"] for entry in step.state_dict()["state"].values()]
-    assert all(map(torch.equal, before, after))
+    torch.testing.assert_close((weights(step), step.state_dict()), before, rtol=0, atol=0)
 
 
 WRONG: dict[str, tuple[Tensor, Any, str | None]] = {
@@ -42,9 +42,9 @@ WRONG: dict[str, tuple[Tensor, Any, str | None]] = {
     "too few labels": (IMAGES, LABELS[:5], r"targets must have the sizes \[6\], got \[5\]"),
     "too many labels": (IMAGES[:5], LABELS, r"targets must have the sizes \[5\], got \[6\]"),
     "float64 images": (IMAGES.double(), LABELS, "all parameters must be of one dtype"),
-    "bytes": (IMAGES.to(torch.uint8), LABELS, "uint8 images need normalization"),
+    "bytes": (IMAGES.to(torch.uint8), LABELS, "got Byte|uint8 images need mean and std"),
     "3-D images": (IMAGES[0], LABELS, "input must be"),
-    "other channels": (IMAGES[:, :1], LABELS, "input channels per group"),
+    "other channels": (IMAGES[:, :1], LABELS, r"fused for \(N, 2, 10, 10\), and may compute something else"),
     "meta images": (IMAGES.to("meta"), LABELS, None),
     "meta labels": (IMAGES, LABELS.to("meta"), None),
 }
@@ -116,60 +116,115 @@ def test_parameters_that_are_not_contiguous() -> None:
         step(IMAGES, LABELS)
 
 
-def test_sums_of_another_dtype() -> None:
+def test_state_of_another_dtype() -> None:
     step = make(torch.float32, **NESTEROV)
     step(IMAGES, LABELS)
     step.fused.double()
     before = weights(step)
-    with pytest.raises(RuntimeError, match="buffers must be contiguous, of the dtype of the parameters"):
+    with pytest.raises(
+        RuntimeError, match="momentum_buffer must be contiguous, of the dtype of the parameters"
+    ):
         step(IMAGES.double(), LABELS)
     assert all(map(torch.equal, before, weights(step)))
 
 
-def test_networks_that_cannot_be_trained() -> None:
+@pytest.mark.parametrize("bad", [torch.zeros(9), torch.zeros(6, 2, 3, 3).double()], ids=["shape", "dtype"])
+def test_state_that_is_not_the_parameters(bad: Tensor) -> None:
+    step = make(torch.float32, **NESTEROV)
+    step(IMAGES, LABELS)
+    step.optimizer.state[next(step.fused.parameters())]["momentum_buffer"] = bad
+    before = weights(step)
+    with pytest.raises(
+        RuntimeError, match=r"momentum_buffer of 0.weight is \(.*\) in .*, the parameter \(6, 2, 3, 3\)"
+    ):
+        step(IMAGES, LABELS)
+    assert all(map(torch.equal, before, weights(step)))
+
+
+def test_a_parameter_used_twice() -> None:
     shared = nn.Linear(4, 4)
-    twice = nn.Sequential(shared, nn.ReLU(), shared)
-    frozen = nn.Sequential(nn.Linear(4, 4).requires_grad_(False), nn.Linear(4, 4))
-    for model, message in ((twice, "used twice"), (frozen, "frozen")):
-        with pytest.raises(RuntimeError, match=message):
-            TrainStep(lenet_ext.fuse(model, torch.zeros(1, 4)))
+    tied = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    tied[1].weight = tied[0].weight
+    for model in (nn.Sequential(shared, nn.ReLU(), shared), tied):
+        step = TrainStep(lenet_ext.fuse(model, torch.zeros(1, 4)), lr=0.1)
+        before = weights(step)
+        with pytest.raises(
+            RuntimeError, match="a parameter is used twice: train with fuse and your own loop"
+        ):
+            step(torch.zeros(2, 4), LABELS[:2])
+        assert all(map(torch.equal, before, weights(step)))
+
+
+def test_what_is_no_fused_network() -> None:
     with pytest.raises(TypeError, match=r"fused must come from lenet_ext\.fuse, got Sequential"):
-        TrainStep(frozen)
+        TrainStep(network())
 
 
 @pytest.mark.parametrize(
-    ("options", "message"),
+    ("options", "error", "message"),
     [
-        ({"lr": -0.1}, "lr must be 0 or more"),
-        ({"lr": float("nan")}, "lr must be 0 or more"),
-        ({"momentum": -1.0}, "momentum must be"),
-        ({"weight_decay": -1.0}, "weight_decay must be"),
-        ({"nesterov": True}, "nesterov needs a momentum"),
-        ({"loss": "hinge"}, 'loss must be "cross_entropy" or "mse", got \'hinge\''),
+        ({"lr": -0.1}, ValueError, "Invalid learning rate"),
+        ({"momentum": -1.0}, ValueError, "Invalid momentum"),
+        ({"weight_decay": -1.0}, ValueError, "Invalid weight_decay"),
+        ({"nesterov": True}, ValueError, "Nesterov momentum requires a momentum"),
+        ({"betas": (0.9, 0.999)}, TypeError, "betas"),
+        ({"loss": "hinge"}, ValueError, 'loss must be "cross_entropy" or "mse", got \'hinge\''),
+        ({"lr": 0.1, "differentiable": True}, RuntimeError, "parameter group 0 has differentiable=True"),
     ],
 )
-def test_wrong_options(options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        make(**options)
+def test_wrong_options(options: dict[str, Any], error: type[Exception], message: str) -> None:
+    """Those of the optimizer are torch's business."""
+    with pytest.raises(error, match=message):
+        make(torch.float32, **options)(IMAGES, LABELS)
 
 
-def test_states_that_do_not_fit() -> None:
+def test_optimizers_that_do_not_fit() -> None:
+    fused = fuse(network())
+
+    class Modified(torch.optim.SGD):
+        pass
+
+    for optimizer, error, message in (
+        (0.1, TypeError, r"optimizer must be a torch\.optim\.Optimizer, got float"),
+        (torch.optim.LBFGS(fused.parameters()), TypeError, r"the engine has torch\.optim\.SGD, not LBFGS"),
+        (
+            Modified(fused.parameters(), lr=0.1),
+            TypeError,
+            r"the engine has .*, not Modified; train with fuse and",
+        ),
+        (torch.optim.SGD(network().parameters()), ValueError, "a parameter that is none of the network's"),
+    ):
+        with pytest.raises(error, match=message):
+            TrainStep(fused, optimizer)
+    with pytest.raises(TypeError, match="lr is an option of the optimizer, which is given"):
+        TrainStep(fused, torch.optim.SGD(fused.parameters()), lr=0.1)
+
+
+@pytest.mark.parametrize("name", ["Adam", "RMSprop", "Adagrad"])
+def test_states_of_other_optimizers(name: str) -> None:
+    """Nothing is taken of them, neither options nor tensors."""
+    model = network()
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    other = getattr(torch.optim, name)(model.parameters(), lr=0.3)
+    other.step()
+    step = make(torch.float32, **NESTEROV)
+    unchanged(
+        step,
+        ValueError,
+        r"the state is not that of a torch\.optim\.SGD: parameter (group )?0 has (a|no) ",
+        partial(step.load_state_dict, other.state_dict()),
+    )
+    assert step.optimizer.param_groups[0]["lr"] == NESTEROV["lr"]
+
+
+def test_states_of_other_networks() -> None:
     step = make(torch.float32, **NESTEROV)
     parameters = list(network().parameters())
     groups = torch.optim.SGD([{"params": parameters[:2]}, {"params": parameters[2:]}])
-    maximizing = torch.optim.SGD(parameters, maximize=True)
-    damped = torch.optim.SGD(parameters, momentum=0.9, dampening=0.5)
-    other = TrainStep(fuse(nn.Sequential(nn.Flatten(), nn.Linear(200, 4))), momentum=0.5)
-    reversed_order = torch.optim.SGD(parameters[::-1], momentum=0.9)
-    for parameter in parameters:
-        parameter.grad = torch.ones_like(parameter)
-    reversed_order.step()
+    fewer = torch.optim.SGD(parameters[:2])
     for source, message in (
-        (groups, "2 parameter groups"),
-        (maximizing, "maximize are not supported"),
-        (damped, "dampening and"),
-        (other, "is for 2 parameters, the network has 7"),
-        (reversed_order, r"momentum_buffer of 0.weight has shape \(5,\) for a parameter of shape"),
+        (groups, "different number of parameter groups"),
+        (fewer, "doesn't match the size"),
     ):
         unchanged(step, ValueError, message, partial(step.load_state_dict, source.state_dict()))
-    assert (step.lr, step.momentum, step.nesterov) == (0.05, 0.9, True)

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import oracle
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lenet_ext.engine.capture import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU
+from lenet_ext.engine.capture import Captured, capture
 
 
 class Forward(nn.Module):
@@ -25,25 +25,23 @@ class Forward(nn.Module):
         return self.function(self, x)
 
 
-def replay(layers: list[Layer], model: nn.Module, x: Tensor) -> Tensor:
+def found(captured: Captured) -> list[tuple[Any, ...]]:
+    """The layers of a chain, each with the names of its parameters."""
+    nodes = captured.network.nodes
+    assert [node.values for node in nodes] == [(i,) for i in range(len(nodes))]
+    return [(node.layer, *(captured.parameters[i] for i in node.parameters)) for node in nodes]
+
+
+def layers(model: nn.Module, example: Tensor) -> list[tuple[Any, ...]]:
+    """What `capture` finds."""
+    return found(capture(model, example))
+
+
+def replay(layers: list[tuple[Any, ...]], model: nn.Module, x: Tensor) -> Tensor:
     """What `layers` say that `model` computes, with torch's functions."""
-    parameters: dict[str | None, Any] = dict(model.named_parameters(remove_duplicate=False))
-    parameters[None] = None
-    for layer in layers:
-        match layer:
-            case Conv2d(weight, bias, stride, (top, bottom, left, right), dilation, groups):
-                padding: Any = (top, left)
-                if (top, left) != (bottom, right):
-                    x, padding = F.pad(x, (left, right, top, bottom)), 0
-                x = F.conv2d(x, parameters[weight], parameters[bias], stride, padding, dilation, groups)
-            case Linear(weight, bias):
-                x = F.linear(x, parameters[weight], parameters[bias])
-            case ReLU():
-                x = F.relu(x)
-            case MaxPool2d(kernel_size, stride, padding, dilation, ceil_mode):
-                x = F.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)
-            case Flatten():
-                x = x.flatten(1)
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for layer, *names in layers:
+        x = oracle.apply(layer, x, *(parameters[name] for name in names))
     return x
 
 

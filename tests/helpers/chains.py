@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 from strategies import normal
 from torch import Tensor, nn
 
-from lenet_ext.engine.capture import Conv2d, Flatten, Layer, Linear, MaxPool2d, ReLU
-from lenet_ext.engine.fused import FusedNet, _stages
+from lenet_ext.engine.capture import Captured, ImageSizes
+from lenet_ext.engine.fused import FusedNet
+from lenet_ext.engine.layers import Activation, Conv2d, Flatten, Layer, Linear, MaxPool2d
+from lenet_ext.engine.network import Network, Node
 
 # A tile of the engine holds at most 32 images, and a batch is cut into at least four of them.
 BATCHES = [0, 1, 2, 3, 17, 33, 70]
@@ -33,7 +35,7 @@ class Chain:
         return normal(self.shape, dtype, self.seed)
 
     def in_dtype(self, dtype: torch.dtype) -> nn.Sequential:
-        """The network with weights that every dtype can hold."""
+        """The network, turned into one with weights that every dtype can hold."""
         return self.model.to(torch.bfloat16).to(dtype)
 
 
@@ -92,27 +94,37 @@ def _image_layer(draw: st.DrawFn, kind: str, shape: tuple[int, ...]) -> nn.Modul
     )
 
 
-def layers_of(model: nn.Sequential) -> list[Layer]:
+def layer_of(module: nn.Module) -> Layer:
+    if isinstance(module, nn.Conv2d):
+        left, right, top, bottom = module._reversed_padding_repeated_twice
+        return Conv2d(module.stride, (top, bottom, left, right), module.dilation, module.groups)
+    if isinstance(module, nn.MaxPool2d):
+        return MaxPool2d(
+            *(module.kernel_size, module.stride, module.padding, module.dilation), module.ceil_mode
+        )
+    if isinstance(module, nn.Linear):
+        return Linear()
+    return Activation("relu") if isinstance(module, nn.ReLU) else Flatten()
+
+
+def captured(chain: Chain) -> Captured:
     """What `capture` finds, without the time that torch.export takes."""
-    layers: list[Layer] = []
-    for name, module in model.named_children():
-        bias = f"{name}.bias" if getattr(module, "bias", None) is not None else None
-        if isinstance(module, nn.Conv2d):
-            left, right, top, bottom = module._reversed_padding_repeated_twice
-            geometry = module.stride, (top, bottom, left, right), module.dilation, module.groups
-            layers.append(Conv2d(f"{name}.weight", bias, *geometry))
-        elif isinstance(module, nn.Linear):
-            layers.append(Linear(f"{name}.weight", bias))
-        elif isinstance(module, nn.MaxPool2d):
-            geometry = module.kernel_size, module.stride, module.padding, module.dilation, module.ceil_mode
-            layers.append(MaxPool2d(*geometry))
-        elif not isinstance(module, nn.Dropout):
-            layers.append(ReLU() if isinstance(module, nn.ReLU) else Flatten())
-    return layers
+    nodes: list[Node] = []
+    names: list[str] = []
+    for path, module in chain.model.named_children():
+        if isinstance(module, nn.Dropout):
+            continue
+        own = [f"{path}.{name}" for name, _ in module.named_parameters()]
+        parameters = tuple(range(len(names), len(names) + len(own)))
+        nodes.append(Node(layer_of(module), (len(nodes),), parameters, path))
+        names += own
+    dropout = [path for path, module in chain.model.named_children() if isinstance(module, nn.Dropout)]
+    network = Network("FusedNet", tuple(nodes), (len(nodes),))
+    return Captured(network, tuple(names), ImageSizes(chain.shape[1:]), tuple(dropout))
 
 
-def fused_without_export(model: nn.Sequential) -> FusedNet:
-    return FusedNet(dict(model.named_parameters()), _stages(layers_of(model)), None)
+def fused_without_export(chain: Chain) -> FusedNet:
+    return FusedNet(chain.model, captured(chain), None)
 
 
 def results(function: Callable[[Tensor], Tensor], model: nn.Module, images: Tensor) -> list[Tensor]:
@@ -137,11 +149,11 @@ def margin(model: nn.Sequential, x: Tensor) -> float:
             kernel, stride, padding, dilation = (
                 getattr(module, name) for name in ("kernel_size", "stride", "padding", "dilation")
             )
-            (top, left), taps = padding, kernel[0] * kernel[1]
+            (top, left), positions = padding, kernel[0] * kernel[1]
             ends = (left, left + stride[1] - 1, top, top + stride[0] - 1)
             padded = F.pad(x, ends, value=-torch.inf)
-            windows = F.unfold(padded, kernel, dilation, 0, stride).unflatten(1, (x.shape[1], taps))
-            best = windows.topk(min(2, taps), dim=2).values
+            windows = F.unfold(padded, kernel, dilation, 0, stride).unflatten(1, (x.shape[1], positions))
+            best = windows.topk(min(2, positions), dim=2).values
             gaps = best[:, :, 0] - best[:, :, -1]
         gaps = gaps[gaps > 0]
         if gaps.numel():

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 
 import torch
 from on_device import run_operators_on
+from operators import operators, options
 from torch import Tensor
 
-import lenet_ext  # noqa: F401  registers the operators
+from lenet_ext.engine.layers import Activation, Conv2d, Flatten, Linear, MaxPool2d
+from lenet_ext.engine.network import Network
 
-operators = torch.ops.lenet_ext
 DTYPES = [torch.float32, torch.float64, torch.bfloat16, torch.float16]
 # Largest error of a result, relative to the largest of its tensor: sums of up to 2,000 products in another
 # order, rounded once.
@@ -34,30 +35,48 @@ CONVOLUTIONS = [
 MATRICES = [(5, 17, 10), (67, 40, 84), (600, 9, 7), (130, 1, 65)]
 # kernel, stride, padding, dilation, ceil_mode
 POOLS = [(2, 2, 0, 1, False), (3, 2, 1, 1, True), (3, 1, 1, 2, False), (17, 5, 8, 1, False)]
-# Programs of the fused engine (csrc/engine/network.h): the LeNet's stages, small; a pool of its own and
-# paddings; the images' sizes, and those of the parameters.
-NETS = [
+
+
+def square(*sizes: int) -> tuple[tuple[int, int], ...]:
+    return tuple((size, size) for size in sizes)
+
+
+def pool2x2() -> MaxPool2d:
+    return MaxPool2d(*square(2, 2, 0, 1), ceil_mode=False)
+
+
+def conv5x5() -> Conv2d:
+    return Conv2d((1, 1), (0, 0, 0, 0), (1, 1), groups=1)
+
+
+# The LeNet's layers, small; a pool of its own and paddings; the images' sizes, and those of the parameters.
+NETWORKS = [
     (
-        [
-            *(1, 1, 1, 1, 0, 1, 1, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 0, 0, 1, 1, 0),
-            *(1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 1, 1, 1, 2, 2, 2, 2, 0, 0, 1, 1, 0),
-            *(2, 1, 1, 0, 0, 2, 1, 0, 0, 0),
-        ],
+        Network.chain(
+            "network",
+            *((conv5x5(), (0, 1)), (Activation("relu"), ()), (pool2x2(), ())),
+            *((conv5x5(), (2, 3)), (Activation("relu"), ()), (pool2x2(), ()), (Flatten(), ())),
+            *((Linear(), (4, 5)), (Activation("relu"), ()), (Linear(), (6, 7))),
+        ),
         (3, 18, 17),
         [(6, 3, 5, 5), (6,), (16, 6, 5, 5), (16,), (33, 16), (33,), (10, 33), (10,)],
     ),
     (
-        [
-            *(0, 0, 0, 1, 0, 3, 2, 2, 1, 1, 0, 1, 1, 1),
-            *(1, 0, 1, 1, 0, 2, 1, 1, 2, 0, 1, 1, 2, 2, 3, 3, 2, 2, 1, 1, 1, 1, 1),
-            *(1, 1, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1),
-            *(2, 1, 1, 0, 0),
-        ],
+        Network.chain(
+            "network",
+            (MaxPool2d((3, 2), (2, 1), (1, 0), (1, 1), ceil_mode=True), ()),
+            (Conv2d((2, 1), (1, 2, 0, 1), (1, 2), groups=2), (0,)),
+            (Activation("relu"), ()),
+            (MaxPool2d((3, 3), (2, 2), (1, 1), (1, 1), ceil_mode=True), ()),
+            (Conv2d((1, 1), (1, 1, 1, 1), (1, 1), groups=1), (1, 2)),
+            (Flatten(), ()),
+            (Linear(), (3, 4)),
+        ),
         (4, 15, 13),
         [(6, 2, 3, 4), (1, 6, 3, 3), (1,), (5, 12), (5,)],
     ),
 ]
-NET_BATCHES = (3, 9)  # images apart, and in vectors of several
+NETWORK_BATCHES = (3, 9)  # images apart, and in vectors of several
 
 
 def normal(*shape: int) -> Tensor:
@@ -74,9 +93,9 @@ def results(dtype: torch.dtype, memory_format: torch.memory_format) -> Iterator[
     for kernel, stride, padding, dilation, ceil_mode in POOLS:
         geometry = (kernel, kernel, stride, stride, padding, padding, dilation, dilation)
         image = normal(2, 3, 19, 22).to(dtype).contiguous(memory_format=memory_format)
-        output, taps = operators.max_pool2d(image, *geometry, ceil_mode, True)
-        yield from (output, taps, operators.max_pool2d_indices(taps, 19, 22, *geometry))
-        yield operators.max_pool2d_input_grad(output, taps, 19, 22, *geometry)
+        output, argmax = operators.max_pool2d(image, *geometry, ceil_mode, True)
+        yield from (output, argmax, operators.max_pool2d_indices(argmax, 19, 22, *geometry))
+        yield operators.max_pool2d_input_grad(output, argmax, 19, 22, *geometry)
     if memory_format is torch.channels_last:
         return
     for rows, in_features, out_features in MATRICES:
@@ -88,7 +107,7 @@ def results(dtype: torch.dtype, memory_format: torch.memory_format) -> Iterator[
     output = operators.linear(stack, weights, normal(3, 7).to(dtype))
     yield output
     yield from operators.linear_grads(output, stack, weights, True)
-    yield from net_results(dtype)
+    yield from network_results(dtype)
     for count in (1, 4097):
         # A slice is not aligned to the vectors that relu loads.
         for values in (normal(count).to(dtype), normal(count + 1).to(dtype)[1:]):
@@ -96,26 +115,31 @@ def results(dtype: torch.dtype, memory_format: torch.memory_format) -> Iterator[
             yield from (output, operators.relu_grad(values, output))
 
 
-def net_results(dtype: torch.dtype) -> Iterator[Tensor]:
-    for (program, image_sizes, shapes), batch in itertools.product(NETS, NET_BATCHES):
-        images = normal(batch, *image_sizes).to(dtype)
+def network_results(dtype: torch.dtype) -> Iterator[Tensor]:
+    for (network, image_sizes, shapes), batch in itertools.product(NETWORKS, NETWORK_BATCHES):
+        images, program = normal(batch, *image_sizes).to(dtype), network.program()
         parameters = [(normal(*shape) / shape[-1]).to(dtype) for shape in shapes]
-        yield operators.net(images, parameters, program, None)
-        output, saved, taps = operators.net_forward(images, parameters, program, None)
-        yield from (output, saved, taps)
-        yield from operators.net_backward(output, images, parameters, saved, taps, program, None, True, True)
-        buffers = torch.zeros(sum(parameter.numel() for parameter in parameters), dtype=dtype)
-        classes = torch.arange(batch) % output.shape[1]
-        options = (batch - 1, 1e-4, 0.9, 0.01, True)
-        order = torch.arange(batch).flip(0)
+        yield operators.network(images, parameters, program, None)
+        output, saved, argmax = operators.network_forward(images, parameters, program, None)
+        yield from (output, saved, argmax)
+        yield from operators.network_backward(
+            output, images, parameters, saved, argmax, program, None, True, True
+        )
+        state = [torch.zeros(sum(parameter.numel() for parameter in parameters), dtype=dtype)]
+        rows = options(len(parameters), 1e-4, 0.9, 0.0, 0.01, True)
+        rows[1, 0] = 0  # a parameter that is left as it is
+        rows[2, 1:] = torch.tensor([1e-4, 0.9, 0.5, 0.01, False, True])
+        rows[-1, 1:] = torch.tensor([1e-3, 0, 0, 0, False, False])
+        order, classes = torch.arange(batch).flip(0), torch.arange(batch) % output.shape[1]
         bytes = (images.float() * 20 + 128).clamp(0, 255).to(torch.uint8)
         normalization = torch.tensor([[1 / 64] * image_sizes[0], [-2.0] * image_sizes[0]])
-        for source, targets, loss in ((images, output + 1, 1), (bytes, classes, 0)):
-            scales = normalization if source is bytes else None
-            yield operators.net_train(
-                source, targets, order, parameters, buffers, program, scales, *options, loss
+        for source, targets, loss in ((images, output + 1, "mse"), (bytes, classes, "cross_entropy")):
+            yield operators.network_train(
+                *(source, targets, order, parameters, state, rows),
+                network.program(f"loss {loss}", "optimizer SGD"),
+                *(normalization if source is bytes else None, batch - 1),
             )
-        yield from (buffers, *parameters)
+        yield from (*state, *parameters)
 
 
 def all_results() -> list[Tensor]:

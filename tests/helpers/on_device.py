@@ -12,14 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-OPERATORS = [
-    *("conv2d", "conv2d_input_grad", "conv2d_weight_grad", "conv2d_grads"),
-    *("linear", "linear_input_grad", "linear_weight_grad", "linear_grads"),
-    *("max_pool2d", "max_pool2d_indices", "max_pool2d_input_grad"),
-    *("relu", "relu_", "relu_grad"),
-    *("net", "net_forward", "net_backward", "net_train"),
-]
-OVERWRITTEN = {"relu_": [0], "net_train": [3, 4]}  # arguments
 cuda_kernels = False  # whether the operators run those of CUDA, emulated or on a GPU, for tensors of the CPU
 _libraries: list[torch.library.Library] = []  # an implementation lasts as long as its library
 
@@ -65,7 +57,10 @@ def run_operators_on(device: torch.device) -> None:
     cuda_kernels = True
     library = torch.library.Library("lenet_ext", "IMPL")
     _libraries.append(library)
-    for name in OPERATORS:
+    # Here, since it loads the package, which the first tests are about.
+    from operators import OPERATORS
+
+    for name, entry in OPERATORS.items():
         operator = getattr(torch.ops.lenet_ext, name).default
-        implementation = partial(call_on, device, operator, OVERWRITTEN.get(name, ()))
+        implementation = partial(call_on, device, operator, entry.changes)
         library.impl(name, implementation, "CPU", allow_override=True)

@@ -9,14 +9,28 @@ from typing import Any
 import torch
 from chains import chains, fused_without_export
 from hypothesis import strategies as st
+from operators import operators, options
 from strategies import conv_cases, laid_out, pool_cases
 from torch import Tensor
 from wild_tensors import DTYPES, integers_near_zero, wild_tensors
 
-operators = torch.ops.lenet_ext
 WILD_INTEGERS = [
     *(0, 1, 2, 3, 4, 5, 7, 16, 17, 255, 256, 257, 1000, -1, -2, -7),
     *(2**16, 2**20, 2**30, 2**31 - 1, 2**31, 2**32, 2**62, 2**63 - 1, -(2**31), -(2**62), -(2**63)),
+]
+WORDS = [
+    "",
+    "|",
+    "conv2d",
+    "linear",
+    "relu",
+    "flatten",
+    "max_pool2d",
+    "return",
+    "loss",
+    "optimizer",
+    "SGD",
+    "nan",
 ]
 WILD_FLOATS = [0.0, 0.5, 1.0, -1.0, 1e-40, 1e30, 1e300, float("inf"), float("-inf"), float("nan")]
 
@@ -101,10 +115,10 @@ def max_pool2d_calls(draw: st.DrawFn, name: str) -> list[Any]:
     x, geometry = case.input(), list(case.geometry())
     if name == "max_pool2d":
         return [x, *geometry, case.ceil_mode, draw(st.booleans())]
-    output, taps = operators.max_pool2d(x, *geometry, case.ceil_mode, True)
+    output, argmax = operators.max_pool2d(x, *geometry, case.ceil_mode, True)
     if name == "max_pool2d_indices":
-        return [taps, *x.shape[2:], *geometry]
-    return [small(tuple(output.shape), case.dtype, case.seed), taps, *x.shape[2:], *geometry]
+        return [argmax, *x.shape[2:], *geometry]
+    return [small(tuple(output.shape), case.dtype, case.seed), argmax, *x.shape[2:], *geometry]
 
 
 @st.composite
@@ -118,34 +132,50 @@ def relu_calls(draw: st.DrawFn, name: str) -> list[Any]:
 
 
 @st.composite
-def net_calls(draw: st.DrawFn, name: str) -> list[Any]:
+def network_calls(draw: st.DrawFn, name: str) -> list[Any]:
     chain, dtype = draw(chains()), draw(st.sampled_from(DTYPES))
-    fused = fused_without_export(chain.in_dtype(dtype))
+    chain.in_dtype(dtype)
+    fused = fused_without_export(chain)
     images = chain.images(dtype)
-    parameters = [p.detach() for p in fused._chain_parameters()]
-    program, normalization = list(fused._program), None
+    parameters = [p.detach() for p in fused.parameters()]
+    program, normalization = fused._network.program(), None
     if parameters and draw(st.integers(0, 3)) == 0:
         images = torch.randint(256, images.shape, dtype=torch.uint8)
         normalization = torch.rand(2, images.shape[1])
-    net = [images, parameters, program, normalization]
-    if name in ("net", "net_forward"):
-        return net
-    output, saved, taps = operators.net_forward(*net)
-    if name == "net_backward":
+    network = [images, parameters, program, normalization]
+    if name in ("network", "network_forward"):
+        return network
+    output, saved, argmax = operators.network_forward(*network)
+    if name == "network_backward":
         gy = small(tuple(output.shape), dtype, chain.seed)
         input_grad = normalization is None and draw(st.booleans())
-        return [gy, images, parameters, saved, taps, program, normalization, input_grad, draw(st.booleans())]
+        return [
+            gy,
+            images,
+            parameters,
+            saved,
+            argmax,
+            program,
+            normalization,
+            input_grad,
+            draw(st.booleans()),
+        ]
     classes = output.dim() == 2 and draw(st.booleans())
     targets = torch.randint(output.shape[1], output.shape[:1]) if classes else torch.randn_like(output)
     order = torch.randperm(len(images)) if draw(st.booleans()) else None
     momentum = draw(st.sampled_from([0.0, 0.9]))
     count = sum(p.numel() for p in parameters)
-    buffers = torch.zeros(count, dtype=dtype) if momentum else None
+    state = torch.zeros(count if momentum else 0, dtype=dtype)
+    flags = [draw(st.sampled_from([0.0, 0.1])), draw(st.sampled_from([0.0, 0.1]))]
+    flags += [bool(momentum) and draw(st.booleans()), draw(st.booleans())]
+    rows = options(len(parameters), 0.01, momentum, *flags).reshape(-1, 7)
+    if parameters and draw(st.booleans()):
+        rows[0, 0] = 0  # a parameter that is left as it is
     batch_size = draw(st.sampled_from([0, 1, 2, 16] if len(images) else [1, 2]))
-    sgd = [0.01, momentum, draw(st.sampled_from([0.0, 0.1])), bool(momentum) and draw(st.booleans())]
+    training = fused._network.program(f"loss {'cross_entropy' if classes else 'mse'}", "optimizer SGD")
     return [
-        *(images, targets, order, [p.clone() for p in parameters], buffers, program, normalization),
-        *(batch_size, *sgd, 0 if classes else 1, None),
+        *(images, targets, order, [p.clone() for p in parameters], [state], rows, training),
+        *(normalization, batch_size),
     ]
 
 
@@ -154,7 +184,7 @@ FAMILIES: dict[str, Callable[[str], st.SearchStrategy[list[Any]]]] = {
     "linear": linear_calls,
     "max_pool2d": max_pool2d_calls,
     "relu": relu_calls,
-    "net": net_calls,
+    "network": network_calls,
 }
 # Every operator that the package registers, found by its schema.
 NAMES = sorted(
@@ -166,6 +196,27 @@ NAMES = sorted(
 
 def family_of(name: str) -> str:
     return next(family for family in FAMILIES if name.rstrip("_").startswith(family))
+
+
+@st.composite
+def wild_programs(draw: st.DrawFn, program: str) -> str:
+    """`program` with some of its words and lines changed, left out, or moved."""
+    lines = [line.split(" ") for line in program.split("\n")]
+    for _ in range(draw(st.integers(1, 3))):
+        line = draw(st.integers(0, len(lines) - 1))
+        change = draw(st.sampled_from(["word", "word", "word", "less", "line", "order", "text"]))
+        place = draw(st.integers(0, len(lines[line]) - 1)) if lines[line] else 0
+        if change == "word" and lines[line]:
+            lines[line][place] = draw(st.sampled_from(WILD_INTEGERS).map(str) | st.sampled_from(WORDS))
+        elif change == "less":
+            del lines[line][place:]
+        elif change == "line":
+            lines.insert(line, list(lines[draw(st.integers(0, len(lines) - 1))]))
+        elif change == "order":
+            lines = list(draw(st.permutations(lines)))
+        elif change == "text":
+            lines[line] = draw(st.text(max_size=20)).split(" ")
+    return "\n".join(" ".join(words) for words in lines)
 
 
 def wild(draw: st.DrawFn, kind: str, value: object) -> Any:
@@ -182,6 +233,8 @@ def wild(draw: st.DrawFn, kind: str, value: object) -> Any:
         return draw(st.sampled_from(WILD_FLOATS))
     if kind == "bool":
         return draw(st.booleans())
+    if kind == "str":
+        return draw(wild_programs(value if isinstance(value, str) else ""))
     element = kind.removeprefix("List[").removesuffix("]")
     items = list(value) if isinstance(value, list) else []
     for _ in range(draw(st.integers(1, 2))):

@@ -149,7 +149,7 @@ def test_without_gradients_the_operator_is_called_alone() -> None:
         outputs.append(F.linear(image, torch.randn(2, 4)))
         outputs += [F.conv2d_relu_max_pool2d(image, torch.randn(1, 2, 3, 3))]
         outputs += [F.linear_relu(image, torch.randn(2, 4))]
-    assert called.names == ["relu", "max_pool2d", "conv2d", "linear", "net", "net"]
+    assert called.names == ["relu", "max_pool2d", "conv2d", "linear", "network", "network"]
     assert all(output.grad_fn is None for output in outputs)
 
 

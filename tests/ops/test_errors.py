@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -139,3 +142,19 @@ def test_other_dtypes_are_refused_by_name(operator: str, shapes: list, dtype: to
     tensors = [torch.zeros(shape, dtype=dtype) for shape in shapes]
     with pytest.raises(RuntimeError, match=rf"{operator}: .*float32, float64, bfloat16 or float16"):
         getattr(F, operator)(*tensors, *([2] if operator == "max_pool2d" else []))
+
+
+# 256 TiB: more than a process can address, however the system commits memory.
+TOO_LARGE: dict[str, Callable[[], torch.Tensor]] = {
+    "allocate": lambda: F.conv2d(torch.zeros(1, 1, 1, 1), torch.zeros(1, 1, 1, 1), padding=2**22),
+    "copy": lambda: F.relu(torch.zeros(1).expand(2**46)),
+}
+
+
+@pytest.mark.parametrize("action", TOO_LARGE)
+def test_a_failed_allocation_tells_torchs_reason(action: str) -> None:
+    reason = "can't allocate memory: you tried to allocate 28"
+    with pytest.raises(RuntimeError, match=f"torch could not {action} a tensor: .*{reason}") as caught:
+        TOO_LARGE[action]()
+    # Neither a path of the build nor the line of the call, here or in torch's headers.
+    assert not re.search(r"/|\.h\b|, line", str(caught.value))

@@ -1,4 +1,4 @@
-"""max_pool2d with windows of more than 256 positions, whose taps take 32 bits."""
+"""max_pool2d with windows of more than 256 positions, whose argmax takes 32 bits."""
 
 from __future__ import annotations
 

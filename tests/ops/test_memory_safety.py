@@ -5,37 +5,15 @@ from __future__ import annotations
 import pytest
 import torch
 from hostile import HUGE, describe
+from operators import CONV2D, OPERATORS, POOL, operators, zeros
 from torch import Tensor
 
-import lenet_ext  # noqa: F401  registers the operators
-
-operators = torch.ops.lenet_ext
-GEOMETRY = (1, 1, 0, 0, 0, 0, 1, 1, 1)
-POOL = (2, 2, 2, 2, 0, 0, 1, 1)
-
-
-def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.zeros(shape, dtype=dtype)
-
-
-def taps(*shape: int) -> Tensor:
-    return zeros(*shape, dtype=torch.uint8)
-
-
-# Correct calls, each argument of which is then spoilt in turn.
-CALLS: dict[str, tuple] = {
-    "conv2d": (zeros(1, 2, 4, 4), zeros(3, 2, 3, 3), zeros(3), *GEOMETRY),
-    "conv2d_input_grad": (zeros(1, 3, 2, 2), zeros(3, 2, 3, 3), 4, 4, *GEOMETRY),
-    "conv2d_weight_grad": (zeros(1, 3, 2, 2), zeros(1, 2, 4, 4), 3, 3, *GEOMETRY, True),
-    "conv2d_grads": (zeros(1, 3, 2, 2), zeros(1, 2, 4, 4), zeros(3, 2, 3, 3), *GEOMETRY, True),
-    "max_pool2d": (zeros(1, 2, 4, 4), *POOL, False, True),
-    "max_pool2d_indices": (taps(1, 2, 2, 2), 4, 4, *POOL),
-    "max_pool2d_input_grad": (zeros(1, 2, 2, 2), taps(1, 2, 2, 2), 4, 4, *POOL),
-    "linear": (zeros(2, 3), zeros(4, 3), zeros(4)),
-    "linear_input_grad": (zeros(2, 4), zeros(4, 3)),
-    "linear_weight_grad": (zeros(2, 4), zeros(2, 3), True),
-    "linear_grads": (zeros(2, 4), zeros(2, 3), zeros(4, 3), True),
-    "relu_grad": (zeros(2, 3), zeros(2, 3)),
+# Correct calls, each argument of which is then spoilt in turn; those of networks by
+# test_network_operators.py.
+CALLS = {
+    name: operator.example
+    for name, operator in OPERATORS.items()
+    if len(operator.example) > 1 and not name.startswith("network")
 }
 STRIDES = (3, 4)
 # Where 5 is right too: a large stride leaves one window, more padding makes more of them, and a 5th row or
@@ -110,11 +88,11 @@ def test_sizes_that_overflow_when_multiplied() -> None:
     """Expanded tensors reach sizes whose product is no longer an int64, or which no memory holds."""
     big = zeros(1, 1, 1, 1).expand(2**20, 1, 2**21, 2**21)
     with pytest.raises(RuntimeError):
-        operators.conv2d(big, zeros(2**10, 1, 1, 1), None, *GEOMETRY)
+        operators.conv2d(big, zeros(2**10, 1, 1, 1), None, *CONV2D)
     with pytest.raises(RuntimeError):
         operators.conv2d(zeros(1, 1, 1, 1), zeros(1, 1, 1, 1), None, 1, 1, *[2**28] * 4, 1, 1, 1)
     with pytest.raises(RuntimeError):
-        operators.conv2d_input_grad(zeros(0, 1, 1, 1), zeros(1, 1, 1, 1), 2**40, 2**40, *GEOMETRY)
+        operators.conv2d_input_grad(zeros(0, 1, 1, 1), zeros(1, 1, 1, 1), 2**40, 2**40, *CONV2D)
     with pytest.raises(RuntimeError):
         operators.max_pool2d(big, *POOL, False, True)
     with pytest.raises(RuntimeError):
@@ -130,7 +108,7 @@ def test_sizes_that_overflow_when_multiplied() -> None:
         (17, torch.int32, [288, 289, -1, 2**31 - 1, -(2**31)]),
     ],
 )
-def test_taps_outside_of_their_window(
+def test_argmax_outside_of_its_window(
     kernel: int, dtype: torch.dtype, values: list[int], layout: torch.memory_format
 ) -> None:
     """A made-up argmax neither reads nor writes outside: the gradient goes into the input or nowhere."""
@@ -150,7 +128,7 @@ def test_taps_outside_of_their_window(
 
 def test_kernels_with_zero_sizes() -> None:
     with pytest.raises(RuntimeError):
-        operators.conv2d(zeros(1, 2, 4, 4), zeros(3, 2, 0, 3), None, *GEOMETRY)
+        operators.conv2d(zeros(1, 2, 4, 4), zeros(3, 2, 0, 3), None, *CONV2D)
     with pytest.raises(RuntimeError):
         operators.max_pool2d(zeros(1, 2, 4, 4), 0, *POOL[1:], False, True)
-    assert operators.conv2d(zeros(1, 2, 4, 4), zeros(0, 2, 3, 3), None, *GEOMETRY).shape == (1, 0, 2, 2)
+    assert operators.conv2d(zeros(1, 2, 4, 4), zeros(0, 2, 3, 3), None, *CONV2D).shape == (1, 0, 2, 2)

@@ -5,17 +5,16 @@ from __future__ import annotations
 import pytest
 import torch
 from hypothesis import given
+from operators import NETWORK, OPERATORS, operators
 from strategies import ConvCase, PoolCase, conv_cases, laid_out, normal, pool_cases
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 import lenet_ext
 import lenet_ext.functional as F
-from lenet_ext.engine.program import Core, Stage
 
-operators = torch.ops.lenet_ext
 GEOMETRY, POOL = (2, 1, 1, 2, 0, 1, 1, 1, 2), (3, 2, 2, 2, 1, 0, 1, 1)
-BLOCK = Stage(Core.CONV2D, True, True, False, GEOMETRY, (*POOL, 1)).encode()
+STACKS = [f"linear{kind} of stacks" for kind in ("", "_input_grad", "_weight_grad", "_grads")]
 
 
 def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
@@ -24,16 +23,18 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
         return laid_out(values, layout) if len(shape) == 4 else values
 
     image, weight, bias = tensor(2, 4, 7, 6), tensor(6, 2, 3, 2), tensor(6)
-    pooled, taps = operators.max_pool2d(image, *POOL, False, True)
-    blocked, saved, places = operators.net_forward(image, [weight, bias], BLOCK, None)
+    pooled, argmax = operators.max_pool2d(image, *POOL, False, True)
+    parameters = [tensor(5, 4, 3, 2), tensor(5), tensor(4, 30), tensor(4)]
+    network = (tensor(2, 4, 7, 8), parameters, NETWORK.program(), None)
+    output, saved, places = operators.network_forward(*network)
     return {
         "conv2d": (image, weight, bias, *GEOMETRY),
         "conv2d_input_grad": (tensor(2, 6, 4, 6), weight, 7, 6, *GEOMETRY),
         "conv2d_weight_grad": (tensor(2, 6, 4, 6), image, 3, 2, *GEOMETRY, True),
         "conv2d_grads": (tensor(2, 6, 4, 6), image, weight, *GEOMETRY, True),
         "max_pool2d": (image, *POOL, True, True),
-        "max_pool2d_indices": (taps, 7, 6, *POOL),
-        "max_pool2d_input_grad": (torch.randn_like(pooled), taps, 7, 6, *POOL),
+        "max_pool2d_indices": (argmax, 7, 6, *POOL),
+        "max_pool2d_input_grad": (torch.randn_like(pooled), argmax, 7, 6, *POOL),
         "linear": (image, tensor(5, 6), tensor(5)),
         "linear_input_grad": (tensor(2, 3, 5), tensor(5, 6)),
         "linear_weight_grad": (tensor(2, 3, 5), tensor(2, 3, 6), True),
@@ -42,18 +43,11 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
         "linear_input_grad of stacks": (tensor(2, 3, 5), tensor(2, 5, 6)),
         "linear_weight_grad of stacks": (tensor(2, 3, 5), tensor(2, 3, 6), True, True),
         "linear_grads of stacks": (tensor(2, 3, 5), tensor(2, 3, 6), tensor(2, 5, 6), True),
-        "net": (image, [weight, bias], BLOCK, None),
-        "net_forward": (image, [weight, bias], BLOCK, None),
-        "net_backward": (
-            torch.randn_like(blocked),
-            image,
-            [weight, bias],
-            saved,
-            places,
-            BLOCK,
-            None,
-            True,
-            True,
+        "network": network,
+        "network_forward": network,
+        "network_backward": (
+            *(torch.randn_like(output), network[0], parameters, saved, places),
+            *(NETWORK.program(), None, True, True),
         ),
         "relu": (image,),
         "relu_": (image.clone(),),
@@ -63,18 +57,7 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
-@pytest.mark.parametrize(
-    "name",
-    [
-        *("conv2d", "conv2d_input_grad", "conv2d_weight_grad", "conv2d_grads"),
-        *("max_pool2d", "max_pool2d_indices", "max_pool2d_input_grad"),
-        *("linear", "linear_input_grad", "linear_weight_grad", "linear_grads"),
-        *("linear of stacks", "linear_input_grad of stacks"),
-        *("linear_weight_grad of stacks", "linear_grads of stacks"),
-        *("relu", "relu_", "relu_grad"),
-        *("net", "net_forward", "net_backward"),
-    ],
-)
+@pytest.mark.parametrize("name", [*(name for name in OPERATORS if name != "network_train"), *STACKS])
 def test_opcheck(name: str, layout: str, dtype: torch.dtype) -> None:
     if name == "relu_" and layout == "sliced":
         layout = "contiguous"  # clone() makes it dense
@@ -114,10 +97,10 @@ def test_fake_max_pool2d(case: PoolCase) -> None:
     image, size = case.input(), case.input_shape[2:]
     geometry = case.geometry()
     check_fake(operators.max_pool2d, image, *geometry, case.ceil_mode, False)
-    output, taps = check_fake(operators.max_pool2d, image, *geometry, case.ceil_mode, True)
+    output, argmax = check_fake(operators.max_pool2d, image, *geometry, case.ceil_mode, True)
     grad = laid_out(normal(tuple(output.shape), case.dtype, 0), case.layout)
-    check_fake(operators.max_pool2d_indices, taps, *size, *geometry)
-    check_fake(operators.max_pool2d_input_grad, grad, taps, *size, *geometry)
+    check_fake(operators.max_pool2d_indices, argmax, *size, *geometry)
+    check_fake(operators.max_pool2d_input_grad, grad, argmax, *size, *geometry)
 
 
 @pytest.mark.parametrize("dynamic", [False, True])

@@ -1,89 +1,122 @@
-// conv2d forward and input gradient, both as correlations (correlate.h); the latter also by patches.
+// conv2d forward and its two gradients: which way each is computed is chosen here, for the layers that are
+// called one by one as for the fused engine. Plans are made and weights packed once, for any number of runs.
 #pragma once
+
+#include <optional>
 
 #include "cpu/conv2d/correlate.h"
 #include "cpu/conv2d/patch_grad.h"
-#include "shapes.h"
+#include "cpu/conv2d/problems.h"
+#include "cpu/conv2d/weight_grad.h"
+#include "cpu/conv2d/winograd_conv2d.h"
 
 namespace lenet_ext::cpu {
 
-inline Correlation conv2d_correlation(const Conv2dShape& s, Format format) {
-  Correlation c{};
-  c.batch = s.batch, c.groups = s.groups, c.format = format;
-  c.step_h = c.step_w = c.stride_h = c.stride_w = 1;
-  c.weight_group_stride = s.group_out() * s.group_in() * s.kernel_height * s.kernel_width;
-  return c;
-}
+// Who computes a convolution decides between ways that round differently.
+enum class Caller {
+  kLayer,   // the sums as they are defined; the input gradient by patches where that is faster
+  kEngine,  // Winograd's method where it is faster
+};
 
-// output (N, C_out, OH, OW) = input * weight + bias
-inline Correlation conv2d_forward_problem(const Conv2dShape& s, Format format) {
-  Correlation c = conv2d_correlation(s, format);
-  c.in_channels = s.group_in(), c.out_channels = s.group_out();
-  c.in_height = s.height, c.in_width = s.width;
-  c.out_height = c.rows = s.out_height, c.out_width = c.columns = s.out_width;
-  c.stride_h = s.stride_h, c.stride_w = s.stride_w;
-  c.weight_in_stride = s.kernel_height * s.kernel_width;
-  c.weight_out_stride = s.group_in() * c.weight_in_stride;
-  for (int64_t y = 0; y < s.kernel_height; ++y) {
-    for (int64_t x = 0; x < s.kernel_width; ++x) {
-      c.taps.push_back({y * s.dilation_h - s.pad_top, x * s.dilation_w - s.pad_left, y * s.kernel_width + x});
+// output (N, O, OH, OW) = input (N, C, H, W) * weight + bias, perhaps followed by a max-pool in the same
+// pass.
+template <class S, class Stored>
+class Conv2dForward {
+  static constexpr bool kStoredIsComputed = std::is_same_v<Stored, typename S::Scalar>;
+
+ public:
+  // pool: of what follows, or null.
+  Conv2dForward(const Conv2dShape& shape, Format format, Caller caller,
+                const MaxPool2dShape* pool = nullptr) {
+    if constexpr (kStoredIsComputed) {
+      if (caller == Caller::kEngine && format == Format::kContiguous && WinogradPlan<S>::suits(shape)) {
+        pools_ = pool != nullptr && WinogradPlan<S>::suits(*pool);
+        winograd_.emplace(shape, pools_);
+        return;
+      }
+    }
+    direct_.emplace(conv2d_forward_problem(shape, format));
+  }
+
+  // Whether run() includes the pool; whether it cuts its work into blocks for the cache by itself.
+  bool pools() const { return pools_; }
+  bool is_blocked() const { return winograd_.has_value(); }
+
+  // weight: (O, C / groups, KH, KW); bias: (O) or null. To be called before the first run.
+  void set_weights(const Stored* weight, const Stored* bias) {
+    if constexpr (kStoredIsComputed) {
+      if (winograd_) return winograd_->set_weights(weight, bias);
+    }
+    direct_->set_weights(weight, bias);
+  }
+
+  // Of the first `images` images, at most as many as the shape has. argmax: of the pool; null where it is not
+  // wanted, or run() does not include the pool.
+  void run(int64_t images, const Stored* input, Stored* output, uint8_t* argmax = nullptr) const {
+    if constexpr (kStoredIsComputed) {
+      if (winograd_) return winograd_->run(images, input, output, argmax);
+    }
+    direct_->run(input, output, images);
+  }
+
+ private:
+  std::optional<Correlator<S, Stored>> direct_;
+  std::optional<WinogradConv2d<S>> winograd_;
+  bool pools_ = false;
+};
+
+// grad_input (N, C, H, W) from grad_output (N, O, OH, OW).
+template <class S, class Stored>
+class Conv2dInputGrad {
+ public:
+  Conv2dInputGrad(const Conv2dShape& shape, Format format, Caller caller) {
+    if (caller == Caller::kLayer && PatchGradient<S, Stored>::suits(shape)) {
+      patches_.emplace(shape, format);
+      return;
+    }
+    for (const Correlation& problem : conv2d_input_grad_problems(shape, format)) {
+      phases_.push_back(std::make_unique<Correlator<S, Stored>>(problem));
     }
   }
-  return c;
-}
+
+  // weight: (O, C / groups, KH, KW). To be called before the first run.
+  void set_weight(const Stored* weight) {
+    if (patches_) patches_->set_weight(weight);
+    for (const auto& phase : phases_) phase->set_weights(weight, nullptr);
+  }
+
+  void run(int64_t images, const Stored* grad_output, Stored* grad_input) const {
+    if (patches_) patches_->run(grad_output, grad_input, images);
+    for (const auto& phase : phases_) phase->run(grad_output, grad_input, images);
+  }
+
+ private:
+  std::optional<PatchGradient<S, Stored>> patches_;
+  std::vector<std::unique_ptr<Correlator<S, Stored>>> phases_;  // of the stride
+};
 
 // bias may be null.
 template <class S, class Stored>
 void conv2d(const Conv2dShape& s, Format format, const Stored* input, const Stored* weight,
             const Stored* bias, Stored* output) {
-  Correlator<S, Stored> correlator(conv2d_forward_problem(s, format));
-  correlator.set_weights(weight, bias);
-  correlator.run(input, output, s.batch);
-}
-
-// grad_input (N, C_in, H, W): input pixel y receives from output row o by kernel row k where o * stride = y +
-// pad - k * dilation. So the pixels of one phase (y modulo stride) are a correlation of grad_output with
-// those k for which the right side is a multiple of the stride.
-inline std::vector<Correlation> conv2d_input_grad_problems(const Conv2dShape& s, Format format) {
-  std::vector<Correlation> problems;
-  Correlation c = conv2d_correlation(s, format);
-  c.in_channels = s.group_out(), c.out_channels = s.group_in();
-  c.in_height = s.out_height, c.in_width = s.out_width;
-  c.out_height = s.height, c.out_width = s.width;
-  c.step_h = s.stride_h, c.step_w = s.stride_w;
-  c.weight_out_stride = s.kernel_height * s.kernel_width;
-  c.weight_in_stride = s.group_in() * c.weight_out_stride;
-  for (c.top = 0; c.top < std::min(s.stride_h, s.height); ++c.top) {
-    for (c.left = 0; c.left < std::min(s.stride_w, s.width); ++c.left) {
-      c.rows = (s.height - c.top + s.stride_h - 1) / s.stride_h;
-      c.columns = (s.width - c.left + s.stride_w - 1) / s.stride_w;
-      c.taps.clear();
-      for (int64_t y = 0; y < s.kernel_height; ++y) {
-        for (int64_t x = 0; x < s.kernel_width; ++x) {
-          const int64_t row = c.top + s.pad_top - y * s.dilation_h,
-                        column = c.left + s.pad_left - x * s.dilation_w;
-          if (row % s.stride_h == 0 && column % s.stride_w == 0) {
-            c.taps.push_back({row / s.stride_h, column / s.stride_w, y * s.kernel_width + x});
-          }
-        }
-      }
-      problems.push_back(c);
-    }
-  }
-  return problems;
+  Conv2dForward<S, Stored> forward(s, format, Caller::kLayer);
+  forward.set_weights(weight, bias);
+  forward.run(s.batch, input, output);
 }
 
 template <class S, class Stored>
 void conv2d_input_grad(const Conv2dShape& s, Format format, const Stored* grad_output, const Stored* weight,
                        Stored* grad_input) {
-  if (PatchGradient<S, Stored>::suits(s)) {
-    return PatchGradient<S, Stored>(s, format, grad_output, weight, grad_input).run();
-  }
-  for (const Correlation& problem : conv2d_input_grad_problems(s, format)) {
-    Correlator<S, Stored> correlator(problem);
-    correlator.set_weights(weight, nullptr);
-    correlator.run(grad_output, grad_input, s.batch);
-  }
+  Conv2dInputGrad<S, Stored> input_grad(s, format, Caller::kLayer);
+  input_grad.set_weight(weight);
+  input_grad.run(s.batch, grad_output, grad_input);
+}
+
+// grad_bias may be null.
+template <class S, class Stored>
+void conv2d_weight_grad(const Conv2dShape& s, Format format, const Stored* grad_output, const Stored* input,
+                        Stored* grad_weight, Stored* grad_bias) {
+  WeightGradient<S, Stored>(s, format).run(grad_output, input, s.batch, grad_weight, grad_bias);
 }
 
 }  // namespace lenet_ext::cpu

@@ -167,9 +167,20 @@ class Correlator {
     const int64_t vectors = plan_.vectors(out.channels);
     const auto last_lanes = static_cast<int>(out.channels - (vectors - 1) * kWidth);
     const auto step_count = static_cast<int64_t>(plan_.steps.size());
-    Contraction<T> t{
-        source, plan_.pixel_step, weights,      kWidth, plan_.steps.data(), step_count,         bias, false,
-        0,      target,           target_pixel, kWidth, last_lanes,         plan_.channel_block};
+    Contraction<T> t{.a = source,
+                     .a_stride = plan_.pixel_step,
+                     .b = weights,
+                     .b_vector_stride = kWidth,
+                     .steps = plan_.steps.data(),
+                     .step_count = step_count,
+                     .init = bias,
+                     .init_is_per_row = false,
+                     .init_stride = 0,
+                     .c = target,
+                     .c_stride = target_pixel,
+                     .c_vector_stride = kWidth,
+                     .last_lanes = last_lanes,
+                     .b_tap_stride = plan_.channel_block};
     // Where rows follow each other without a gap, in the window and in the result, they are one long row.
     const bool one_row = plan_.direct && plan_.row_step == p_.columns * plan_.pixel_step &&
                          target_row == p_.columns * target_pixel;
@@ -199,9 +210,19 @@ class Correlator {
       }
     }
     const int64_t pixels = (rows - 1) * plan_.row_step + p_.columns;
-    Contraction<T> t{weights,        1,      source, kWidth, plan_.steps.data(),
-                     p_.depth(),     bias,   true,   1,      target,
-                     channel_stride, kWidth, kWidth};
+    Contraction<T> t{.a = weights,
+                     .a_stride = 1,
+                     .b = source,
+                     .b_vector_stride = kWidth,
+                     .steps = plan_.steps.data(),
+                     .step_count = p_.depth(),
+                     .init = bias,
+                     .init_is_per_row = true,
+                     .init_stride = 1,
+                     .c = target,
+                     .c_stride = channel_stride,
+                     .c_vector_stride = kWidth,
+                     .last_lanes = kWidth};
     for (int64_t first = 0; first < pixels; first += plan_.tile_vectors * kWidth) {
       const int64_t left = pixels - first;
       const int count = static_cast<int>(std::min<int64_t>(plan_.tile_vectors, plan_.vectors(left)));
@@ -225,8 +246,19 @@ class Correlator {
         in_place = true;
       }
     }
-    Contraction<T> t{weights, 1, source, plan_.row_step, nullptr,    0,     bias,
-                     true,    1, target, channel_stride, target_row, kWidth};
+    Contraction<T> t{.a = weights,
+                     .a_stride = 1,
+                     .b = source,
+                     .b_vector_stride = plan_.row_step,
+                     .steps = nullptr,
+                     .step_count = 0,
+                     .init = bias,
+                     .init_is_per_row = true,
+                     .init_stride = 1,
+                     .c = target,
+                     .c_stride = channel_stride,
+                     .c_vector_stride = target_row,
+                     .last_lanes = kWidth};
     for (int64_t r = 0; r < rows; r += plan_.tile_vectors) {
       const int64_t count = std::min<int64_t>(plan_.tile_vectors, rows - r);
       select_steps(t, row + r, row + r + count);

@@ -1,7 +1,7 @@
 // The problem that conv2d's forward and its input gradient have in common, per group:
 //
-//   out[n, o, y, x] = bias[o] + sum over (c, tap) of  in[n, c, y * stride_h + tap.y, x * stride_w + tap.x] *
-//   w[o, c, tap]
+//   out[n, o, y, x] = bias[o] +
+//       sum over (c, tap) of  in[n, c, y * stride_h + tap.y, x * stride_w + tap.x] * w[o, c, tap]
 //
 // where pixels outside of the input are zero; and the plan of how an instruction set computes it.
 #pragma once

@@ -50,8 +50,8 @@ inline Range inside(int64_t first, int64_t step, int64_t size, int64_t count) {
 // A packed window with a plane per channel. With strides, rows and columns are split by their phase
 // (coordinate modulo stride), so that the pixels that one kernel tap meets at neighbouring outputs are
 // neighbours in memory:
-//   element (channel, y, x)  at  channel * plane + ((y % sh * sw + x % sw) * rows + y / sh) * columns + x /
-//   sw
+//   element (channel, y, x)  at
+//   channel * plane + ((y % sh * sw + x % sw) * rows + y / sh) * columns + x / sw
 struct PlanarLayout {
   int64_t stride_h, stride_w;
   int64_t rows, columns;  // of one phase

@@ -49,18 +49,15 @@ class PatchGradient {
     return share(lanes, vectors(lanes) * kWidth) > kClearly * std::max(by_rows, by_pixels);
   }
 
-  PatchGradient(const Conv2dShape& shape, Format format, const Stored* grad_output, const Stored* weight,
-                Stored* grad_input)
+  // The weight is to be set before the first run.
+  PatchGradient(const Conv2dShape& shape, Format format)
       : s_(shape),
         format_(format),
-        grad_output_(grad_output),
-        grad_input_(grad_input),
         channels_(shape.group_in()),
         lanes_(shape.kernel_width * channels_),
         lane_pitch_(vectors(lanes_) * kWidth),
         weights_(shape.groups * shape.kernel_height * shape.group_out() * lane_pitch_) {
-    pack_weights(weight);
-    const Image<const Stored> image = grad_image(0, 0);
+    const Image<const Stored> image = grad_image(nullptr, 0, 0);
     const bool packed = !kStoredIsComputed;
     pixel_step_ = packed ? 1 : image.pixel_stride;
     row_step_ = packed ? s_.out_width : image.row_stride;
@@ -73,10 +70,24 @@ class PatchGradient {
     }
   }
 
-  void run() {
+  // weight: (O, C, KH, KW)
+  void set_weight(const Stored* weight) {
+    for (int64_t o = 0; o < s_.out_channels; ++o) {
+      const int64_t group = o / s_.group_out(), first = group * s_.kernel_height * s_.group_out();
+      for (int64_t c = 0; c < channels_; ++c) {
+        for (int64_t ky = 0; ky < s_.kernel_height; ++ky, weight += s_.kernel_width) {
+          T* to = weights_.data() + (first + ky * s_.group_out() + o % s_.group_out()) * lane_pitch_ + c;
+          copy_strided(weight, 1, to, channels_, s_.kernel_width);
+        }
+      }
+    }
+  }
+
+  // The first `batch` images of dense tensors, at most as many as the shape has.
+  void run(const Stored* grad_output, Stored* grad_input, int64_t batch) const {
     constexpr int64_t kTasks = 8, kBlockBytes = 64 * 1024;
     int64_t block_rows = std::max<int64_t>(kBlockBytes / int64_t{sizeof(T)} / (s_.width * channels_), 1);
-    const int64_t images = s_.batch * s_.groups;
+    const int64_t images = batch * s_.groups;
     if (images < kTasks) block_rows = std::min(block_rows, (s_.height + kTasks - 1) / kTasks);
     block_rows = std::min(block_rows, s_.height);
     const int64_t blocks = (s_.height + block_rows - 1) / block_rows;
@@ -91,14 +102,14 @@ class PatchGradient {
                       top = i % blocks * block_rows;
         const int64_t rows = std::min(block_rows, s_.height - top);
         const T* grads = packed.data();
-        const Image<const Stored> from = grad_image(n, group);
+        const Image<const Stored> from = grad_image(grad_output, n, group);
         if constexpr (kStoredIsComputed) {
           grads = from.data;
         } else {
           pack_planar<S>(from, {0, 0, s_.out_height, s_.out_width}, {s_.out_height, s_.out_width, 1, 1},
                          packed.data());
         }
-        const Image<Stored> to = image_of(grad_input_, format_, s_.in_channels, s_.height, s_.width, n,
+        const Image<Stored> to = image_of(grad_input, format_, s_.in_channels, s_.height, s_.width, n,
                                           group * channels_, channels_);
         T* target = block.data();
         bool in_place = false;
@@ -120,22 +131,9 @@ class PatchGradient {
   static int64_t vectors(int64_t lanes) { return (lanes + kWidth - 1) / kWidth; }
   // A vector of zeros lies before and after each patch.
   int64_t patch_pitch() const { return lane_pitch_ + kWidth; }
-  Image<const Stored> grad_image(int64_t n, int64_t group) const {
-    return image_of(grad_output_, format_, s_.out_channels, s_.out_height, s_.out_width, n,
+  Image<const Stored> grad_image(const Stored* grad_output, int64_t n, int64_t group) const {
+    return image_of(grad_output, format_, s_.out_channels, s_.out_height, s_.out_width, n,
                     group * s_.group_out(), s_.group_out());
-  }
-
-  // [group][kernel row][output channel][lane_pitch_]
-  void pack_weights(const Stored* weight) {
-    for (int64_t o = 0; o < s_.out_channels; ++o) {
-      const int64_t group = o / s_.group_out(), first = group * s_.kernel_height * s_.group_out();
-      for (int64_t c = 0; c < channels_; ++c) {
-        for (int64_t ky = 0; ky < s_.kernel_height; ++ky, weight += s_.kernel_width) {
-          T* to = weights_.data() + (first + ky * s_.group_out() + o % s_.group_out()) * lane_pitch_ + c;
-          copy_strided(weight, 1, to, channels_, s_.kernel_width);
-        }
-      }
-    }
   }
 
   // The patches of input row y: sums over the rows of the kernel that reach it.
@@ -151,10 +149,20 @@ class PatchGradient {
       const auto count_v = static_cast<int>(std::min<int64_t>(tile, all - v));
       const auto last_lanes =
           static_cast<int>(std::min<int64_t>(kWidth, lanes_ - (v + count_v - 1) * kWidth));
-      ContractTiles<S>::run(
-          {grads + bottom * row_step_, pixel_step_, weights + v * kWidth, kWidth, steps_.data() + first,
-           count, kZeros, true, 0, patches + v * kWidth, patch_pitch(), kWidth, last_lanes},
-          s_.out_width, count_v, last_lanes < kWidth ? Partial::kLast : Partial::kNone);
+      ContractTiles<S>::run({.a = grads + bottom * row_step_,
+                             .a_stride = pixel_step_,
+                             .b = weights + v * kWidth,
+                             .b_vector_stride = kWidth,
+                             .steps = steps_.data() + first,
+                             .step_count = count,
+                             .init = kZeros,
+                             .init_is_per_row = true,
+                             .init_stride = 0,
+                             .c = patches + v * kWidth,
+                             .c_stride = patch_pitch(),
+                             .c_vector_stride = kWidth,
+                             .last_lanes = last_lanes},
+                            s_.out_width, count_v, last_lanes < kWidth ? Partial::kLast : Partial::kNone);
     }
   }
 
@@ -180,13 +188,11 @@ class PatchGradient {
 
   static constexpr T kZeros[1] = {T(0)};
 
-  const Conv2dShape& s_;
-  Format format_;
-  const Stored* grad_output_;
-  Stored* grad_input_;
+  const Conv2dShape s_;
+  const Format format_;
   int64_t channels_, lanes_, lane_pitch_;
   int64_t pixel_step_, row_step_;
-  Scratch<T> weights_;
+  Scratch<T> weights_;  // [group][kernel row][output channel][lane_pitch_]
   std::vector<Step> steps_;
 };
 

@@ -1,7 +1,7 @@
 // conv2d's weight and bias gradient:
 //
-//   grad_weight[o, c, ky, kx] = sum over n, y, x of  grad_output[n, o, y, x] * input[n, c, y * sh + ky * dh -
-//   pad, ...]
+//   grad_weight[o, c, ky, kx] =
+//       sum over n, y, x of  grad_output[n, o, y, x] * input[n, c, y * sh + ky * dh - pad, ...]
 //
 // The batch is cut into a number of chunks that depends on the sizes only; each sums its images in order into
 // an accumulator of its own, and these are added in order: the result is the same for every number of
@@ -31,19 +31,22 @@ class WeightGradient {
   static constexpr int kWidth = S::width;
 
  public:
-  WeightGradient(const Conv2dShape& shape, Format format, const Stored* grad_output, const Stored* input)
-      : s_(shape),
-        format_(format),
-        grad_output_(grad_output),
-        input_(input),
-        plan_(shape, format, std::is_same_v<T, Stored>) {}
+  WeightGradient(const Conv2dShape& shape, Format format)
+      : s_(shape), format_(format), plan_(s_, format, std::is_same_v<T, Stored>) {}
 
-  // grad_bias may be null.
-  void run(Stored* grad_weight, Stored* grad_bias) const {
-    const int64_t outs = s_.out_channels;
-    Scratch<T> sums(plan_.chunks * plan_.chunk_size);
-    const auto cost = static_cast<int64_t>(plan_.chunk_cost);
-    parallel_for(plan_.chunks * s_.groups, cost, [&](int64_t begin, int64_t end) {
+  // The plan refers to the shape inside of this object.
+  WeightGradient(const WeightGradient&) = delete;
+  WeightGradient& operator=(const WeightGradient&) = delete;
+
+  // Of the first `images` images of dense tensors. grad_bias may be null.
+  void run(const Stored* grad_output, const Stored* input, int64_t images, Stored* grad_weight,
+           Stored* grad_bias) const {
+    const Tensors tensors{*this, grad_output, input};
+    const int64_t outs = s_.out_channels, chunks = plan_.chunks(images);
+    Scratch<T> sums(chunks * plan_.chunk_size);
+    const auto cost =
+        static_cast<int64_t>(plan_.image_cost * static_cast<double>(images) / static_cast<double>(chunks));
+    parallel_for(chunks * s_.groups, cost, [&](int64_t begin, int64_t end) {
       Scratch<T> window(plan_.window_size + kMaxVectors * kWidth);
       Scratch<T> grads(plan_.grads_size + kMaxVectors * kWidth);
       for (int64_t i = begin; i < end; ++i) {
@@ -53,25 +56,26 @@ class WeightGradient {
         T* const bias_sums = chunk_sums + s_.groups * plan_.group_size + group * plan_.bias_size;
         std::fill_n(weight_sums, plan_.group_size, T(0));
         std::fill_n(bias_sums, plan_.bias_size, T(0));
-        const int64_t last = (chunk + 1) * s_.batch / plan_.chunks;
-        for (int64_t n = chunk * s_.batch / plan_.chunks; n < last; ++n) {
-          if (n + 1 < last) prefetch_image(n + 1, group);
+        const int64_t last = (chunk + 1) * images / chunks;
+        for (int64_t n = chunk * images / chunks; n < last; ++n) {
+          const Part in = tensors.input_image(n, group), image = tensors.grad_image(n, group);
+          if (n + 1 < last) tensors.prefetch_image(n + 1, group);
           for (int64_t row = 0; row < s_.out_height; row += plan_.block_rows) {
             const int64_t rows = std::min(plan_.block_rows, s_.out_height - row);
             if (plan_.layout == Layout::kKernelRows && s_.kernel_width == 3) {
-              kernel_rows<3>(n, group, row, rows, window.data(), grads.data(), weight_sums, bias_sums);
+              kernel_rows<3>(in, image, row, rows, window.data(), grads.data(), weight_sums, bias_sums);
             } else if (plan_.layout == Layout::kKernelRows) {
-              kernel_rows<5>(n, group, row, rows, window.data(), grads.data(), weight_sums, bias_sums);
+              kernel_rows<5>(in, image, row, rows, window.data(), grads.data(), weight_sums, bias_sums);
             } else if (plan_.layout == Layout::kChannels) {
-              channels_as_lanes(n, group, row, rows, window.data(), grads.data(), weight_sums, bias_sums);
+              channels_as_lanes(in, image, row, rows, window.data(), grads.data(), weight_sums, bias_sums);
             } else {
-              pixels_as_lanes(n, group, row, rows, window.data(), grads.data(), weight_sums, bias_sums);
+              pixels_as_lanes(in, image, row, rows, window.data(), grads.data(), weight_sums, bias_sums);
             }
           }
         }
       }
     });
-    for (int64_t chunk = 1; chunk < plan_.chunks; ++chunk) {
+    for (int64_t chunk = 1; chunk < chunks; ++chunk) {
       add_row<S>(sums.data() + chunk * plan_.chunk_size, sums.data(), plan_.chunk_size);
     }
     for (int64_t group = 0; group < s_.groups; ++group) {
@@ -89,27 +93,33 @@ class WeightGradient {
   }
 
  private:
-  void prefetch_image(int64_t n, int64_t group) const {
-    const auto bytes = [](const Image<const Stored>& image) {
-      return image.channels * image.height * image.width * int64_t{sizeof(Stored)};
-    };
-    prefetch(input_image(n, group).data, bytes(input_image(n, group)));
-    prefetch(grad_image(n, group).data, bytes(grad_image(n, group)));
-  }
-  Image<const Stored> input_image(int64_t n, int64_t group) const {
-    return image_of(input_, format_, s_.in_channels, s_.height, s_.width, n, group * s_.group_in(),
-                    s_.group_in());
-  }
-  Image<const Stored> grad_image(int64_t n, int64_t group) const {
-    return image_of(grad_output_, format_, s_.out_channels, s_.out_height, s_.out_width, n,
-                    group * s_.group_out(), s_.group_out());
-  }
+  using Part = Image<const Stored>;  // the channels of a group of an image
+
+  struct Tensors {
+    const WeightGradient& g;
+    const Stored *grad_output, *input;
+
+    Part input_image(int64_t n, int64_t group) const {
+      const Conv2dShape& s = g.s_;
+      return image_of(input, g.format_, s.in_channels, s.height, s.width, n, group * s.group_in(),
+                      s.group_in());
+    }
+    Part grad_image(int64_t n, int64_t group) const {
+      const Conv2dShape& s = g.s_;
+      return image_of(grad_output, g.format_, s.out_channels, s.out_height, s.out_width, n,
+                      group * s.group_out(), s.group_out());
+    }
+    void prefetch_image(int64_t n, int64_t group) const {
+      for (const Part& image : {input_image(n, group), grad_image(n, group)}) {
+        prefetch(image.data, image.channels * image.height * image.width * int64_t{sizeof(Stored)});
+      }
+    }
+  };
 
   // weight_sums: [input channel][kernel row][kernel column][lanes]
   template <int kTaps>
-  void kernel_rows(int64_t n, int64_t group, int64_t row, int64_t rows, T* window_memory, T* grads_memory,
-                   T* weight_sums, T* bias_sums) const {
-    const Image<const Stored> in = input_image(n, group), image = grad_image(n, group);
+  void kernel_rows(const Part& in, const Part& image, int64_t row, int64_t rows, T* window_memory,
+                   T* grads_memory, T* weight_sums, T* bias_sums) const {
     const T *source = window_memory, *grads = grads_memory;
     int64_t step = 1, row_step = plan_.planes().columns, pixel_step = plan_.lanes;
     bool grads_direct = false;
@@ -128,8 +138,16 @@ class WeightGradient {
     }
     if (!grads_direct) pack_pixels(image, row, rows, grads_memory);
     for (int64_t first = 0; first < plan_.lanes; first += kWidth) {
-      KernelRowTiles<S, kTaps>::run({source, plan_.columns.data(), step, row_step, grads + first, pixel_step,
-                                     rows, s_.out_width, weight_sums + first, plan_.lanes},
+      KernelRowTiles<S, kTaps>::run({.a = source,
+                                     .a_offset = plan_.columns.data(),
+                                     .a_stride = step,
+                                     .a_row_stride = row_step,
+                                     .b = grads + first,
+                                     .b_stride = pixel_step,
+                                     .rows = rows,
+                                     .columns = s_.out_width,
+                                     .sums = weight_sums + first,
+                                     .sums_stride = plan_.lanes},
                                     s_.group_in() * s_.kernel_height);
     }
     add_pixels(grads, pixel_step, rows * s_.out_width, bias_sums);
@@ -145,11 +163,11 @@ class WeightGradient {
   }
 
   // weight_sums: [kernel row][kernel column][input channel][lanes]
-  void channels_as_lanes(int64_t n, int64_t group, int64_t row, int64_t rows, T* window_memory, T* grads,
-                         T* weight_sums, T* bias_sums) const {
+  void channels_as_lanes(const Part& in, const Part& image, int64_t row, int64_t rows, T* window_memory,
+                         T* grads, T* weight_sums, T* bias_sums) const {
     const int64_t ins = s_.group_in(), pixels = rows * s_.out_width;
-    pack_channels_last<S>(input_image(n, group), plan_.window(row), window_memory);
-    pack_pixels(grad_image(n, group), row, rows, grads);
+    pack_channels_last<S>(in, plan_.window(row), window_memory);
+    pack_pixels(image, row, rows, grads);
     const int64_t run = plan_.run_taps * ins;
     for (int64_t first = 0; first < plan_.lanes; first += plan_.tile_vectors * kWidth) {
       const auto count =
@@ -159,8 +177,19 @@ class WeightGradient {
           const T* taps =
               window_memory + (y * s_.dilation_h * plan_.window_width() + x * s_.dilation_w) * ins;
           T* sums = weight_sums + (y * s_.kernel_width + x) * ins * plan_.lanes + first;
-          ContractTiles<S>::run({taps, 1, grads + first, kWidth, plan_.steps.data(), pixels, sums, false,
-                                 plan_.lanes, sums, plan_.lanes, kWidth, kWidth},
+          ContractTiles<S>::run({.a = taps,
+                                 .a_stride = 1,
+                                 .b = grads + first,
+                                 .b_vector_stride = kWidth,
+                                 .steps = plan_.steps.data(),
+                                 .step_count = pixels,
+                                 .init = sums,
+                                 .init_is_per_row = false,
+                                 .init_stride = plan_.lanes,
+                                 .c = sums,
+                                 .c_stride = plan_.lanes,
+                                 .c_vector_stride = kWidth,
+                                 .last_lanes = kWidth},
                                 run, count, Partial::kNone);
         }
       }
@@ -169,7 +198,7 @@ class WeightGradient {
   }
 
   // [pixel][lanes], the lanes beyond the channels zero.
-  void pack_pixels(const Image<const Stored>& image, int64_t row, int64_t rows, T* grads) const {
+  void pack_pixels(const Part& image, int64_t row, int64_t rows, T* grads) const {
     const int64_t pixels = rows * image.width;
     if (plan_.lanes > image.channels) std::fill_n(grads, pixels * plan_.lanes, T(0));
     const Stored* from = image.at(0, row, 0);
@@ -182,10 +211,9 @@ class WeightGradient {
   }
 
   // weight_sums: [output channel][input channel][kernel row][kernel column] vectors of partial sums
-  void pixels_as_lanes(int64_t n, int64_t group, int64_t row, int64_t rows, T* window_memory, T* grads_memory,
-                       T* weight_sums, T* bias_sums) const {
+  void pixels_as_lanes(const Part& in, const Part& image, int64_t row, int64_t rows, T* window_memory,
+                       T* grads_memory, T* weight_sums, T* bias_sums) const {
     const int64_t outs = s_.group_out(), pixels = rows * s_.out_width;
-    const Image<const Stored> in = input_image(n, group), image = grad_image(n, group);
     const T *source = window_memory, *grads = grads_memory;
     int64_t plane = pixels, row_step = plan_.planes().columns;
     bool grads_direct = false;
@@ -205,10 +233,17 @@ class WeightGradient {
       const int64_t most = max_columns<S>(tile_rows);
       for (int64_t j = 0; j < plan_.depth(); j += most) {
         const int tile_columns = static_cast<int>(std::min(most, plan_.depth() - j));
-        DotTiles<S>::run(
-            {grads + o * plane, plane, source, plan_.columns.data() + j, s_.out_width, rows, s_.out_width,
-             row_step, weight_sums + (o * plan_.depth() + j) * kWidth, plan_.depth() * kWidth},
-            tile_rows, tile_columns);
+        DotTiles<S>::run({.a = grads + o * plane,
+                          .a_stride = plane,
+                          .b = source,
+                          .b_offset = plan_.columns.data() + j,
+                          .run_length = s_.out_width,
+                          .run_count = rows,
+                          .a_run_stride = s_.out_width,
+                          .b_run_stride = row_step,
+                          .sums = weight_sums + (o * plan_.depth() + j) * kWidth,
+                          .sums_stride = plan_.depth() * kWidth},
+                         tile_rows, tile_columns);
       }
     }
     for (int64_t o = 0; o < outs; ++o) {
@@ -239,16 +274,9 @@ class WeightGradient {
     }
   }
 
-  const Conv2dShape& s_;
-  Format format_;
-  const Stored *grad_output_, *input_;
+  const Conv2dShape s_;
+  const Format format_;
   const WeightGradientPlan<S> plan_;
 };
-
-template <class S, class Stored>
-void conv2d_weight_grad(const Conv2dShape& shape, Format format, const Stored* grad_output,
-                        const Stored* input, Stored* grad_weight, Stored* grad_bias) {
-  WeightGradient<S, Stored>(shape, format, grad_output, input).run(grad_weight, grad_bias);
-}
 
 }  // namespace lenet_ext::cpu

@@ -1,4 +1,4 @@
-// How an instruction set computes conv2d's weight gradient (conv2d_weight_grad.h): the layout with the least
+// How an instruction set computes conv2d's weight gradient (weight_grad.h): the layout with the least
 // estimated cost, the chunks of the batch, the sizes of all working memory, and what is where in it.
 #pragma once
 
@@ -12,7 +12,7 @@
 
 namespace lenet_ext::cpu {
 
-// See conv2d_weight_grad.h.
+// See weight_grad.h.
 enum class WeightGradientLayout { kKernelRows, kChannels, kPixels };
 
 template <class S>
@@ -25,8 +25,7 @@ struct WeightGradientPlan {
   Layout layout;
   bool direct;         // the input is read where it lies
   int64_t block_rows;  // rows of output pixels at a time, for the window to stay in the second-level cache
-  int64_t chunks;      // of the batch
-  double chunk_cost;   // estimated cycles
+  double image_cost;   // estimated cycles of a group of an image
   int tile_vectors, dot_rows;
   int64_t run_taps;   // taps that are one run of memory: a kernel row, or with dilation a single tap
   int64_t lanes = 0;  // output channels, up to a whole vector; unless pixels are the lanes
@@ -50,6 +49,12 @@ struct WeightGradientPlan {
     }
   }
 
+  // Of so many images: enough for many threads, few enough to keep their sums small.
+  int64_t chunks(int64_t images) const {
+    constexpr int64_t kMostChunks = 32, kMostChunkElements = 4 * 1024 * 1024;
+    const int64_t most = std::max<int64_t>(kMostChunkElements / std::max<int64_t>(chunk_size, 1), 1);
+    return std::max<int64_t>(std::min({images, kMostChunks, most}), 1);
+  }
   bool lanes_are_channels() const { return layout != Layout::kPixels; }
   int64_t depth() const { return shape.group_in() * shape.kernel_height * shape.kernel_width; }
   int64_t window_width() const {
@@ -94,7 +99,7 @@ struct WeightGradientPlan {
     constexpr int64_t kMostSums = 32 * 1024;
     const bool channels = channel_cost < pixel_cost || outs * depth() * kWidth > kMostSums;
     layout = !channels ? Layout::kPixels : rows_fit ? Layout::kKernelRows : Layout::kChannels;
-    chunk_cost = std::min(channel_cost, pixel_cost) * static_cast<double>(s.batch);
+    image_cost = std::min(channel_cost, pixel_cost);
   }
 
   void choose_block_rows() {
@@ -121,10 +126,6 @@ struct WeightGradientPlan {
     window_size =
         ins * (layout == Layout::kChannels ? window_height(block_rows) * window_width() : planes().plane());
     chunk_size = shape.groups * (group_size + bias_size);
-    constexpr int64_t kMostChunks = 32, kMostChunkElements = 4 * 1024 * 1024;
-    const int64_t most = std::max<int64_t>(kMostChunkElements / std::max<int64_t>(chunk_size, 1), 1);
-    chunks = std::max<int64_t>(std::min({shape.batch, kMostChunks, most}), 1);
-    chunk_cost /= static_cast<double>(chunks);
   }
 
   void make_steps() {

@@ -39,11 +39,11 @@ void load_results(const typename S::Scalar* products, int64_t point_step,
   W::transform_output(m, y);
 }
 
-// The maximum of a window in scan order; its tap only where it is wanted.
-template <class S, bool kTap>
+// The maximum of a window in scan order; its argmax only where it is wanted.
+template <class S, bool kArgmax>
 Maximum<S> pool_window(typename S::Vector a, typename S::Vector b, typename S::Vector c,
                        typename S::Vector d) {
-  if constexpr (!kTap) return Maximum<S>(S::max_of(S::max_of(a, b), S::max_of(c, d)));
+  if constexpr (!kArgmax) return Maximum<S>(S::max_of(S::max_of(a, b), S::max_of(c, d)));
   Maximum<S> best(a);
   best.offer(b, 1);
   best.offer(c, 2);
@@ -67,9 +67,9 @@ void write_rows(const typename S::Scalar* products, int64_t step, int64_t rows, 
 }
 
 // The same, pooled.
-template <class S, class W, bool kTap>
+template <class S, class W, bool kArgmax>
 void pool_rows(const typename S::Scalar* products, int64_t step, int64_t rows, int64_t columns,
-               typename S::Scalar* output, uint8_t* taps) {
+               typename S::Scalar* output, uint8_t* argmax) {
   for (int64_t x = 0; x < columns; x += S::width) {
     typename S::Vector y[W::kOutputs], next[W::kOutputs];
     load_results<S, W>(products + 2 * x, step, y);
@@ -80,9 +80,10 @@ void pool_rows(const typename S::Scalar* products, int64_t step, int64_t rows, i
       if (i >= rows) break;
       const typename S::Vector *upper = &y[2 * i], *upper_next = &next[2 * i];
       const Maximum<S> best =
-          pool_window<S, kTap>(S::even(upper[0], upper_next[0]), S::odd(upper[0], upper_next[0]),
-                               S::even(upper[1], upper_next[1]), S::odd(upper[1], upper_next[1]));
-      store_maximum<S, false>(best, output + i * columns + x, kTap ? taps + i * columns + x : nullptr, n);
+          pool_window<S, kArgmax>(S::even(upper[0], upper_next[0]), S::odd(upper[0], upper_next[0]),
+                                  S::even(upper[1], upper_next[1]), S::odd(upper[1], upper_next[1]));
+      store_maximum<S, false>(best, output + i * columns + x, kArgmax ? argmax + i * columns + x : nullptr,
+                              n);
     }
   }
 }
@@ -101,9 +102,9 @@ void write_pixels(const typename S::Scalar* products, int64_t step, int64_t rows
   }
 }
 
-template <class S, class W, bool kTap>
+template <class S, class W, bool kArgmax>
 void pool_pixels(const typename S::Scalar* products, int64_t step, int64_t rows, int64_t columns,
-                 int64_t channels, typename S::Scalar* output, typename S::Scalar* taps) {
+                 int64_t channels, typename S::Scalar* output, typename S::Scalar* argmax) {
   const int64_t row_size = columns * channels;
   for (int64_t x = 0; x < columns; ++x, products += channels) {
     for (int64_t o = 0; o < channels; o += S::width, products += S::width) {
@@ -113,10 +114,10 @@ void pool_pixels(const typename S::Scalar* products, int64_t step, int64_t rows,
 #pragma GCC unroll 2
       for (int r = 0; r < W::kOutputs / 2; ++r) {
         if (r >= rows) break;
-        const Maximum<S> best = pool_window<S, kTap>(y[2 * r], next[2 * r], y[2 * r + 1], next[2 * r + 1]);
+        const Maximum<S> best = pool_window<S, kArgmax>(y[2 * r], next[2 * r], y[2 * r + 1], next[2 * r + 1]);
         const int64_t to = r * row_size + x * channels + o;
         S::store(output + to, best.value);
-        if constexpr (kTap) S::store(taps + to, best.tap);
+        if constexpr (kArgmax) S::store(argmax + to, best.argmax);
       }
     }
   }

@@ -2,37 +2,51 @@
 
 #include <cstdlib>
 
+#include "cpu/dispatch/kernel_table.h"
+#include "cpu/max_pool2d/indices.h"
+
 namespace lenet_ext::cpu {
-
-extern const Kernels scalar_kernels, avx2_kernels, avx512_kernels, neon_kernels;
-
 namespace {
 
 struct Isa {
-  const char* name;
-  const Kernels* kernels;
+  std::string name;
   bool detected;
+  Kernels kernels;
 };
 
-// Built is one thing, detected another: both are needed. The fastest stands last.
-std::vector<Isa> all_isas() {
-  std::vector<Isa> isas = {{"scalar", &scalar_kernels, true}};
+bool is_detected([[maybe_unused]] const std::string& name) {
 #if defined(__x86_64__)
   __builtin_cpu_init();
-  const bool avx2 =
-      __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-  isas.push_back({"avx2", &avx2_kernels, avx2});
-  isas.push_back({"avx512", &avx512_kernels, avx512});
-#elif defined(__aarch64__)
-  isas.push_back({"neon", &neon_kernels, true});
+  if (name == "avx2" || name == "avx512") {
+    if (!__builtin_cpu_supports("avx2") || !__builtin_cpu_supports("fma") ||
+        !__builtin_cpu_supports("f16c")) {
+      return false;
+    }
+  }
+  if (name == "avx512") {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+  }
 #endif
-  return isas;
+  return true;
 }
 
-Isa chosen = {"scalar", &scalar_kernels, true};
-std::string chosen_name = chosen.name;
+template <template <class> class Simd>
+Isa make_isa(const char* name) {
+  Isa isa{name, is_detected(name), {{}, &max_pool2d_indices}};
+  enter_kernels<Simd, float>(isa.kernels.typed);
+  enter_kernels<Simd, double>(isa.kernels.typed);
+  return isa;
+}
+
+// Built is one thing, detected another: both are needed. setup.py defines LENET_EXT_ISAS(X) as X(name,
+// wrappers) for each set that it builds, the fastest last.
+const std::vector<Isa>& all_isas() {
+#define LENET_EXT_MAKE_ISA(name, Simd) make_isa<simd::Simd>(#name),
+  static const std::vector<Isa> isas = {LENET_EXT_ISAS(LENET_EXT_MAKE_ISA)};
+#undef LENET_EXT_MAKE_ISA
+  return isas;
+}
 
 std::vector<std::string> names(bool detected_only) {
   std::vector<std::string> result;
@@ -40,6 +54,24 @@ std::vector<std::string> names(bool detected_only) {
     if (isa.detected || !detected_only) result.push_back(isa.name);
   }
   return result;
+}
+
+const Isa& choose_isa() {
+  const char* wanted = std::getenv("LENET_EXT_ISA");
+  const bool any = wanted == nullptr || *wanted == '\0';
+  const Isa* chosen = nullptr;
+  for (const Isa& isa : all_isas()) {
+    if (isa.detected && (any || isa.name == wanted)) chosen = &isa;
+  }
+  if (chosen != nullptr) return *chosen;
+  std::string usable;
+  for (const std::string& name : isas_usable()) usable += (usable.empty() ? "" : ", ") + name;
+  fail("lenet_ext: LENET_EXT_ISA=", wanted, " is unknown or not offered by this CPU; these work: ", usable);
+}
+
+const Isa& chosen_isa() {
+  static const Isa& isa = choose_isa();
+  return isa;
 }
 
 }  // namespace
@@ -50,27 +82,11 @@ std::vector<std::string> isas_built() {
 std::vector<std::string> isas_usable() {
   return names(true);
 }
-
-void choose_isa() {
-  const char* wanted = std::getenv("LENET_EXT_ISA");
-  const bool any = wanted == nullptr || *wanted == '\0';
-  bool found = false;
-  for (const Isa& isa : all_isas()) {
-    if (isa.detected && (any || std::string(isa.name) == wanted)) chosen = isa, found = true;
-  }
-  if (!found) {
-    std::string usable;
-    for (const std::string& name : isas_usable()) usable += (usable.empty() ? "" : ", ") + name;
-    fail("lenet_ext: LENET_EXT_ISA=", wanted, " is unknown or not offered by this CPU; these work: ", usable);
-  }
-  chosen_name = chosen.name;
-}
-
 const std::string& isa_in_use() {
-  return chosen_name;
+  return chosen_isa().name;
 }
 const Kernels& kernels() {
-  return *chosen.kernels;
+  return chosen_isa().kernels;
 }
 
 }  // namespace lenet_ext::cpu

@@ -11,9 +11,8 @@ namespace lenet_ext::cpu {
 std::vector<std::string> isas_built();
 std::vector<std::string> isas_usable();  // built, and offered by this CPU; the fastest last
 
-// Reads LENET_EXT_ISA; throws std::runtime_error if it names a set that is not usable. Called at import.
-void choose_isa();
-
+// The fastest that is usable, or the one that LENET_EXT_ISA names; decided by the first call of one of these,
+// which throw std::runtime_error where that name is not usable.
 const std::string& isa_in_use();
 const Kernels& kernels();
 

@@ -34,7 +34,7 @@ class PooledConv2dGradient {
         kLargestImage / std::max<int64_t>(2 * kWidth * conv.in_channels, 1)) {
       return false;
     }
-    return conv.groups == 1 && pool.byte_taps() && 2 * windows <= pixels && height < kLargestImage &&
+    return conv.groups == 1 && pool.byte_argmax() && 2 * windows <= pixels && height < kLargestImage &&
            width < kLargestImage && height * width < kLargestImage / std::max<int64_t>(conv.in_channels, 1);
   }
 
@@ -48,6 +48,7 @@ class PooledConv2dGradient {
         runs_(conv.kernel_width / run_taps_),
         vectors_((run_taps_ * conv.in_channels + kWidth - 1) / kWidth),
         few_taps_(pool.kernel_height * pool.kernel_width <= 16),
+        input_grad_(input_grad),
         last_offset_(static_cast<int32_t>(offset(conv.out_height - 1, conv.out_width - 1))),
         weights_(input_grad ? conv.out_channels * channel_size() : 0) {
     find_places();
@@ -59,12 +60,13 @@ class PooledConv2dGradient {
     }
     for (int64_t tap = 0; tap < pool.kernel_height * pool.kernel_width; ++tap) {
       const int64_t kh = tap / pool.kernel_width, kw = tap % pool.kernel_width;
-      taps_[tap] = static_cast<int32_t>(offset(kh * pool.dilation_h, kw * pool.dilation_w));
+      offsets_[tap] = static_cast<int32_t>(offset(kh * pool.dilation_h, kw * pool.dilation_w));
     }
   }
 
   // weight: (O, C, KH, KW); needed for the input gradient only.
   void set_weight(const T* weight) {
+    if (!input_grad_) return;
     std::fill_n(weights_.data(), s_.out_channels * channel_size(), T(0));
     for_each_weight([&](int64_t index, int64_t place) { weights_[place] = weight[index]; });
   }
@@ -83,17 +85,17 @@ class PooledConv2dGradient {
     Scratch<int32_t> offsets;
   };
 
-  // One image. input: (C, H, W); grads and taps: (O, pooled). sums are added to; grad_input (C, H, W) is
+  // One image. input: (C, H, W); grads and argmax: (O, pooled). sums are added to; grad_input (C, H, W) is
   // written; either may be null.
-  void add(const T* input, const T* grads, const uint8_t* taps, T* sums, T* grad_input,
+  void add(const T* input, const T* grads, const uint8_t* argmax, T* sums, T* grad_input,
            Memory& memory) const {
     const auto image = [&](auto* data) {
       return image_of(data, Format::kContiguous, s_.in_channels, s_.height, s_.width, 0, 0, s_.in_channels);
     };
     if (sums != nullptr) pack_channels_last<S>(image(input), frame_, memory.input.data());
     if (grad_input != nullptr) std::fill_n(memory.grad_input.data(), frame_size(), T(0));
-    for (int64_t o = 0; o < s_.out_channels; ++o, grads += windows_, taps += windows_) {
-      const PatchList<T> list = list_patches(grads, taps, memory);
+    for (int64_t o = 0; o < s_.out_channels; ++o, grads += windows_, argmax += windows_) {
+      const PatchList<T> list = list_patches(grads, argmax, memory);
       if (sums != nullptr) {
         sums[s_.out_channels * channel_size() + o] += sum(list);
         over_runs<false>(list, memory.input.data(), sums + o * channel_size());
@@ -141,22 +143,22 @@ class PooledConv2dGradient {
     }
   }
 
-  // The windows of a channel whose gradient is not zero. Without branches, which nobody could predict. Taps
-  // come from the caller: none leads out of the image.
-  PatchList<T> list_patches(const T* grads, const uint8_t* taps, Memory& memory) const {
+  // The windows of a channel whose gradient is not zero. Without branches, which nobody could predict. Argmax
+  // comes from the caller: none leads out of the image.
+  PatchList<T> list_patches(const T* grads, const uint8_t* argmax, Memory& memory) const {
     T* const factors = memory.factors.data();
     int32_t* const offsets = memory.offsets.data();
     int64_t count = 0, i = 0;
     if constexpr (requires { &S::compress_nonzero; }) {
       for (; few_taps_ && i < windows_; i += kWidth) {
         const int n = static_cast<int>(std::min<int64_t>(kWidth, windows_ - i));
-        count += S::compress_nonzero(grads + i, corners_.data() + i, taps + i, n, taps_.data(), last_offset_,
-                                     factors + count, offsets + count);
+        count += S::compress_nonzero(grads + i, corners_.data() + i, argmax + i, n, offsets_.data(),
+                                     last_offset_, factors + count, offsets + count);
       }
     }
     for (; i < windows_; ++i) {
       factors[count] = grads[i];
-      offsets[count] = std::clamp(corners_[i] + taps_[taps[i]], 0, last_offset_);
+      offsets[count] = std::clamp(corners_[i] + offsets_[argmax[i]], 0, last_offset_);
       count += grads[i] != T(0);
     }
     return {count, factors, offsets};
@@ -179,15 +181,15 @@ class PooledConv2dGradient {
     }
   }
 
-  const Conv2dShape& s_;
+  const Conv2dShape s_;
   const Window frame_;
   // A run: the taps that are neighbours in memory, a kernel row or with dilation a single tap.
   const int64_t windows_, row_pitch_, run_taps_, runs_, vectors_;
-  const bool few_taps_;
+  const bool few_taps_, input_grad_;
   const int32_t last_offset_;
   std::vector<int32_t> places_;   // of the weights of an output channel: a table, since divisions take long
   std::vector<int32_t> corners_;  // of the pooling windows
-  std::array<int32_t, 256> taps_{};
+  std::array<int32_t, 256> offsets_{};  // of a tap of the pool from its corner
   Scratch<T> weights_;
 };
 

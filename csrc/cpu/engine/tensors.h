@@ -11,18 +11,23 @@
 
 namespace lenet_ext::cpu {
 
+// Where image i of the pass lies among those that are available.
+inline int64_t source_image(const Images& images, int64_t i) {
+  return images.order == nullptr ? i : images.order[i];
+}
+
 // `count` images from `first` on in the compute type: the memory itself, or converted into `buffer`.
 template <class S, class Stored>
-const typename S::Scalar* load_images(const NetShape& shape, const NetImages& images, int64_t first,
+const typename S::Scalar* load_images(const Network& network, const Images& images, int64_t first,
                                       int64_t count, typename S::Scalar* buffer) {
   using T = typename S::Scalar;
-  const int64_t size = shape.stages.front().input_size;
+  const int64_t size = network.image_size();
   if constexpr (std::is_same_v<T, Stored>) {
     if (!images.bytes && images.order == nullptr) return static_cast<const T*>(images.data) + first * size;
   }
-  const int64_t channels = shape.image_sizes[0], plane = size / std::max<int64_t>(channels, 1);
+  const int64_t channels = network.image_sizes[0], plane = size / std::max<int64_t>(channels, 1);
   for (int64_t i = 0; i < count; ++i) {
-    const int64_t source = (images.order == nullptr ? first + i : images.order[first + i]) * size;
+    const int64_t source = source_image(images, first + i) * size;
     T* to = buffer + i * size;
     if (!images.bytes) {
       copy_row<S>(static_cast<const Stored*>(images.data) + source, to, size);
@@ -46,20 +51,17 @@ class WideParameters {
   using T = typename S::Scalar;
 
  public:
-  WideParameters(const NetShape& shape, const void* const* parameters)
-      : memory_(kSame ? 0 : shape.parameter_count()) {
+  WideParameters(const Network& network, const void* const* parameters) : memory_(elements(network)) {
+    pointers_.reserve(network.parameter_sizes.size());
     T* to = memory_.data();
-    for (const StageShape& stage : shape.stages) {
-      for (int64_t size : {stage.weight_size, stage.bias_size}) {
-        if (size == 0) continue;
-        const auto* from = static_cast<const Stored*>(parameters[pointers_.size()]);
-        if constexpr (kSame) {
-          pointers_.push_back(from);
-        } else {
-          copy_row<S>(from, to, size);
-          pointers_.push_back(to);
-          to += size;
-        }
+    for (int64_t size : network.parameter_sizes) {
+      const auto* from = static_cast<const Stored*>(parameters[pointers_.size()]);
+      if constexpr (kSame) {
+        pointers_.push_back(from);
+      } else {
+        copy_row<S>(from, to, size);
+        pointers_.push_back(to);
+        to += size;
       }
     }
   }
@@ -67,62 +69,93 @@ class WideParameters {
 
  private:
   static constexpr bool kSame = std::is_same_v<T, Stored>;
+  static int64_t elements(const Network& network) {
+    int64_t count = 0;
+    for (int64_t size : network.parameter_sizes) count += kSame ? 0 : size;
+    return count;
+  }
+
   Scratch<T> memory_;
   std::vector<const T*> pointers_;
 };
 
 // What the mean of the losses is taken over.
-inline double loss_terms(const NetShape& shape, const NetTrain& pass) {
-  const int64_t size = pass.loss == Loss::kCrossEntropy ? 1 : shape.stages.back().output_size;
-  return static_cast<double>(shape.batch * size);
+inline double loss_terms(const Network& network, const Images& images) {
+  const int64_t size = *network.loss == Loss::kCrossEntropy ? 1 : network.output_size();
+  return static_cast<double>(images.count * size);
 }
 
 // The sum of the losses of images [first, first + count) of the batch; grads: the gradient of the mean loss.
 template <class S, class Stored>
-double loss_and_gradient(const NetShape& shape, const NetTrain& pass, int64_t first, int64_t count,
+double loss_and_gradient(const Network& network, const TrainPass& pass, int64_t first, int64_t count,
                          const typename S::Scalar* output, typename S::Scalar* grads) {
   using T = typename S::Scalar;
-  const int64_t size = shape.stages.back().output_size;
-  const T scale = static_cast<T>(1 / loss_terms(shape, pass));
+  const int64_t size = network.output_size();
+  const T scale = static_cast<T>(1 / loss_terms(network, pass.images));
   double sum = 0;
   for (int64_t i = 0; i < count; ++i, output += size, grads += size) {
-    const int64_t source = pass.images.order == nullptr ? first + i : pass.images.order[first + i];
-    if (pass.loss == Loss::kCrossEntropy) {
-      sum +=
-          cross_entropy<S>(1, size, output, static_cast<const int64_t*>(pass.targets) + source, scale, grads);
-    } else {
-      copy_row<S>(static_cast<const Stored*>(pass.targets) + source * size, grads, size);
-      sum += squared_error<S>(size, output, grads, scale, grads);
+    const int64_t source = source_image(pass.images, first + i);
+    switch (*network.loss) {
+      case Loss::kCrossEntropy:
+        sum += cross_entropy(size, output, static_cast<const int64_t*>(pass.targets)[source], scale, grads);
+        break;
+      case Loss::kMeanSquaredError:
+        copy_row<S>(static_cast<const Stored*>(pass.targets) + source * size, grads, size);
+        sum += squared_error(size, output, grads, scale, grads);
     }
   }
   return sum;
 }
 
-// A piece of a gradient, factor * gradient, to elements [begin, begin + size) of where a parameter's is
+// A piece of a gradient, factor * values, to elements [first, first + count) of where a parameter's is
 // wanted.
 template <class S, class Stored>
-void write_gradient(const NetBackward& pass, int parameter, int64_t begin, int64_t size,
-                    const typename S::Scalar* gradient, typename S::Scalar factor) {
-  Stored* const to = static_cast<Stored*>(pass.grad_parameters[parameter]) + begin;
+void write_gradient(const BackwardPass& pass, int parameter, int64_t first, int64_t count,
+                    const typename S::Scalar* values, typename S::Scalar factor) {
+  Stored* const to = static_cast<Stored*>(pass.grad_parameters[parameter]) + first;
   const auto scale = S::broadcast(factor);
-  for (int64_t i = 0; i < size; i += S::width) {
-    const int n = static_cast<int>(std::min<int64_t>(S::width, size - i));
-    S::store_partial(to + i, S::fma(scale, S::load_partial(gradient + i, n), S::zero()), n);
+  for (int64_t i = 0; i < count; i += S::width) {
+    const int n = static_cast<int>(std::min<int64_t>(S::width, count - i));
+    S::store_partial(to + i, S::fma(scale, S::load_partial(values + i, n), S::zero()), n);
   }
 }
 
-// The update of elements [begin, begin + size) of a parameter; buffer_offset: elements of those before it.
+// The optimizer's step of elements [first, first + count) of a parameter, by a piece of its gradient.
 template <class S, class Stored>
-void update_parameter(const NetTrain& pass, int parameter, int64_t buffer_offset, int64_t begin, int64_t size,
-                      const typename S::Scalar* gradient, typename S::Scalar factor) {
-  auto* values = static_cast<Stored*>(pass.parameters[parameter]) + begin;
-  auto* buffer = static_cast<Stored*>(pass.buffers);
-  if (buffer != nullptr) buffer += buffer_offset + begin;
-  constexpr int64_t kBlock = 8192;
-  parallel_for((size + kBlock - 1) / kBlock, kBlock / 4, [&](int64_t first_block, int64_t last_block) {
-    const int64_t first = first_block * kBlock, count = std::min(last_block * kBlock, size) - first;
-    sgd<S>(pass.sgd, count, gradient + first, factor, buffer ? buffer + first : nullptr, values + first);
+void update_parameter(const Network& network, const TrainPass& pass, int parameter, int64_t first,
+                      int64_t count, const typename S::Scalar* values, typename S::Scalar factor) {
+  const double* const row = pass.options + parameter * options_per_parameter(network);
+  if (row[0] == 0) return;
+  const auto at = [&](void* tensor) {
+    return tensor == nullptr ? nullptr : static_cast<Stored*>(tensor) + first;
+  };
+  with_optimizer<S>(*network.optimizer, row + 1, [&]<class Trait>(const Trait& trait) {
+    std::array<Stored*, Trait::kStates> state;
+    for (size_t k = 0; k < state.size(); ++k) {
+      state[k] = at(pass.state[k * network.parameter_sizes.size() + parameter]);
+    }
+    Stored* const to = at(pass.parameters[parameter]);
+    constexpr int64_t kBlock = 8192;
+    parallel_for((count + kBlock - 1) / kBlock, kBlock / 4, [&](int64_t first_block, int64_t last_block) {
+      const int64_t begin = first_block * kBlock, size = std::min(last_block * kBlock, count) - begin;
+      std::array<Stored*, Trait::kStates> part = state;
+      for (Stored*& tensor : part) tensor += tensor == nullptr ? 0 : begin;
+      optimizer_step<S>(trait, size, values + begin, factor, part, to + begin);
+    });
   });
+}
+
+// The first stage with a parameter that is to be changed; all stages if there is none.
+inline size_t first_trained_stage(const Network& network, const TrainPass& pass) {
+  const auto is_trained = [&](int parameter) {
+    return parameter >= 0 && pass.options[parameter * options_per_parameter(network)] != 0;
+  };
+  size_t i = 0;
+  while (i < network.stages.size() && !is_trained(network.stages[i].weight) &&
+         !is_trained(network.stages[i].bias)) {
+    ++i;
+  }
+  return i;
 }
 
 }  // namespace lenet_ext::cpu

@@ -1,5 +1,4 @@
-// linear forward, input gradient, weight and bias gradient, each of one member. All matrices are row-major
-// and dense.
+// linear forward, input gradient, weight and bias gradient. All matrices are row-major and dense.
 #pragma once
 
 #include "cpu/linear/matmul.h"
@@ -7,25 +6,6 @@
 #include "shapes.h"
 
 namespace lenet_ext::cpu {
-
-// body(member): several members at once or, where one is enough work for all threads, one after the other.
-template <class S, class Body>
-void for_each_member(const LinearShape& s, const Body& body) {
-  constexpr int64_t kWorkForAll = 4'000'000;  // cycles
-  const int64_t cost = s.output_elements() * (s.in_features / S::width + 1);
-  if (s.members == 1 || cost >= kWorkForAll) {
-    for (int64_t member = 0; member < s.members; ++member) body(member);
-  } else {
-    parallel_for(s.members, cost, [&](int64_t begin, int64_t end) {
-      for (int64_t member = begin; member < end; ++member) body(member);
-    });
-  }
-}
-
-template <class Stored>
-Stored* member_of(Stored* first, int64_t member, int64_t elements) {
-  return first == nullptr ? nullptr : first + member * elements;
-}
 
 // The same values in the compute type: the memory itself where it is stored so, else a converted copy.
 template <class S, class Stored>
@@ -91,8 +71,16 @@ void linear_by_dots(const LinearShape& s, const typename S::Scalar* input, const
       for (int64_t row = 0; row < s.rows; row += tile_rows) {
         const auto rows = static_cast<int>(std::min<int64_t>(tile_rows, s.rows - row));
         std::fill_n(sums, rows * columns * S::width, T(0));
-        DotTiles<S>::run({input + row * s.in_features, s.in_features, weight + column * s.in_features,
-                          offsets.data(), s.in_features, 1, 0, 0, sums, columns * S::width},
+        DotTiles<S>::run({.a = input + row * s.in_features,
+                          .a_stride = s.in_features,
+                          .b = weight + column * s.in_features,
+                          .b_offset = offsets.data(),
+                          .run_length = s.in_features,
+                          .run_count = 1,
+                          .a_run_stride = 0,
+                          .b_run_stride = 0,
+                          .sums = sums,
+                          .sums_stride = columns * S::width},
                          rows, columns);
         for (int64_t r = 0; r < rows; ++r) {
           for (int64_t j = 0; j < columns; ++j) {
@@ -110,8 +98,8 @@ template <class S, class Stored>
 void linear(const LinearShape& s, const Stored* input, const Stored* weight, const Stored* bias,
             Stored* output) {
   using T = typename S::Scalar;
-  constexpr int64_t kFewRows =
-      12;  // below, packing the weight costs more than the horizontal sums of the dots
+  // Below, packing the weight costs more than the horizontal sums of the dots.
+  constexpr int64_t kFewRows = 12;
   Scratch<T> lane_bias(s.out_features);
   if (bias != nullptr) {
     copy_row<S>(bias, lane_bias.data(), s.out_features);
@@ -123,8 +111,17 @@ void linear(const LinearShape& s, const Stored* input, const Stored* weight, con
   if (s.rows < kFewRows) {
     linear_by_dots<S>(s, x.data(), w.data(), lane_bias.data(), y.data());
   } else {
-    matmul<S>({s.rows, s.out_features, s.in_features, x.data(), s.in_features, 1, w.data(), 1, s.in_features,
-               lane_bias.data(), y.data()});
+    matmul<S>({.rows = s.rows,
+               .columns = s.out_features,
+               .depth = s.in_features,
+               .a = x.data(),
+               .a_row_stride = s.in_features,
+               .a_depth_stride = 1,
+               .b = w.data(),
+               .b_depth_stride = 1,
+               .b_column_stride = s.in_features,
+               .init = lane_bias.data(),
+               .c = y.data()});
   }
   y.store();
 }
@@ -139,9 +136,35 @@ void linear_input_grad(const LinearShape& s, const Stored* grad_output, const St
   const Widened<S, Stored> gy(grad_output, s.rows * s.out_features),
       w(weight, s.out_features * s.in_features);
   Narrowed<S, Stored> gx(grad_input, s.rows * s.in_features);
-  matmul<S>({s.rows, s.in_features, s.out_features, gy.data(), s.out_features, 1, w.data(), s.in_features, 1,
-             zeros.data(), gx.data()});
+  matmul<S>({.rows = s.rows,
+             .columns = s.in_features,
+             .depth = s.out_features,
+             .a = gy.data(),
+             .a_row_stride = s.out_features,
+             .a_depth_stride = 1,
+             .b = w.data(),
+             .b_depth_stride = s.in_features,
+             .b_column_stride = 1,
+             .init = zeros.data(),
+             .c = gx.data()});
   gx.store();
+}
+
+// grad_weight (out, in) = init (in) + grad_output (rows, out) ^ T * input (rows, in)
+template <class T>
+MatrixProduct<T> weight_product(const LinearShape& s, const T* grad_output, const T* input, const T* init,
+                                T* grad_weight) {
+  return {.rows = s.out_features,
+          .columns = s.in_features,
+          .depth = s.rows,
+          .a = grad_output,
+          .a_row_stride = 1,
+          .a_depth_stride = s.out_features,
+          .b = input,
+          .b_depth_stride = s.in_features,
+          .b_column_stride = 1,
+          .init = init,
+          .c = grad_weight};
 }
 
 // grad_weight (out, in) = grad_output (rows, out) ^ T * input (rows, in); grad_bias (out), may be null, its
@@ -154,8 +177,7 @@ void linear_weight_grad(const LinearShape& s, const Stored* grad_output, const S
   std::fill_n(zeros.data(), s.in_features, T(0));
   const Widened<S, Stored> gy(grad_output, s.rows * s.out_features), x(input, s.rows * s.in_features);
   Narrowed<S, Stored> gw(grad_weight, s.out_features * s.in_features);
-  matmul<S>({s.out_features, s.in_features, s.rows, gy.data(), 1, s.out_features, x.data(), s.in_features, 1,
-             zeros.data(), gw.data()});
+  matmul<S>(weight_product<T>(s, gy.data(), x.data(), zeros.data(), gw.data()));
   gw.store();
   if (grad_bias == nullptr) return;
   std::fill_n(bias_sums.data(), s.out_features, T(0));

@@ -76,19 +76,19 @@ void matmul(const MatrixProduct<typename S::Scalar>& p) {
       const int64_t lanes = std::min(panel_width, p.columns - column);
       const int64_t rows = std::min(block_rows, p.rows - row), vectors = (lanes + S::width - 1) / S::width;
       const auto last_lanes = static_cast<int>(lanes - (vectors - 1) * S::width);
-      Contraction<T> t{p.a + row * p.a_row_stride,
-                       p.a_row_stride,
-                       p.b,
-                       S::width,
-                       steps.data(),
-                       0,
-                       p.init + column,
-                       false,
-                       0,
-                       p.c + row * p.columns + column,
-                       p.columns,
-                       S::width,
-                       last_lanes};
+      Contraction<T> t{.a = p.a + row * p.a_row_stride,
+                       .a_stride = p.a_row_stride,
+                       .b = p.b,
+                       .b_vector_stride = S::width,
+                       .steps = steps.data(),
+                       .step_count = 0,
+                       .init = p.init + column,
+                       .init_is_per_row = false,
+                       .init_stride = 0,
+                       .c = p.c + row * p.columns + column,
+                       .c_stride = p.columns,
+                       .c_vector_stride = S::width,
+                       .last_lanes = last_lanes};
       if (p.init == nullptr) t.init = t.c, t.init_stride = t.c_stride;
       for (int64_t k = 0; k < p.depth || k == 0; k += block) {
         t.step_count = std::min(block, p.depth - k);

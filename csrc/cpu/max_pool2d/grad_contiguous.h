@@ -1,4 +1,4 @@
-// The gradient of max_pool2d for contiguous tensors: see max_pool2d_grad.h.
+// The gradient of max_pool2d for contiguous tensors: see grad.h.
 #pragma once
 
 #include <algorithm>
@@ -23,7 +23,7 @@ inline Span owned_rows(const MaxPool2dShape& s, int64_t oh) {
 
 // What the kernels for tiles of one range of work share. Full vectors are used for the rest of a row too,
 // where they stay in the tensors that are read and in the part of grad_input that this range writes, as in
-// max_pool2d_contiguous.h: rows are written in order.
+// contiguous.h: rows are written in order.
 template <class Stored>
 struct GradRange {
   const MaxPool2dShape& shape;
@@ -32,9 +32,9 @@ struct GradRange {
 };
 
 // One output row of windows that tile the image and are two columns wide: the lanes are output columns.
-template <class S, class Stored, class Tap>
+template <class S, class Stored, class Index>
 void max_pool2d_grad_pairs(const GradRange<Stored>& range, int64_t oh, const Stored* grad_output,
-                           const Tap* taps, Stored* plane) {
+                           const Index* argmax, Stored* plane) {
   const MaxPool2dShape& s = range.shape;
   const Span owned = owned_rows(s, oh);
   const int64_t kernel_rows = std::min(s.kernel_height, owned.end - owned.begin);
@@ -45,9 +45,9 @@ void max_pool2d_grad_pairs(const GradRange<Stored>& range, int64_t oh, const Sto
     Stored* row = plane + (owned.begin + kh) * s.width;
     const auto block = [&](auto full, int64_t ow, int n) {
       const typename S::Vector grad = load_first<S, full>(grad_output + ow, n);
-      const typename S::Vector tap = load_taps<S>(taps + ow, full ? S::width : n);
-      const typename S::Vector left = S::select(S::equal(tap, left_tap), grad, S::zero());
-      const typename S::Vector right = S::select(S::equal(tap, right_tap), grad, S::zero());
+      const typename S::Vector best = load_argmax<S>(argmax + ow, full ? S::width : n);
+      const typename S::Vector left = S::select(S::equal(best, left_tap), grad, S::zero());
+      const typename S::Vector right = S::select(S::equal(best, right_tap), grad, S::zero());
       const int count = static_cast<int>(std::min<int64_t>(2 * S::width, covered - 2 * ow));
       store_first<S, full>(row + 2 * ow, S::interleave_low(left, right), std::min(count, S::width));
       if (count > S::width) {
@@ -69,25 +69,25 @@ void max_pool2d_grad_pairs(const GradRange<Stored>& range, int64_t oh, const Sto
   }
 }
 
-// Where taps lie in relation to the corner of their window. Dividing by the kernel's width is slow, so that
-// the places of all byte taps are noted.
-class TapPlaces {
+// Where a maximum lies in relation to the corner of its window. Dividing by the kernel's width is slow, so
+// that the places of every argmax of one byte are noted.
+class ArgmaxPlaces {
  public:
   struct Place {
     int64_t h, w;
   };
 
-  explicit TapPlaces(const MaxPool2dShape& s) : s_(s) {
-    if (s.byte_taps()) {
-      for (int tap = 0; tap < 256; ++tap) places_[tap] = (*this)(int32_t{tap});
+  explicit ArgmaxPlaces(const MaxPool2dShape& s) : s_(s) {
+    if (s.byte_argmax()) {
+      for (int argmax = 0; argmax < 256; ++argmax) places_[argmax] = (*this)(int32_t{argmax});
     }
   }
 
-  Place operator()(uint8_t tap) const { return places_[tap]; }
-  Place operator()(int32_t tap) const {
+  Place operator()(uint8_t argmax) const { return places_[argmax]; }
+  Place operator()(int32_t argmax) const {
     constexpr int64_t kOutside = std::numeric_limits<int64_t>::min() / 2;
-    if (tap < 0 || tap >= s_.kernel_height * s_.kernel_width) return {kOutside, kOutside};
-    return {tap / s_.kernel_width * s_.dilation_h, tap % s_.kernel_width * s_.dilation_w};
+    if (argmax < 0 || argmax >= s_.kernel_height * s_.kernel_width) return {kOutside, kOutside};
+    return {argmax / s_.kernel_width * s_.dilation_h, argmax % s_.kernel_width * s_.dilation_w};
   }
 
  private:
@@ -96,13 +96,13 @@ class TapPlaces {
 };
 
 // Adds the gradients of one plane, in scan order.
-template <class S, class Stored, class Tap>
-void max_pool2d_grad_scatter(const MaxPool2dShape& s, const TapPlaces& places, const Stored* grad_output,
-                             const Tap* taps, typename S::Scalar* sums) {
+template <class S, class Stored, class Index>
+void max_pool2d_grad_scatter(const MaxPool2dShape& s, const ArgmaxPlaces& places, const Stored* grad_output,
+                             const Index* argmax, typename S::Scalar* sums) {
   for (int64_t oh = 0; oh < s.out_height; ++oh) {
     for (int64_t ow = 0; ow < s.out_width; ++ow) {
       const int64_t i = oh * s.out_width + ow;
-      const TapPlaces::Place place = places(taps[i]);
+      const ArgmaxPlaces::Place place = places(argmax[i]);
       const int64_t h = oh * s.stride_h - s.pad_h + place.h, w = ow * s.stride_w - s.pad_w + place.w;
       if (h < 0 || h >= s.height || w < 0 || w >= s.width) continue;
       sums[h * s.width + w] += to_compute(grad_output[i]);
@@ -110,8 +110,8 @@ void max_pool2d_grad_scatter(const MaxPool2dShape& s, const TapPlaces& places, c
   }
 }
 
-template <class S, class Stored, class Tap>
-void max_pool2d_grad_all_pairs(const MaxPool2dShape& shape, const Stored* grad_output, const Tap* taps,
+template <class S, class Stored, class Index>
+void max_pool2d_grad_all_pairs(const MaxPool2dShape& shape, const Stored* grad_output, const Index* argmax,
                                Stored* grad_input) {
   const MaxPool2dShape s = stack_planes(shape);
   const int64_t in_plane = s.height * s.width, cost = 20 + (s.width / S::width + 1) * s.kernel_height * 4;
@@ -124,22 +124,22 @@ void max_pool2d_grad_all_pairs(const MaxPool2dShape& shape, const Stored* grad_o
     while (item < last) {
       Stored* plane = grad_input + item / s.out_height * in_plane;
       for (int64_t oh = item % s.out_height; oh < s.out_height && item < last; ++oh, ++item) {
-        max_pool2d_grad_pairs<S>(range, oh, grad_output + item * s.out_width, taps + item * s.out_width,
+        max_pool2d_grad_pairs<S>(range, oh, grad_output + item * s.out_width, argmax + item * s.out_width,
                                  plane);
       }
     }
   });
 }
 
-template <class S, class Stored, class Tap>
-void max_pool2d_grad_contiguous(const MaxPool2dShape& s, const Stored* grad_output, const Tap* taps,
+template <class S, class Stored, class Index>
+void max_pool2d_grad_contiguous(const MaxPool2dShape& s, const Stored* grad_output, const Index* argmax,
                                 Stored* grad_input) {
   if (windows_tile_image(s) && s.kernel_width == 2) {
-    max_pool2d_grad_all_pairs<S>(s, grad_output, taps, grad_input);
+    max_pool2d_grad_all_pairs<S>(s, grad_output, argmax, grad_input);
     return;
   }
   const int64_t in_plane = s.height * s.width, out_plane = s.out_height * s.out_width;
-  const TapPlaces places(s);
+  const ArgmaxPlaces places(s);
   parallel_for(s.planes(), in_plane / 4 + 10 * out_plane, [&](int64_t first, int64_t last) {
     // float32 and float64 are summed in place.
     constexpr bool kInPlace = std::is_same_v<Stored, typename S::Scalar>;
@@ -153,7 +153,8 @@ void max_pool2d_grad_contiguous(const MaxPool2dShape& s, const Stored* grad_outp
         sums = scratch.data();
       }
       std::fill(sums, sums + in_plane, typename S::Scalar(0));
-      max_pool2d_grad_scatter<S>(s, places, grad_output + plane * out_plane, taps + plane * out_plane, sums);
+      max_pool2d_grad_scatter<S>(s, places, grad_output + plane * out_plane, argmax + plane * out_plane,
+                                 sums);
       if constexpr (!kInPlace) {
         for (int64_t i = 0; i < in_plane; ++i) from_compute(sums[i], out[i]);
       }

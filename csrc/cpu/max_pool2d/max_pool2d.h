@@ -1,6 +1,6 @@
-// max_pool2d: the maximum of every window and, if asked for, its tap (kh * kernel_width + kw), with ATen's
-// rules: start at -inf, a strictly greater value or a NaN wins, taps in scan order, padding never wins. Here
-// channels_last, with channels as the lanes; max_pool2d_contiguous.h has the other format.
+// max_pool2d: the maximum of every window and, if asked for, its argmax, the tap kh * kernel_width + kw, with
+// ATen's rules: start at -inf, a strictly greater value or a NaN wins, taps in scan order, padding never
+// wins. Here channels_last, with channels as the lanes; contiguous.h has the other format.
 #pragma once
 
 #include "cpu/max_pool2d/contiguous.h"
@@ -9,9 +9,9 @@ namespace lenet_ext::cpu {
 
 // All channels of `count` output pixels side by side that have the taps `rows` x `columns`. corner: the pixel
 // under tap (0, 0) of the first window. kKernel as above.
-template <class S, int kKernel, class Stored, class Tap>
+template <class S, int kKernel, class Stored, class Index>
 void max_pool2d_pixels(const PoolRange<Stored>& range, Span rows, Span columns, int64_t count,
-                       const Stored* corner, Stored* output, Tap* taps) {
+                       const Stored* corner, Stored* output, Index* argmax) {
   const MaxPool2dShape& s = range.shape;
   if (kKernel > 0) rows = columns = Span{0, kKernel};
   const int64_t kernel_width = kKernel > 0 ? kKernel : s.kernel_width;
@@ -25,7 +25,7 @@ void max_pool2d_pixels(const PoolRange<Stored>& range, Span rows, Span columns, 
         best.offer(load_first<S, full>(p + kh * row_step + kw * column_step, n), kh * kernel_width + kw);
       }
     }
-    store_maximum<S, full>(best, output + offset, taps == nullptr ? nullptr : taps + offset, n);
+    store_maximum<S, full>(best, output + offset, argmax == nullptr ? nullptr : argmax + offset, n);
   };
   for (int64_t i = 0; i < count; ++i) {
     for (int64_t c = 0; c < s.channels; c += S::width) {
@@ -43,14 +43,14 @@ void max_pool2d_pixels(const PoolRange<Stored>& range, Span rows, Span columns, 
   }
 }
 
-template <class S, class Stored, class Tap>
-void max_pool2d_channels_last(const MaxPool2dShape& s, const Stored* input, Stored* output, Tap* taps) {
+template <class S, class Stored, class Index>
+void max_pool2d_channels_last(const MaxPool2dShape& s, const Stored* input, Stored* output, Index* argmax) {
   const Span inside =
       interior_windows(s.width, s.kernel_width, s.stride_w, s.pad_w, s.dilation_w, s.out_width);
   const int known = known_kernel(s);
-  const auto any_kernel = max_pool2d_pixels<S, 0, Stored, Tap>;
-  const auto whole_kernel = known == 2   ? max_pool2d_pixels<S, 2, Stored, Tap>
-                            : known == 3 ? max_pool2d_pixels<S, 3, Stored, Tap>
+  const auto any_kernel = max_pool2d_pixels<S, 0, Stored, Index>;
+  const auto whole_kernel = known == 2   ? max_pool2d_pixels<S, 2, Stored, Index>
+                            : known == 3 ? max_pool2d_pixels<S, 3, Stored, Index>
                                          : any_kernel;
   const int64_t vectors = (s.channels + S::width - 1) / S::width, in_image = s.height * s.width * s.channels;
   // One item of work is one output row.
@@ -65,7 +65,7 @@ void max_pool2d_channels_last(const MaxPool2dShape& s, const Stored* input, Stor
         const int64_t left = ow * s.stride_w - s.pad_w, offset = (item * s.out_width + ow) * s.channels;
         const Stored* corner = input + item / s.out_height * in_image + (top * s.width + left) * s.channels;
         kernel(range, rows, columns, count, corner, output + offset,
-               taps == nullptr ? nullptr : taps + offset);
+               argmax == nullptr ? nullptr : argmax + offset);
       };
       const auto border = [&](int64_t begin, int64_t end) {
         for (int64_t ow = begin; ow < end; ++ow) {
@@ -81,14 +81,14 @@ void max_pool2d_channels_last(const MaxPool2dShape& s, const Stored* input, Stor
   });
 }
 
-// Tensors dense in `format`; taps may be null, else uint8_t or int32_t (MaxPool2dShape::byte_taps).
+// Tensors dense in `format`; argmax may be null, else uint8_t or int32_t (MaxPool2dShape::byte_argmax).
 template <class S, class Stored>
-void max_pool2d(const MaxPool2dShape& s, Format format, const Stored* input, Stored* output, void* taps) {
-  with_tap_type(s, taps, [&](auto* typed_taps) {
+void max_pool2d(const MaxPool2dShape& s, Format format, const Stored* input, Stored* output, void* argmax) {
+  with_argmax_type(s, argmax, [&](auto* typed_argmax) {
     if (format == Format::kChannelsLast) {
-      max_pool2d_channels_last<S>(s, input, output, typed_taps);
+      max_pool2d_channels_last<S>(s, input, output, typed_argmax);
     } else {
-      max_pool2d_contiguous<S>(s, input, output, typed_taps);
+      max_pool2d_contiguous<S>(s, input, output, typed_argmax);
     }
   });
 }

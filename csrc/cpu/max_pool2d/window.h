@@ -1,4 +1,4 @@
-// The geometry of pooling windows, and the storage of taps (positions kh * kernel_width + kw within a
+// The geometry of pooling windows, and the storage of argmax (positions kh * kernel_width + kw within a
 // window).
 #pragma once
 
@@ -48,54 +48,56 @@ inline int64_t window_cost(const MaxPool2dShape& s, int lanes) {
   return 20 + (s.out_width + lanes - 1) / lanes * (5 + 2 * taps);
 }
 
-// body(uint8_t*) or body(int32_t*): the storage of taps for this window size, read-only or not as `taps` is.
+// body(uint8_t*) or body(int32_t*): the storage of argmax for this window size, read-only or not as `argmax`
+// is.
 template <class Void, class Body>
-void with_tap_type(const MaxPool2dShape& s, Void* taps, const Body& body) {
-  if (s.byte_taps()) {
-    body(static_cast<std::conditional_t<std::is_const_v<Void>, const uint8_t*, uint8_t*>>(taps));
+void with_argmax_type(const MaxPool2dShape& s, Void* argmax, const Body& body) {
+  if (s.byte_argmax()) {
+    body(static_cast<std::conditional_t<std::is_const_v<Void>, const uint8_t*, uint8_t*>>(argmax));
   } else {
-    body(static_cast<std::conditional_t<std::is_const_v<Void>, const int32_t*, int32_t*>>(taps));
+    body(static_cast<std::conditional_t<std::is_const_v<Void>, const int32_t*, int32_t*>>(argmax));
   }
 }
 
-// The first n taps of a vector. A window has at most 2^24 positions (shapes.h), which float32 holds exactly.
+// The first n elements of a vector. A window has at most 2^24 positions (shapes.h), which float32 holds
+// exactly.
 template <class S>
-void store_taps(uint8_t* p, typename S::Vector taps, int n) {
-  S::store_bytes(p, taps, n);
+void store_argmax(uint8_t* p, typename S::Vector argmax, int n) {
+  S::store_bytes(p, argmax, n);
 }
 template <class S>
-void store_taps(int32_t* p, typename S::Vector taps, int n) {
+void store_argmax(int32_t* p, typename S::Vector argmax, int n) {
   typename S::Scalar buffer[S::width];
-  S::store(buffer, taps);
+  S::store(buffer, argmax);
   for (int i = 0; i < n; ++i) p[i] = static_cast<int32_t>(buffer[i]);
 }
 
 template <class S>
-typename S::Vector load_taps(const uint8_t* p, int n) {
+typename S::Vector load_argmax(const uint8_t* p, int n) {
   return S::load_bytes(p, n);
 }
 template <class S>
-typename S::Vector load_taps(const int32_t* p, int n) {
+typename S::Vector load_argmax(const int32_t* p, int n) {
   typename S::Scalar buffer[S::width] = {};
   for (int i = 0; i < n; ++i) buffer[i] = static_cast<typename S::Scalar>(p[i]);
   return S::load(buffer);
 }
 
-// The running maximum of a window and its tap, per lane.
+// The running maximum of a window and its argmax, the tap where it lies, per lane.
 template <class S>
 struct Maximum {
   typename S::Vector value = S::broadcast(-std::numeric_limits<typename S::Scalar>::infinity());
-  typename S::Vector tap;
+  typename S::Vector argmax;
 
   // The first tap stays if nothing is greater than -inf.
-  explicit Maximum(int64_t first_tap) : tap(S::broadcast(static_cast<typename S::Scalar>(first_tap))) {}
+  explicit Maximum(int64_t first_tap) : argmax(S::broadcast(static_cast<typename S::Scalar>(first_tap))) {}
   // The same after an offer of the first tap, 0.
-  explicit Maximum(typename S::Vector first) : value(first), tap(S::zero()) {}
+  explicit Maximum(typename S::Vector first) : value(first), argmax(S::zero()) {}
 
-  void offer(typename S::Vector candidate, int64_t candidate_tap) {
+  void offer(typename S::Vector candidate, int64_t tap) {
     const typename S::Mask wins = S::greater_or_nan(candidate, value);
     value = S::select(wins, candidate, value);
-    tap = S::select(wins, S::broadcast(static_cast<typename S::Scalar>(candidate_tap)), tap);
+    argmax = S::select(wins, S::broadcast(static_cast<typename S::Scalar>(tap)), argmax);
   }
 };
 
@@ -117,10 +119,10 @@ void store_first(Stored* p, typename S::Vector v, int n) {
   }
 }
 
-template <class S, bool kFull, class Stored, class Tap>
-void store_maximum(const Maximum<S>& best, Stored* output, Tap* taps, int n) {
+template <class S, bool kFull, class Stored, class Index>
+void store_maximum(const Maximum<S>& best, Stored* output, Index* argmax, int n) {
   store_first<S, kFull>(output, best.value, n);
-  if (taps != nullptr) store_taps<S>(taps, best.tap, kFull ? S::width : n);
+  if (argmax != nullptr) store_argmax<S>(argmax, best.argmax, kFull ? S::width : n);
 }
 
 }  // namespace lenet_ext::cpu

@@ -25,7 +25,7 @@ __device__ void multiply_add(const Compute* weight, const Values<Compute, kImage
 
 // One output pixel of kChannels channels. kWidth: of the kernel, or 0 for any.
 template <int kChannels, int kWidth, class Compute, int kImages>
-__device__ void sum_patch(const NetStage<Compute>& s, const Values<Compute, kImages>* patch,
+__device__ void sum_patch(const TileStage<Compute>& s, const Values<Compute, kImages>* patch,
                           const Compute* weight, Compute (&sums)[kChannels][kImages]) {
   const int32_t width = kWidth > 0 ? kWidth : s.columns.kernel, row = s.rows.dilation * s.input.row;
   for (int32_t channel = 0; channel < s.group_in; ++channel) {
@@ -40,8 +40,8 @@ __device__ void sum_patch(const NetStage<Compute>& s, const Values<Compute, kIma
 
 // output: of the convolution alone. Tasks: (group, chunk of output channels, pixel).
 template <int kChannels, class Compute, int kImages>
-__device__ void conv2d_forward(const NetStage<Compute>& s, const Tile<Compute, kImages>& tile,
-                               const View& output, bool apply_relu) {
+__device__ void conv2d_forward(const TileStage<Compute>& s, const Tile<Compute, kImages>& tile,
+                               const View& output, Activation activation) {
   const int32_t pixels = s.rows.out_size * s.columns.out_size, chunks = s.weight_stride / kChannels;
   const int32_t taps = s.group_in * s.rows.kernel * s.columns.kernel;
   const auto* const input = tile.values(s.input.at);
@@ -69,7 +69,7 @@ __device__ void conv2d_forward(const NetStage<Compute>& s, const Tile<Compute, k
       Values<Compute, kImages> result;
 #pragma unroll
       for (int image = 0; image < kImages; ++image) result.values[image] = sums[j][image] + bias;
-      results[output.index(channel, place.quotient, place.remainder)] = apply_relu ? relu(result) : result;
+      results[output.index(channel, place.quotient, place.remainder)] = activated(activation, result);
     }
   });
 }
@@ -89,7 +89,7 @@ __device__ inline int32_t output_at(const Axis& axis, int32_t position, int32_t 
 // From the gradient of the convolution's output, dense, to that of its input. Tasks: (group, chunk of input
 // channels, pixel of the input).
 template <int kChannels, class Compute, int kImages>
-__device__ void conv2d_input_grad(const NetStage<Compute>& s, const Tile<Compute, kImages>& tile,
+__device__ void conv2d_input_grad(const TileStage<Compute>& s, const Tile<Compute, kImages>& tile,
                                   const Values<Compute, kImages>* grad) {
   const int32_t width = s.columns.size, pixels = s.rows.size * width, chunks = s.back_stride / kChannels;
   const int32_t out_pixels = s.rows.out_size * s.columns.out_size;
@@ -123,8 +123,10 @@ __device__ void conv2d_input_grad(const NetStage<Compute>& s, const Tile<Compute
       Values<Compute, kImages> result;
 #pragma unroll
       for (int image = 0; image < kImages; ++image) result.values[image] = sums[j][image];
-      if (s.input_relu)
-        result = masked(result, input[s.input.index(channel, place.quotient, place.remainder)]);
+      if (s.input_activation != Activation::kNone) {
+        const auto read = input[s.input.index(channel, place.quotient, place.remainder)];
+        result = activation_grad(s.input_activation, result, read);
+      }
       results[channel * pixels + pixel.remainder] = result;
     }
   });
@@ -137,7 +139,7 @@ __device__ void conv2d_input_grad(const NetStage<Compute>& s, const Tile<Compute
 //
 // kLanes neighbouring threads share the sums over pixels and images, for kTaps taps of one output channel.
 template <class Compute, int kImages>
-__device__ void conv2d_weight_grad(const NetStage<Compute>& s, const Tile<Compute, kImages>& tile,
+__device__ void conv2d_weight_grad(const TileStage<Compute>& s, const Tile<Compute, kImages>& tile,
                                    Compute* partial) {
   constexpr int kTaps = 5, kLanes = 8;
   const int32_t plane_taps = s.rows.kernel * s.columns.kernel, taps = s.group_in * plane_taps;

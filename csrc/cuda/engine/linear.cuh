@@ -1,5 +1,5 @@
 // linear within a tile of the fused engine: forward, and the gradient of its input. The weight's gradient is
-// a product of matrices over the whole batch (net_linear_grad.cu).
+// a product of matrices over the whole batch (linear_grad.cuh).
 #pragma once
 
 #include "cuda/engine/values.cuh"
@@ -8,7 +8,7 @@ namespace lenet_ext::cuda {
 
 // kLanes neighbouring threads share the sum of an output: a warp loads whole sectors of 32 bytes.
 template <class Compute, int kImages>
-__device__ void linear_forward(const NetStage<Compute>& s, const Tile<Compute, kImages>& tile) {
+__device__ void linear_forward(const TileStage<Compute>& s, const Tile<Compute, kImages>& tile) {
   constexpr int kLanes = 8;
   const auto* const input = tile.values(s.input.at);
   auto* const results = tile.values(s.output.at);
@@ -35,13 +35,13 @@ __device__ void linear_forward(const NetStage<Compute>& s, const Tile<Compute, k
 #pragma unroll
       for (int image = 0; image < kImages; ++image) sums.values[image] += s.bias[out];
     }
-    results[out] = s.relu ? relu(sums) : sums;
+    results[out] = activated(s.activation, sums);
   });
 }
 
 // A thread for each input: neighbours load neighbouring weights.
 template <class Compute, int kImages>
-__device__ void linear_input_grad(const NetStage<Compute>& s, const Tile<Compute, kImages>& tile) {
+__device__ void linear_input_grad(const TileStage<Compute>& s, const Tile<Compute, kImages>& tile) {
   const auto* const input = tile.values(s.input.at);
   const auto* const grad = tile.values(s.grad_at);
   auto* const results = tile.values(s.input_grad_at);
@@ -55,7 +55,7 @@ __device__ void linear_input_grad(const NetStage<Compute>& s, const Tile<Compute
 #pragma unroll
       for (int image = 0; image < kImages; ++image) sums.values[image] += w * g.values[image];
     }
-    results[i] = s.input_relu ? masked(sums, input[i]) : sums;
+    results[i] = activation_grad(s.input_activation, sums, input[i]);
   });
 }
 

@@ -17,7 +17,7 @@ __device__ T reduce_warp(T value, const Combine& combine) {
 }
 
 // -log softmax(output)[target]; shifted by the largest output, so that no exponential overflows. A target
-// that is no class counts as class 0 here: the step is not taken (net_parameters.cu). Returns the image's
+// that is no class counts as class 0 here: the step is not taken (parameters.cuh). Returns the image's
 // loss.
 template <class Compute>
 __device__ Compute cross_entropy(int32_t classes, int32_t stride, const Compute* output, int64_t target,
@@ -56,14 +56,14 @@ __device__ Compute squared_error(int32_t count, int32_t stride, const Compute* o
 // The losses of the tile's images, and the gradient of the last stage's output; that of images which are not
 // there is 0.
 template <class Compute, int kImages>
-__device__ void loss_and_grad(const NetPass<Compute>& pass, const NetStage<Compute>& last,
+__device__ void loss_and_grad(const TilePass<Compute>& pass, const TileStage<Compute>& last,
                               const Tile<Compute, kImages>& tile) {
   const int32_t size = last.output_size;
   const auto* const output = reinterpret_cast<const Compute*>(tile.values(last.output.at));
   auto* const grad = reinterpret_cast<Compute*>(tile.values(last.grad_at));
   const auto scale = static_cast<Compute>(pass.loss_scale);
   const int32_t warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
-  for (int32_t image = warp; image < kImages; image += kNetThreads / kWarpSize) {
+  for (int32_t image = warp; image < kImages; image += kTileThreads / kWarpSize) {
     if (image >= tile.images()) {
       for (int32_t j = lane; j < size; j += kWarpSize) grad[j * kImages + image] = 0;
       continue;

@@ -1,11 +1,12 @@
 // The passes of the fused engine: weights are made ready, a kernel takes tiles of images through all stages
-// (net_tile.cuh), and the gradients that its blocks leave are summed, as they are or as a step of SGD.
+// (tile.cuh), and the gradients that its blocks leave are summed, as they are or as the step of an optimizer.
 #include <functional>
 #include <optional>
 
 #include "cuda/engine/launch.h"
+#include "cuda/engine/linear_grad.cuh"
 #include "cuda/engine/parameters.cuh"
-#include "cuda/launchers.h"
+#include "cuda/kernel_table.h"
 
 namespace lenet_ext::cuda {
 namespace {
@@ -38,39 +39,37 @@ class Run {
   using Compute = ComputeType<Stored>;
   static constexpr bool kSameType = std::is_same_v<Stored, Compute>;
 
-  Run(const char* op, DType dtype, const NetShape& net, const NetImages& images, const NetPurpose& purpose)
-      : op_(op), net_(net), purpose_(purpose) {
-    pass.dtype = dtype, pass.images = images;
+  Run(const Network& net, const Images& images, const TilePurpose& purpose) : net_(net), purpose_(purpose) {
+    pass.dtype = kDTypeOf<Stored>, pass.images = images;
     pass.forward = purpose.forward, pass.backward = purpose.backward;
-    launch_ = plan_net(op, net, purpose, pass);
+    launch_ = plan_tile(net, images.count, purpose, pass);
     buffers.add(&pass.workspace, launch_.workspace_bytes);
   }
   Run(const Run&) = delete;
   Run& operator=(const Run&) = delete;
 
-  // Where a pass for backward leaves the outputs of stages and the taps; `saved` [stage][image][values].
-  void set_saved(void* saved, uint8_t* taps) {
-    auto* values = static_cast<Compute*>(saved);
+  // Where a pass for backward leaves the outputs of stages and the argmax; `saved` [stage][image][values].
+  void set_saved(void* saved, uint8_t* argmax) {
     for (int32_t i = 0; i < pass.stage_count; ++i) {
-      NetStage<Compute>& s = pass.stages[i];
-      s.saved = values;
-      if (s.pooled) s.taps = taps + net_.tap_offset(static_cast<size_t>(i), net_.batch);
-      values += net_.batch * s.output_size;
+      TileStage<Compute>& s = pass.stages[i];
+      s.saved = static_cast<Compute*>(saved) + net_.values_before(static_cast<size_t>(i)) * pass.batch;
+      if (s.pooled) s.argmax = argmax + net_.argmax_before(static_cast<size_t>(i)) * pass.batch;
     }
   }
 
   void prepare(const void* const* parameters) {
     ready.stage_count = pass.stage_count;
     for (int32_t i = 0; i < pass.stage_count; ++i) {
-      NetStage<Compute>& s = pass.stages[i];
+      const Stage& stage = net_.stages[i];
+      TileStage<Compute>& s = pass.stages[i];
       ReadyStage<Stored>& r = ready.stages[i];
       r = {};
-      if (net_.stages[i].weight_size == 0) continue;
-      r.is_conv2d = s.core == StageShape::Core::kConv2d;
+      if (stage.weight < 0) continue;
+      r.is_conv2d = s.core == Stage::Core::kConv2d;
       r.group_in = s.group_in, r.group_out = s.group_out, r.taps = s.rows.kernel * s.columns.kernel;
       r.weight_stride = s.weight_stride, r.back_stride = s.back_stride;
-      r.weight = static_cast<const Stored*>(*parameters++);
-      if (net_.stages[i].bias) r.bias = static_cast<const Stored*>(*parameters++);
+      r.weight = static_cast<const Stored*>(parameters[stage.weight]);
+      if (stage.bias >= 0) r.bias = static_cast<const Stored*>(parameters[stage.bias]);
       const bool wants_back = r.is_conv2d && purpose_.backward && (i > 0 || purpose_.input_grad);
       if (r.is_conv2d) {
         r.ready_count = int64_t{s.groups} * s.group_in * r.taps * s.weight_stride;
@@ -78,7 +77,7 @@ class Run {
         r.ready_count = s.weight_count;
       }
       if (wants_back) r.back_count = int64_t{s.groups} * s.group_out * r.taps * s.back_stride;
-      if (!kSameType) r.bias_count = net_.stages[i].bias_size;
+      if (!kSameType) r.bias_count = stage.bias_size;
       if constexpr (kSameType) s.weight = r.weight, s.bias = r.bias;
       if (r.ready_count > 0) buffers.add(&r.ready, r.ready_count);
       if (r.back_count > 0) buffers.add(&r.ready_back, r.back_count);
@@ -86,39 +85,42 @@ class Run {
     }
   }
 
-  // grads: of weights and biases, or the parameters themselves.
-  void prepare_gradients(void* const* grads) {
+  // target(parameter): where the gradient of a parameter goes.
+  template <class Target>
+  void prepare_gradients(const Target& target) {
     summed.stage_count = pass.stage_count;
-    linear.batch = net_.batch;
+    linear.batch = pass.batch;
     for (int32_t i = 0; i < pass.stage_count; ++i) {
-      NetStage<Compute>& s = pass.stages[i];
+      const Stage& stage = net_.stages[i];
+      TileStage<Compute>& s = pass.stages[i];
       SummedStage<Stored>& g = summed.stages[i];
       g = {};
-      if (net_.stages[i].weight_size == 0) continue;
+      if (stage.weight < 0) continue;
       g.count = s.parameter_count, g.weight_count = s.weight_count;
-      g.weight = static_cast<Stored*>(*grads++);
-      if (net_.stages[i].bias) g.bias = static_cast<Stored*>(*grads++);
-      if (s.core == StageShape::Core::kConv2d) {
+      g.weight = target(stage.weight);
+      if (stage.bias >= 0) g.bias = target(stage.bias);
+      if (s.core == Stage::Core::kConv2d) {
         g.slices = launch_.blocks;
       } else {
         LinearGrad<Compute>& l = linear.stages[linear.stage_count++];
         l = {};
         l.in_features = s.group_in, l.out_features = s.group_out, l.count = s.parameter_count;
-        l.bias = net_.stages[i].bias;
-        choose_splits(l, net_.batch);
+        l.bias = stage.bias >= 0;
+        choose_splits(l, pass.batch);
         g.slices = l.splits;
-        buffers.add(&s.linear_input, net_.batch * s.group_in);
-        buffers.add(&s.linear_grad, net_.batch * s.group_out);
+        buffers.add(&s.linear_input, pass.batch * s.group_in);
+        buffers.add(&s.linear_grad, pass.batch * s.group_out);
       }
       buffers.add(&s.partial, g.slices * g.count);
     }
   }
 
   void launch() {
+    const char* const op = net_.name.c_str();
     buffers.allocate();
     int32_t linear_stage = 0;
     for (int32_t i = 0; i < pass.stage_count; ++i) {
-      NetStage<Compute>& s = pass.stages[i];
+      TileStage<Compute>& s = pass.stages[i];
       const ReadyStage<Stored>& r = ready.stages[i];
       if (r.ready != nullptr) s.weight = r.ready;
       if (r.ready_bias != nullptr) s.bias = r.ready_bias;
@@ -130,87 +132,81 @@ class Run {
       }
     }
     summed.bad = ready.bad, summed.losses = pass.losses;
-    make_ready(op_, ready);
-    launch_net(op_, launch_, pass);
+    make_ready(op, ready);
+    launch_tile(op, launch_, pass);
     if (summed.stage_count == 0) return;
-    linear_grads(op_, linear);
-    sum_gradients(op_, summed);
+    linear_grads(op, linear);
+    sum_gradients(op, summed);
   }
 
-  NetPass<Compute> pass{};
+  TilePass<Compute> pass{};
   ReadyParameters<Stored> ready{};
   SummedParameters<Stored> summed{};
   LinearGrads<Compute> linear{};
   Buffers buffers;
 
  private:
-  const char* op_;
-  const NetShape& net_;
-  NetPurpose purpose_;
-  NetLaunch<Compute> launch_;
+  const Network& net_;
+  TilePurpose purpose_;
+  TileLaunch<Compute> launch_;
 };
 
 template <class Stored>
-constexpr DType kStoredType = std::is_same_v<Stored, float>      ? DType::kFloat32
-                              : std::is_same_v<Stored, double>   ? DType::kFloat64
-                              : std::is_same_v<Stored, BFloat16> ? DType::kBFloat16
-                                                                 : DType::kFloat16;
-
-}  // namespace
-
-template <class Stored>
-void net_forward(const NetShape& net, const NetForward& p) {
-  Run<Stored> run("net_forward", kStoredType<Stored>, net, p.images, {true, false, false});
+void forward(const NetworkPtr& net, const ForwardPass& p) {
+  Run<Stored> run(*net, p.images, {.forward = true, .backward = false, .input_grad = false});
   run.pass.output = p.output;
-  if (p.saved != nullptr) run.set_saved(p.saved, p.taps);
+  if (p.saved != nullptr) run.set_saved(p.saved, p.argmax);
   run.prepare(p.parameters);
   run.launch();
 }
 
 template <class Stored>
-void net_backward(const NetShape& net, const NetBackward& p) {
-  Run<Stored> run("net_backward", kStoredType<Stored>, net, p.images, {false, true, p.grad_input != nullptr});
+void backward(const NetworkPtr& net, const BackwardPass& p) {
+  Run<Stored> run(*net, p.images,
+                  {.forward = false, .backward = true, .input_grad = p.grad_input != nullptr});
   run.pass.grad_output = p.grad_output, run.pass.grad_input = p.grad_input;
-  run.set_saved(const_cast<void*>(p.saved), const_cast<uint8_t*>(p.taps));
+  run.set_saved(const_cast<void*>(p.saved), const_cast<uint8_t*>(p.argmax));
   run.prepare(p.parameters);
-  if (p.grad_parameters != nullptr) run.prepare_gradients(p.grad_parameters);
+  if (p.grad_parameters != nullptr) {
+    run.prepare_gradients([&](int parameter) {
+      return SummedParameter<Stored>{static_cast<Stored*>(p.grad_parameters[parameter]), nullptr, {}};
+    });
+  }
   run.launch();
 }
 
 template <class Stored>
-void net_train(const NetShape& net, const NetTrain& p) {
-  Run<Stored> run("net_train", kStoredType<Stored>, net, p.images, {true, true, false});
-  const bool classes = p.loss == Loss::kCrossEntropy;
-  const int64_t outputs = net.stages.back().output_size;
-  const double scale = 1.0 / static_cast<double>(classes ? net.batch : net.batch * outputs);
-  run.pass.trains = true, run.pass.loss = p.loss, run.pass.targets = p.targets, run.pass.loss_scale = scale;
+void train(const NetworkPtr& net, const TrainPass& p) {
+  Run<Stored> run(*net, p.images, {.forward = true, .backward = true, .input_grad = false});
+  const bool classes = *net->loss == Loss::kCrossEntropy;
+  const int64_t batch = p.images.count, outputs = net->output_size();
+  const double scale = 1.0 / static_cast<double>(classes ? batch : batch * outputs);
+  run.pass.trains = true, run.pass.loss = *net->loss, run.pass.targets = p.targets;
+  run.pass.loss_scale = scale;
   run.prepare(p.parameters);
-  run.prepare_gradients(p.parameters);
-  run.buffers.add(&run.pass.losses, net.batch);
+  const size_t count = net->parameter_sizes.size();
+  run.prepare_gradients([&](int parameter) {
+    SummedParameter<Stored> target{static_cast<Stored*>(p.parameters[parameter]),
+                                   p.options + parameter * options_per_parameter(*net),
+                                   {}};
+    const size_t states = kOptimizers[static_cast<int>(*net->optimizer)].state.size();
+    for (size_t k = 0; k < states; ++k) {
+      target.state[k] = static_cast<Stored*>(p.state[k * count + static_cast<size_t>(parameter)]);
+    }
+    return target;
+  });
+  run.buffers.add(&run.pass.losses, batch);
   run.buffers.add(&run.ready.bad, 1);
-  auto* buffer = static_cast<Stored*>(p.buffers);
-  for (int32_t i = 0; buffer != nullptr && i < run.pass.stage_count; ++i) {
-    run.summed.stages[i].buffer = buffer;
-    buffer += run.summed.stages[i].count;
-  }
-  run.ready.order = {p.images.order, net.batch, p.images.available};
-  if (classes) run.ready.targets = {static_cast<const int64_t*>(p.targets), net.batch, outputs};
-  run.summed.trains = true, run.summed.sgd = p.sgd, run.summed.lr = p.lr, run.summed.batch = net.batch;
+  run.ready.order = {p.images.order, batch, p.images.available};
+  if (classes) run.ready.targets = {static_cast<const int64_t*>(p.targets), batch, outputs};
+  run.summed.trains = true, run.summed.optimizer = *net->optimizer, run.summed.batch = batch;
   run.summed.loss_scale = scale, run.summed.mean_loss = static_cast<Stored*>(p.mean_loss);
   run.launch();
 }
 
-template void net_forward<float>(const NetShape&, const NetForward&);
-template void net_forward<double>(const NetShape&, const NetForward&);
-template void net_forward<BFloat16>(const NetShape&, const NetForward&);
-template void net_forward<Float16>(const NetShape&, const NetForward&);
-template void net_backward<float>(const NetShape&, const NetBackward&);
-template void net_backward<double>(const NetShape&, const NetBackward&);
-template void net_backward<BFloat16>(const NetShape&, const NetBackward&);
-template void net_backward<Float16>(const NetShape&, const NetBackward&);
-template void net_train<float>(const NetShape&, const NetTrain&);
-template void net_train<double>(const NetShape&, const NetTrain&);
-template void net_train<BFloat16>(const NetShape&, const NetTrain&);
-template void net_train<Float16>(const NetShape&, const NetTrain&);
+const Entry entry([]<class Stored>(std::type_identity<Stored>, TypedKernels& typed, Kernels&) {
+  typed.network = {.forward = &forward<Stored>, .backward = &backward<Stored>, .train = &train<Stored>};
+});
 
+}  // namespace
 }  // namespace lenet_ext::cuda

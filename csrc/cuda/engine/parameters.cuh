@@ -1,7 +1,12 @@
-// The parameters of the fused engine: made ready for a pass, and changed by their gradients after it.
+// The parameters of the fused engine, one launch for those of all stages: weights made ready for a pass, and
+// after it gradients summed in a fixed order, as they are or as the steps of an optimizer.
 #pragma once
 
+#include <cmath>
+
+#include "cuda/common/launch.cuh"
 #include "cuda/common/number.cuh"
+#include "cuda/engine/optimizer.cuh"
 #include "cuda/engine/pass.cuh"
 
 namespace lenet_ext::cuda {
@@ -34,13 +39,21 @@ struct ReadyParameters {
   int32_t* bad;               // becomes whether an index is out of range; or null
 };
 
-// After a pass: the sum of a stage's partial gradients, [slice][weight and bias], goes to `weight` and `bias`
-// as it is, or as a step of SGD.
+// Where the gradient of a parameter goes: as it is, or as a step of the optimizer that changes the parameter.
+template <class Stored>
+struct SummedParameter {
+  Stored* values;
+  // For training: a row of TrainPass::options, and the tensors of the optimizer's state, or nulls.
+  const double* options;
+  Stored* state[kMostStates];
+};
+
+// After a pass: the sums of a stage's partial gradients, [slice][weight and bias].
 template <class Stored>
 struct SummedStage {
   const ComputeType<Stored>* partial;
   int64_t slices, count, weight_count;
-  Stored *weight, *bias, *buffer;  // buffer: the running sums of SGD, or null
+  SummedParameter<Stored> weight, bias;
 };
 
 template <class Stored>
@@ -49,8 +62,7 @@ struct SummedParameters {
   int32_t stage_count;
   // For training:
   bool trains;
-  SgdOptions sgd;
-  const double* lr;  // in place of sgd.lr, or null
+  Optimizer optimizer;
   const int32_t* bad;
   const ComputeType<Stored>* losses;
   int64_t batch;
@@ -58,32 +70,152 @@ struct SummedParameters {
   Stored* mean_loss;
 };
 
-// A linear stage's input and gradient, [image][features].
-template <class Compute>
-struct LinearGrad {
-  const Compute *input, *grad;
-  Compute* partial;
-  int64_t in_features, out_features, count;  // count: of weight and bias
-  bool bias;
-  int64_t splits, split_images, blocks;
-};
+// Element `i` of `ready`: [group][channel in][tap][channel out, padded].
+template <class Stored>
+__device__ ComputeType<Stored> forward_weight(const ReadyStage<Stored>& s, int64_t i) {
+  const Division out = divide(i, int64_t{s.weight_stride}), tap = divide(out.quotient, int64_t{s.taps});
+  const Division in = divide(tap.quotient, int64_t{s.group_in});
+  if (out.remainder >= s.group_out) return 0;
+  const int64_t row = (in.quotient * s.group_out + out.remainder) * s.group_in + in.remainder;
+  return widen(s.weight[row * s.taps + tap.remainder]);
+}
 
-template <class Compute>
-struct LinearGrads {
-  LinearGrad<Compute> stages[kMostStages];
-  int32_t stage_count;
-  int64_t batch;
-};
+// Element `i` of `ready_back`: [group][channel out][tap][channel in, padded].
+template <class Stored>
+__device__ ComputeType<Stored> backward_weight(const ReadyStage<Stored>& s, int64_t i) {
+  const Division in = divide(i, int64_t{s.back_stride}), tap = divide(in.quotient, int64_t{s.taps});
+  if (in.remainder >= s.group_in) return 0;
+  return widen(s.weight[(tap.quotient * s.group_in + in.remainder) * s.taps + tap.remainder]);
+}
 
 template <class Stored>
-void make_ready(const char* op, const ReadyParameters<Stored>& parameters);
-template <class Stored>
-void sum_gradients(const char* op, const SummedParameters<Stored>& parameters);
+__global__ __launch_bounds__(kElementThreads) void ready_elements(
+    const __grid_constant__ ReadyParameters<Stored> parameters) {
+  int64_t i = element_index();
+  for (int32_t stage = 0; stage < parameters.stage_count; ++stage) {
+    const ReadyStage<Stored>& s = parameters.stages[stage];
+    if (i < s.ready_count) {
+      s.ready[i] = s.is_conv2d ? forward_weight(s, i) : widen(s.weight[i]);
+      return;
+    }
+    i -= s.ready_count;
+    if (i < s.back_count) {
+      s.ready_back[i] = backward_weight(s, i);
+      return;
+    }
+    i -= s.back_count;
+    if (i < s.bias_count) {
+      s.ready_bias[i] = widen(s.bias[i]);
+      return;
+    }
+    i -= s.bias_count;
+  }
+}
 
-// Chooses the splits by sizes alone; `linear_grads` computes all stages in one launch.
-template <class Compute>
-void choose_splits(LinearGrad<Compute>& stage, int64_t batch);
-template <class Compute>
-void linear_grads(const char* op, const LinearGrads<Compute>& grads);
+// One block: whether any index is out of range.
+__global__ __launch_bounds__(kElementThreads) static void find_bad_indices(IndexCheck order,
+                                                                           IndexCheck targets, int32_t* bad) {
+  __shared__ int32_t found;
+  if (threadIdx.x == 0) found = 0;
+  __syncthreads();
+  const auto is_bad = [](int64_t index, const IndexCheck& check) {
+    return check.indices != nullptr && (index < 0 || index >= check.size);
+  };
+  const int64_t count = order.indices != nullptr ? order.count : targets.count;
+  for (int64_t i = threadIdx.x; i < count; i += kElementThreads) {
+    const int64_t image = order.indices != nullptr ? order.indices[i] : i;
+    if (is_bad(image, order) || (targets.indices != nullptr && is_bad(targets.indices[image], targets))) {
+      found = 1;
+    }
+  }
+  __syncthreads();
+  if (threadIdx.x == 0) *bad = found;
+}
+
+constexpr int kSumLanes = 32;                            // neighbouring parameters of a block
+constexpr int kSumGroups = kElementThreads / kSumLanes;  // that share the slices of one
+
+// By one block, always in the same order. A step that was not taken has no loss.
+template <class Stored>
+__device__ void mean_loss(const SummedParameters<Stored>& p) {
+  __shared__ double sums[kElementThreads];
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < p.batch; i += kElementThreads) sum += p.losses[i];
+  sums[threadIdx.x] = sum;
+  for (unsigned distance = kElementThreads / 2; distance > 0; distance /= 2) {
+    __syncthreads();
+    if (threadIdx.x < distance) sums[threadIdx.x] += sums[threadIdx.x + distance];
+  }
+  if (threadIdx.x == 0) {
+    const double mean = *p.bad != 0 ? NAN : sums[0] * p.loss_scale;
+    *p.mean_loss = narrow<Stored>(static_cast<ComputeType<Stored>>(mean));
+  }
+}
+
+// A block for kSumLanes parameters of a stage, and one for the loss.
+template <class Stored>
+__global__ __launch_bounds__(kElementThreads) void sum_slices(
+    const __grid_constant__ SummedParameters<Stored> p) {
+  using Compute = ComputeType<Stored>;
+  __shared__ Compute sums[kSumGroups][kSumLanes];
+  int64_t block = blockIdx.x;
+  int32_t stage = 0;
+  for (; stage < p.stage_count; ++stage) {
+    const int64_t blocks = divide_up(p.stages[stage].count, kSumLanes);
+    if (block < blocks) break;
+    block -= blocks;
+  }
+  if (stage == p.stage_count) {
+    mean_loss(p);
+    return;
+  }
+  const SummedStage<Stored>& s = p.stages[stage];
+  const int lane = threadIdx.x % kSumLanes, group = threadIdx.x / kSumLanes;
+  const int64_t i = block * kSumLanes + lane;
+  Compute sum = 0;
+  if (i < s.count) {
+#pragma unroll 4
+    for (int64_t slice = group; slice < s.slices; slice += kSumGroups) sum += s.partial[slice * s.count + i];
+  }
+  sums[group][lane] = sum;
+  __syncthreads();
+  if (group != 0 || i >= s.count) return;
+  Compute total = 0;
+#pragma unroll
+  for (int k = 0; k < kSumGroups; ++k) total += sums[k][lane];
+  const bool is_weight = i < s.weight_count;
+  const SummedParameter<Stored>& parameter = is_weight ? s.weight : s.bias;
+  const int64_t place = is_weight ? i : i - s.weight_count;
+  if (!p.trains) {
+    parameter.values[place] = narrow<Stored>(total);
+  } else if (*p.bad == 0 && parameter.options[0] != 0) {
+    Stored* state[kMostStates];
+#pragma unroll
+    for (size_t k = 0; k < kMostStates; ++k) {
+      state[k] = parameter.state[k] != nullptr ? parameter.state[k] + place : nullptr;
+    }
+    optimizer_step(p.optimizer, parameter.options + 1, total, parameter.values + place, state);
+  }
+}
+
+template <class Stored>
+void make_ready(const char* op, const ReadyParameters<Stored>& p) {
+  int64_t count = 0;
+  for (int32_t i = 0; i < p.stage_count; ++i) {
+    const ReadyStage<Stored>& s = p.stages[i];
+    count += s.ready_count + s.back_count + s.bias_count;
+  }
+  launch_elements(op, count, &ready_elements<Stored>, p);
+  if (p.bad != nullptr) {
+    launch(op, 1, kElementThreads, &find_bad_indices, p.order, p.targets, p.bad);
+  }
+}
+
+template <class Stored>
+void sum_gradients(const char* op, const SummedParameters<Stored>& p) {
+  int64_t blocks = p.trains;
+  for (int32_t i = 0; i < p.stage_count; ++i) blocks += divide_up(p.stages[i].count, kSumLanes);
+  launch(op, blocks, kElementThreads, &sum_slices<Stored>, p);
+}
 
 }  // namespace lenet_ext::cuda

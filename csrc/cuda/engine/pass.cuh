@@ -1,4 +1,4 @@
-// What the kernel of the fused engine (net_tile.cuh) takes: a chain of stages with their sizes, where their
+// What the kernel of the fused engine (tile.cuh) takes: a chain of stages with their sizes, where their
 // values lie in the memory of a tile, and what is read from and written to the device's memory.
 //
 // A tile is kImages images that a block takes through the whole chain. Every value of an image is a vector of
@@ -12,12 +12,12 @@
 namespace lenet_ext::cuda {
 
 // 16 warps, which leaves each thread 128 of an SM's 65,536 registers.
-inline constexpr int kNetThreads = 512;
+inline constexpr int kTileThreads = 512;
 inline constexpr int kMostStages = 32;
 inline constexpr size_t kMostArgumentBytes = 32764;  // of a kernel, on sm_70 and newer
 // Of an image, with padding, and of the weight of a convolution: tasks and places are 32-bit, and up to 8
 // threads share a task, or 4 images a place.
-inline constexpr int64_t kMostNetValues = int64_t{1} << 26;
+inline constexpr int64_t kMostTileValues = int64_t{1} << 26;
 inline constexpr int64_t kNowhere = -1;
 
 // Where an image's values lie: (channel, h, w) at channel * plane + h * row + w + origin, from `at` bytes on
@@ -45,10 +45,11 @@ __device__ inline View dense_view(int64_t at) {
 }
 
 template <class Compute>
-struct NetStage {
-  StageShape::Core core;
-  bool relu, pooled, byte_taps, input_relu;  // input_relu: of the stage before
-  Axis rows, columns;                        // of the convolution; 1 x 1 if there is none
+struct TileStage {
+  Stage::Core core;
+  bool pooled, byte_argmax;
+  Activation activation, input_activation;  // input_activation: of the stage before
+  Axis rows, columns;                       // of the convolution; 1 x 1 if there is none
   Axis pool_rows, pool_columns;
   int32_t groups, group_in, group_out;          // channels of a group, or features
   int32_t input_size, core_size, output_size;   // of an image, without padding
@@ -62,7 +63,7 @@ struct NetStage {
   const Compute* back_weight;           // conv2d: [group][out channel][kh][kw][back_stride]
   const Compute* bias;                  // or null
   Compute* saved;                       // [image][output_size], or null
-  uint8_t* taps;                        // [image][output_size] of 1 or 4 bytes each, or null
+  uint8_t* argmax;                      // [image][output_size] of 1 or 4 bytes each, or null
   Compute *linear_input, *linear_grad;  // [image][features], for the weight's gradient; or null
   Compute* partial;                     // conv2d: [block][weight and bias], or null
   int64_t weight_count, parameter_count;
@@ -74,12 +75,12 @@ struct NetStage {
 };
 
 template <class Compute>
-struct NetPass {
-  NetStage<Compute> stages[kMostStages];
+struct TilePass {
+  TileStage<Compute> stages[kMostStages];
   int32_t stage_count;
   int64_t batch;
   DType dtype;  // of images (unless bytes), targets, outputs
-  NetImages images;
+  Images images;
   View input;
   bool forward, backward;
   // Each may be null.
@@ -96,6 +97,6 @@ struct NetPass {
   int64_t tile_bytes;
   unsigned char* workspace;
 };
-static_assert(sizeof(NetPass<double>) <= kMostArgumentBytes);
+static_assert(sizeof(TilePass<double>) <= kMostArgumentBytes);
 
 }  // namespace lenet_ext::cuda

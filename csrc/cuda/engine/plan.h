@@ -67,15 +67,16 @@ class TileMemory {
 // round costs: a multiplication for each channel and the loads, which cost about three.
 inline int32_t best_chunk(int64_t groups, int64_t channels, int64_t pixels) {
   const auto cost = [&](int64_t chunk) {
-    return divide_up(groups * divide_up(channels, chunk) * pixels, kNetThreads) * (chunk + 3);
+    return divide_up(groups * divide_up(channels, chunk) * pixels, kTileThreads) * (chunk + 3);
   };
   return static_cast<int32_t>(std::ranges::min({1, 4, 6, 8}, {}, cost));
 }
 
 // The stages, as far as sizes decide: pointers are still null, and the tile's memory is not laid out.
 template <class Compute>
-void set_stages(const char* op, const NetShape& net, NetPass<Compute>& pass) {
-  using Core = StageShape::Core;
+void set_stages(const Network& net, int64_t batch, TilePass<Compute>& pass) {
+  const char* const op = net.name.c_str();
+  using Core = Stage::Core;
   const auto count = static_cast<int32_t>(net.stages.size());
   if (count > kMostStages)
     fail(op, ": on CUDA a network may have up to ", kMostStages, " stages, got ", count);
@@ -90,31 +91,32 @@ void set_stages(const char* op, const NetShape& net, NetPass<Compute>& pass) {
     }
     const int64_t channels = height * width == 0 ? 0 : size / (height * width);
     const int64_t padded = multiply_sizes(op, channels, multiply_sizes(op, padded_height, padded_width));
-    if (padded > kMostNetValues) {
-      fail(op, ": on CUDA an image may have up to ", kMostNetValues, " elements in each layer, got ", padded);
+    if (padded > kMostTileValues) {
+      fail(op, ": on CUDA an image may have up to ", kMostTileValues, " elements in each layer, got ",
+           padded);
     }
     v.row = static_cast<int32_t>(padded_width), v.plane = static_cast<int32_t>(padded_height * padded_width);
     v.size = static_cast<int32_t>(padded);
     return v;
   };
   const bool flat = net.image_sizes.size() == 1;
-  pass.stage_count = count, pass.batch = net.batch;
+  pass.stage_count = count, pass.batch = batch;
   pass.input =
       view(flat ? 1 : net.image_sizes[1], flat ? 1 : net.image_sizes[2], net.stages[0].input_size, 0);
   View input = pass.input;
   for (int32_t i = 0; i < count; ++i) {
-    const StageShape& shape = net.stages[i];
-    NetStage<Compute>& s = pass.stages[i];
+    const Stage& shape = net.stages[i];
+    TileStage<Compute>& s = pass.stages[i];
     s = {};
-    s.core = shape.core, s.relu = shape.relu, s.pooled = shape.pooled;
-    s.input_relu = i > 0 && net.stages[i - 1].relu;
+    s.core = shape.core, s.activation = shape.activation, s.pooled = shape.pooled;
+    s.input_activation = i > 0 ? net.stages[i - 1].activation : Activation::kNone;
     s.rows = s.columns = {1, 1, 1, 1, 0, 1};
     s.groups = 1;
     int64_t height = input.height, width = input.width;
     if (shape.core == Core::kConv2d) {
       const Conv2dShape& c = shape.conv;
-      if (shape.weight_size > kMostNetValues) {
-        fail(op, ": on CUDA the weight of a conv2d may have up to ", kMostNetValues, " elements, got ",
+      if (shape.weight_size > kMostTileValues) {
+        fail(op, ": on CUDA the weight of a conv2d may have up to ", kMostTileValues, " elements, got ",
              shape.weight_size);
       }
       s.rows = axis(c.height, c.out_height, c.kernel_height, c.stride_h, c.pad_top, c.dilation_h);
@@ -137,7 +139,7 @@ void set_stages(const char* op, const NetShape& net, NetPass<Compute>& pass) {
       check_positions(op, p.height + 2 * p.pad_h, p.width + 2 * p.pad_w);
       s.pool_rows = axis(p.height, p.out_height, p.kernel_height, p.stride_h, p.pad_h, p.dilation_h);
       s.pool_columns = axis(p.width, p.out_width, p.kernel_width, p.stride_w, p.pad_w, p.dilation_w);
-      s.byte_taps = p.byte_taps();
+      s.byte_argmax = p.byte_argmax();
       height = p.out_height, width = p.out_width;
     }
     s.input_size = static_cast<int32_t>(shape.input_size);
@@ -152,12 +154,12 @@ void set_stages(const char* op, const NetShape& net, NetPass<Compute>& pass) {
 
 // Lays out the memory of a tile of `images` images; returns its bytes.
 template <class Compute>
-int64_t lay_out(NetPass<Compute>& pass, const NetPurpose& purpose, int images) {
+int64_t lay_out(TilePass<Compute>& pass, const TilePurpose& purpose, int images) {
   const int count = pass.stage_count, loss_phase = count + 1;
   const auto forward_phase = [&](int stage) { return purpose.forward ? stage + 1 : 0; };
   const auto backward_phase = [&](int stage) { return loss_phase + count - stage; };
   // The values that stage `stage` reads: used by it forward, and for the gradients of its weight and of the
-  // relu before it.
+  // activation before it.
   const auto last_use = [&](int stage) {
     if (stage == count) return purpose.backward ? loss_phase : count;
     return purpose.backward ? backward_phase(stage) : stage + 1;
@@ -165,8 +167,8 @@ int64_t lay_out(NetPass<Compute>& pass, const NetPurpose& purpose, int images) {
   TileMemory memory(static_cast<int64_t>(sizeof(Compute)) * images);
   memory.add(&pass.input.at, pass.input.size, 0, last_use(0));
   for (int i = 0; i < count; ++i) {
-    NetStage<Compute>& s = pass.stages[i];
-    const bool is_conv2d = s.core == StageShape::Core::kConv2d;
+    TileStage<Compute>& s = pass.stages[i];
+    const bool is_conv2d = s.core == Stage::Core::kConv2d;
     const int phase = forward_phase(i);
     s.positions_at = s.grad_at = s.core_grad_at = s.input_grad_at = kNowhere;
     memory.add(&s.output.at, s.output.size, phase, last_use(i + 1));
@@ -191,9 +193,9 @@ int64_t lay_out(NetPass<Compute>& pass, const NetPurpose& purpose, int images) {
   const int64_t bytes = memory.place();
   View input = pass.input;
   for (int i = 0; i < count; ++i) {
-    NetStage<Compute>& s = pass.stages[i];
+    TileStage<Compute>& s = pass.stages[i];
     s.input = input;
-    if (s.core == StageShape::Core::kNone) s.core_output = input;
+    if (s.core == Stage::Core::kNone) s.core_output = input;
     if (purpose.backward) s.input_grad_at = i > 0 ? pass.stages[i - 1].grad_at : first_grad;
     input = s.output;
   }

@@ -20,8 +20,8 @@ struct Device {
 };
 
 template <class Compute, int kImages, bool kShared>
-void choose(const char* op, const Device& device, NetPass<Compute>& pass, NetLaunch<Compute>& launch) {
-  constexpr auto* kKernel = &net_tile<Compute, kImages, kShared>;
+void choose(const char* op, const Device& device, TilePass<Compute>& pass, TileLaunch<Compute>& launch) {
+  constexpr auto* kKernel = &tile_kernel<Compute, kImages, kShared>;
   launch.kernel = kKernel;
   launch.shared_bytes = kShared ? pass.tile_bytes : 0;
   int64_t blocks_of_each = 2;
@@ -31,7 +31,7 @@ void choose(const char* op, const Device& device, NetPass<Compute>& pass, NetLau
                                     static_cast<int>(device.shared_bytes)));
     int most;
     check_cuda(op, "place the kernel",
-               cudaOccupancyMaxActiveBlocksPerMultiprocessor(&most, kKernel, kNetThreads,
+               cudaOccupancyMaxActiveBlocksPerMultiprocessor(&most, kKernel, kTileThreads,
                                                              static_cast<size_t>(launch.shared_bytes)));
     blocks_of_each = std::max(1, most);
   }
@@ -42,15 +42,16 @@ void choose(const char* op, const Device& device, NetPass<Compute>& pass, NetLau
 }  // namespace
 
 template <class Compute>
-NetLaunch<Compute> plan_net(const char* op, const NetShape& net, const NetPurpose& purpose,
-                            NetPass<Compute>& pass) {
+TileLaunch<Compute> plan_tile(const Network& net, int64_t batch, const TilePurpose& purpose,
+                              TilePass<Compute>& pass) {
+  const char* const op = net.name.c_str();
   // A vector of 16 bytes.
   constexpr int kMostImages = std::is_same_v<Compute, float> ? 4 : 1;
-  set_stages(op, net, pass);
+  set_stages(net, batch, pass);
   const Device device(op);
   if (pass.batch > std::numeric_limits<int32_t>::max())
     fail(op, ": the batch is too large for CUDA: ", pass.batch);
-  NetLaunch<Compute> launch;
+  TileLaunch<Compute> launch;
   const auto fits = [&](int images) {
     pass.tile_bytes = lay_out(pass, purpose, images);
     return pass.tile_bytes <= device.shared_bytes;
@@ -68,13 +69,14 @@ NetLaunch<Compute> plan_net(const char* op, const NetShape& net, const NetPurpos
 }
 
 template <class Compute>
-void launch_net(const char* op, const NetLaunch<Compute>& plan, const NetPass<Compute>& pass) {
-  launch_with_shared_memory(op, plan.blocks, kNetThreads, plan.shared_bytes, plan.kernel, pass);
+void launch_tile(const char* op, const TileLaunch<Compute>& plan, const TilePass<Compute>& pass) {
+  launch_with_shared_memory(op, plan.blocks, kTileThreads, plan.shared_bytes, plan.kernel, pass);
 }
 
-template NetLaunch<float> plan_net(const char*, const NetShape&, const NetPurpose&, NetPass<float>&);
-template NetLaunch<double> plan_net(const char*, const NetShape&, const NetPurpose&, NetPass<double>&);
-template void launch_net(const char*, const NetLaunch<float>&, const NetPass<float>&);
-template void launch_net(const char*, const NetLaunch<double>&, const NetPass<double>&);
+// For the types that dtypes are computed in.
+template TileLaunch<float> plan_tile(const Network&, int64_t, const TilePurpose&, TilePass<float>&);
+template TileLaunch<double> plan_tile(const Network&, int64_t, const TilePurpose&, TilePass<double>&);
+template void launch_tile(const char*, const TileLaunch<float>&, const TilePass<float>&);
+template void launch_tile(const char*, const TileLaunch<double>&, const TilePass<double>&);
 
 }  // namespace lenet_ext::cuda

@@ -27,8 +27,8 @@ __device__ void with_chunk(int32_t chunk, const Body& body) {
 
 // The images, normalised if they are bytes; zeros for those that are not there, and around them.
 template <class Compute, int kImages>
-__device__ void load_images(const NetPass<Compute>& pass, const Tile<Compute, kImages>& tile) {
-  const NetImages& images = pass.images;
+__device__ void load_images(const TilePass<Compute>& pass, const Tile<Compute, kImages>& tile) {
+  const Images& images = pass.images;
   const int32_t size = pass.stages[0].input_size, plane = pass.input.height * pass.input.width;
   clear_padding(tile, pass.input);
   auto* const values = tile.values(pass.input.at);
@@ -53,23 +53,24 @@ __device__ void load_images(const NetPass<Compute>& pass, const Tile<Compute, kI
 }
 
 template <class Compute, int kImages>
-__device__ void stage_forward(const NetStage<Compute>& s, const Tile<Compute, kImages>& tile) {
+__device__ void stage_forward(const TileStage<Compute>& s, const Tile<Compute, kImages>& tile) {
   clear_padding(tile, s.output);
   switch (s.core) {
-    case StageShape::Core::kConv2d:
+    case Stage::Core::kConv2d:
       with_chunk(s.chunk, [&](auto chunk) {
-        conv2d_forward<chunk>(s, tile, s.pooled ? s.core_output : s.output, s.relu && !s.pooled);
+        conv2d_forward<chunk>(s, tile, s.pooled ? s.core_output : s.output,
+                              s.pooled ? Activation::kNone : s.activation);
       });
       break;
-    case StageShape::Core::kLinear:
+    case Stage::Core::kLinear:
       if (s.linear_input != nullptr) copy_out(tile, s.input, s.input_size, s.linear_input);
       linear_forward(s, tile);
       break;
-    case StageShape::Core::kNone:
+    case Stage::Core::kNone:
       if (s.pooled) break;
       for_each_task(s.output_size, [&](int32_t i) {
         const auto v = tile.values(s.input.at)[s.input.index(i)];
-        tile.values(s.output.at)[s.output.index(i)] = s.relu ? relu(v) : v;
+        tile.values(s.output.at)[s.output.index(i)] = activated(s.activation, v);
       });
   }
   if (s.pooled) {
@@ -82,7 +83,7 @@ __device__ void stage_forward(const NetStage<Compute>& s, const Tile<Compute, kI
 
 // What stage_forward left to an earlier call.
 template <class Compute, int kImages>
-__device__ void load_saved(const NetStage<Compute>& s, const Tile<Compute, kImages>& tile) {
+__device__ void load_saved(const TileStage<Compute>& s, const Tile<Compute, kImages>& tile) {
   clear_padding(tile, s.output);
   auto* const values = tile.values(s.output.at);
   for_each_task(s.output_size, [&](int32_t i) {
@@ -99,7 +100,7 @@ __device__ void load_saved(const NetStage<Compute>& s, const Tile<Compute, kImag
 
 // The gradient of the last output as it was given.
 template <class Compute, int kImages>
-__device__ void load_grad_output(const NetPass<Compute>& pass, const NetStage<Compute>& last,
+__device__ void load_grad_output(const TilePass<Compute>& pass, const TileStage<Compute>& last,
                                  const Tile<Compute, kImages>& tile) {
   auto* const grad = tile.values(last.grad_at);
   for_each_task(last.output_size, [&](int32_t i) {
@@ -117,13 +118,13 @@ __device__ void load_grad_output(const NetPass<Compute>& pass, const NetStage<Co
 
 // From the gradient of the stage's output to those of its parameters and of its input.
 template <class Compute, int kImages>
-__device__ void stage_backward(const NetStage<Compute>& s, const Tile<Compute, kImages>& tile) {
+__device__ void stage_backward(const TileStage<Compute>& s, const Tile<Compute, kImages>& tile) {
   const bool wants_input_grad = s.input_grad_at != kNowhere;
   const auto* const grad = tile.values(s.grad_at);
   switch (s.core) {
-    case StageShape::Core::kConv2d:
+    case Stage::Core::kConv2d:
       if (s.pooled && wants_input_grad) {
-        pool_input_grad(s, tile, tile.values(s.core_grad_at), false);
+        pool_input_grad(s, tile, tile.values(s.core_grad_at), Activation::kNone);
         __syncthreads();
       }
       if (wants_input_grad) {
@@ -134,18 +135,18 @@ __device__ void stage_backward(const NetStage<Compute>& s, const Tile<Compute, k
         conv2d_weight_grad(s, tile, s.partial + blockIdx.x * s.parameter_count);
       }
       break;
-    case StageShape::Core::kLinear:
+    case Stage::Core::kLinear:
       if (s.linear_grad != nullptr) copy_out(tile, dense_view(s.grad_at), s.output_size, s.linear_grad);
       if (wants_input_grad) linear_input_grad(s, tile);
       break;
-    case StageShape::Core::kNone:
+    case Stage::Core::kNone:
       if (!wants_input_grad) break;
       if (s.pooled) {
-        pool_input_grad(s, tile, tile.values(s.input_grad_at), s.input_relu);
+        pool_input_grad(s, tile, tile.values(s.input_grad_at), s.input_activation);
       } else {
         for_each_task(s.input_size, [&](int32_t i) {
           const auto input = tile.values(s.input.at)[s.input.index(i)];
-          tile.values(s.input_grad_at)[i] = s.input_relu ? masked(grad[i], input) : grad[i];
+          tile.values(s.input_grad_at)[i] = activation_grad(s.input_activation, grad[i], input);
         });
       }
   }
@@ -167,31 +168,32 @@ __device__ void store_rows(const Tile<Compute, kImages>& tile, const View& view,
 }
 
 template <class Compute, int kImages>
-__device__ void backward(const NetPass<Compute>& pass, const Tile<Compute, kImages>& tile) {
-  const NetStage<Compute>& last = pass.stages[pass.stage_count - 1];
+__device__ void backward(const TilePass<Compute>& pass, const Tile<Compute, kImages>& tile) {
+  const TileStage<Compute>& last = pass.stages[pass.stage_count - 1];
   if (pass.trains) {
     loss_and_grad(pass, last, tile);
   } else {
     load_grad_output(pass, last, tile);
   }
   __syncthreads();
-  if (last.relu) {
+  if (last.activation != Activation::kNone) {
     for_each_task(last.output_size, [&](int32_t i) {
       auto* const grad = tile.values(last.grad_at);
-      grad[i] = masked(grad[i], tile.values(last.output.at)[last.output.index(i)]);
+      grad[i] = activation_grad(last.activation, grad[i], tile.values(last.output.at)[last.output.index(i)]);
     });
     __syncthreads();
   }
   for (int32_t i = pass.stage_count - 1; i >= 0; --i) stage_backward(pass.stages[i], tile);
   if (pass.grad_input != nullptr) {
-    const NetStage<Compute>& first = pass.stages[0];
+    const TileStage<Compute>& first = pass.stages[0];
     store_rows(tile, dense_view(first.input_grad_at), first.input_size, pass.grad_input, pass.dtype);
     __syncthreads();
   }
 }
 
 template <class Compute, int kImages, bool kShared>
-__global__ __launch_bounds__(kNetThreads, 1) void net_tile(const __grid_constant__ NetPass<Compute> pass) {
+__global__ __launch_bounds__(kTileThreads,
+                             1) void tile_kernel(const __grid_constant__ TilePass<Compute> pass) {
   unsigned char* const memory =
       kShared ? shared_memory() : pass.workspace + int64_t{blockIdx.x} * pass.tile_bytes;
   const auto tiles = static_cast<int32_t>(divide_up(pass.batch, kImages));
@@ -209,7 +211,7 @@ __global__ __launch_bounds__(kNetThreads, 1) void net_tile(const __grid_constant
       }
     }
     if (pass.output != nullptr) {
-      const NetStage<Compute>& last = pass.stages[pass.stage_count - 1];
+      const TileStage<Compute>& last = pass.stages[pass.stage_count - 1];
       store_rows(tile, last.output, last.output_size, pass.output, pass.dtype);
     }
     if (pass.backward) backward(pass, tile);

@@ -1,6 +1,7 @@
 // Vectors of one value of each image of a tile, and the memory where they lie.
 #pragma once
 
+#include "cuda/common/activation.cuh"
 #include "cuda/common/number.cuh"
 #include "cuda/engine/pass.cuh"
 
@@ -58,26 +59,30 @@ struct Tile {
 };
 
 // Where image i of the pass lies. An order that names no image is not followed out of the tensor: its step is
-// not taken (net_parameters.cu).
-__device__ inline int64_t source_image(const NetImages& images, int64_t i) {
+// not taken (parameters.cuh).
+__device__ inline int64_t source_image(const Images& images, int64_t i) {
   if (images.order == nullptr) return i;
   const int64_t source = images.order[i];
   return source < 0 || source >= images.available ? 0 : source;
 }
 
 template <class Compute, int kImages>
-__device__ Values<Compute, kImages> relu(Values<Compute, kImages> values) {
+__device__ Values<Compute, kImages> activated(Activation activation, Values<Compute, kImages> values) {
+  with_activation(activation, [&](auto trait) {
 #pragma unroll
-  for (int i = 0; i < kImages; ++i) values.values[i] = values.values[i] <= 0 ? 0 : values.values[i];
+    for (int i = 0; i < kImages; ++i) values.values[i] = trait.value(values.values[i]);
+  });
   return values;
 }
 
-// The gradient of relu: what its output, not above 0, stops.
+// The gradient before an activation, from that of its output, and the output.
 template <class Compute, int kImages>
-__device__ Values<Compute, kImages> masked(Values<Compute, kImages> grad,
-                                           const Values<Compute, kImages>& output) {
+__device__ Values<Compute, kImages> activation_grad(Activation activation, Values<Compute, kImages> grad,
+                                                    const Values<Compute, kImages>& output) {
+  with_activation(activation, [&](auto trait) {
 #pragma unroll
-  for (int i = 0; i < kImages; ++i) grad.values[i] = output.values[i] <= 0 ? 0 : grad.values[i];
+    for (int i = 0; i < kImages; ++i) grad.values[i] = trait.gradient(grad.values[i], output.values[i]);
+  });
   return grad;
 }
 
@@ -92,14 +97,14 @@ __device__ Values<Compute, kImages> splat(Compute value) {
 // The threads of a block share out tasks 0 ... count - 1.
 template <class Body>
 __device__ void for_each_task(int32_t count, const Body& body) {
-  for (int32_t task = threadIdx.x; task < count; task += kNetThreads) body(task);
+  for (int32_t task = threadIdx.x; task < count; task += kTileThreads) body(task);
 }
 
 // The same for tasks whose threads exchange values within a warp: all of it calls the body, with a task that
 // may lie beyond the last.
 template <class Body>
 __device__ void for_each_task_of_warps(int32_t count, const Body& body) {
-  for (int32_t first = threadIdx.x / kWarpSize * kWarpSize; first < count; first += kNetThreads) {
+  for (int32_t first = threadIdx.x / kWarpSize * kWarpSize; first < count; first += kTileThreads) {
     body(first + static_cast<int32_t>(threadIdx.x % kWarpSize));
   }
 }

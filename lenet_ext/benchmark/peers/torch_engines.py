@@ -47,7 +47,7 @@ class OneCall(Training):
         return self._step(self._images, self._labels)
 
     def set_learning_rate(self, rate: float) -> None:
-        self._step.lr = rate
+        self._step.optimizer.param_groups[0]["lr"] = rate
 
     def parameters(self) -> Sequence[Tensor]:
         return list(self._step.fused.parameters())

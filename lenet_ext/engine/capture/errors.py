@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from lenet_ext.engine.layers import kinds
+
 ELSEWHERE = "use lenet_ext.convert instead"
-UNKNOWN = "is no conv2d, relu, max_pool2d, linear or flattening"
+UNKNOWN = f"is no {', '.join(kinds()[:-1])} or {kinds()[-1]}"
 TO_THE_LOSS = "belongs into the loss: let the model end with logits, and train with cross_entropy"
 # What to tell about operators that users meet often.
 HINTS = {

@@ -2,12 +2,11 @@
 #include "ops/backend.h"
 
 #include "cuda/common/torch.h"
-#include "cuda/launchers.h"
+#include "cuda/kernel_table.h"
 
 namespace lenet_ext {
 
-Backend::Backend(const char*, const Tensor&)
-    : kernels_(&cuda::kernels()), on_host_(false), max_pool2d_indices_(&cuda::max_pool2d_indices) {}
+Backend::Backend(const char*, const Tensor&) : kernels_(&cuda::kernels()), on_host_(false) {}
 
 namespace cuda {
 
@@ -16,7 +15,7 @@ void* current_stream() {
 }
 
 Scratch::Scratch(int64_t bytes) : tensor_(empty_bytes(bytes, aoti_torch_device_type_cpu(), 0)) {
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_data_ptr(tensor_, &data_));
+  check_torch("give the address of a tensor", aoti_torch_get_data_ptr(tensor_, &data_));
 }
 
 Scratch::~Scratch() {

@@ -21,7 +21,7 @@ EMULATOR = Path(__file__).resolve().parent
 ROOT = EMULATOR.parents[2]
 CSRC = ROOT / "csrc"
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g"
-LEFT_OUT = {"backend.cpp", "parallel.cpp", "schemas.cpp"}  # the schemas are in the package's module
+LEFT_OUT = {"backend.cpp", "parallel.cpp"}
 COMPILER = os.environ.get("CXX") or shutil.which("g++")
 
 
@@ -30,7 +30,7 @@ def flags(sanitized: bool) -> str:
     optimize = f"-O1 {SANITIZERS}" if sanitized else f"-O2 {os.environ.get('CXXFLAGS', '')}"
     return (
         "-std=c++20 -fPIC -fvisibility=hidden -Wall -Wextra -Wno-unknown-pragmas "
-        f"{optimize} -DTORCH_TARGET_VERSION=0x020a000000000000 "
+        f"{optimize} -DTORCH_TARGET_VERSION=0x020a000000000000 -DLENET_EXT_DEFINES_OPERATORS=0 "
         f"-I{EMULATOR}/include -I{EMULATOR} -I{CSRC} -isystem {torch.__path__[0]}/include"
     )
 

@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from lenet_ext.engine.program import Core, decode
+from lenet_ext.engine.layers import Activation, Conv2d, Flatten, Layer, Linear, MaxPool2d
+from lenet_ext.engine.network import Network
 
 Results = list[Tensor]
+TRAINING = ("loss ", "optimizer ")  # lines of a program that are not the network's
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Sequence[int]) -> Tensor:
@@ -25,6 +27,10 @@ def gradients(function: Callable[..., Tensor], tensors: Sequence[Tensor], grad_o
     with torch.enable_grad():
         leaves = [tensor.detach().requires_grad_() for tensor in tensors]
         return list(torch.autograd.grad(function(*leaves), leaves, grad_output))
+
+
+def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None, *geometry: int) -> Results:
+    return [convolution(x, weight, bias, geometry)]
 
 
 def conv2d_weight_grad(gy: Tensor, x: Tensor, height: int, width: int, *rest: Any) -> Results:
@@ -46,15 +52,19 @@ def conv2d_grads(gy: Tensor, x: Tensor, weight: Tensor, *rest: Any) -> Results:
     ]
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def product(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     if weight.dim() == 3:
         biases = [None] * len(weight) if bias is None else bias
         return torch.stack([F.linear(*member) for member in zip(x, weight, biases, strict=True)])
     return F.linear(x, weight, bias)
 
 
-def linear_input_grad(gy: Tensor, weight: Tensor) -> Tensor:
-    return linear(gy, weight.mT, None)
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Results:
+    return [product(x, weight, bias)]
+
+
+def linear_input_grad(gy: Tensor, weight: Tensor) -> Results:
+    return [product(gy, weight.mT, None)]
 
 
 def linear_weight_grad(gy: Tensor, x: Tensor, bias: bool, stacked: bool = False) -> Results:
@@ -66,33 +76,60 @@ def linear_weight_grad(gy: Tensor, x: Tensor, bias: bool, stacked: bool = False)
     return [rows.t() @ inputs, rows.sum(0) if bias else rows.new_empty(0)]
 
 
+def linear_grads(gy: Tensor, x: Tensor, weight: Tensor, bias: bool) -> Results:
+    return [*linear_input_grad(gy, weight), *linear_weight_grad(gy, x, bias, weight.dim() == 3)]
+
+
 def pooled(x: Tensor, *arguments: Any) -> tuple[Tensor, Tensor]:
     *geometry, ceil_mode = arguments
     pairs = [tuple(geometry[i : i + 2]) for i in range(0, 8, 2)]
     return F.max_pool2d(x, *pairs, ceil_mode=ceil_mode, return_indices=True)
 
 
-def max_pool2d_input_grad(gy: Tensor, taps: Tensor, height: int, width: int, *geometry: int) -> Results:
-    """By the indices of the taps, which are compared with native torch's themselves."""
-    indices = torch.ops.lenet_ext.max_pool2d_indices(taps, height, width, *geometry).flatten(2)
+def max_pool2d(x: Tensor, *arguments: Any) -> Results:
+    """The maxima, and where they are asked for their indices."""
+    *geometry, with_argmax = arguments
+    return list(pooled(x, *geometry))[: 1 + with_argmax]
+
+
+def max_pool2d_input_grad(gy: Tensor, argmax: Tensor, height: int, width: int, *geometry: int) -> Results:
+    """By the indices, which are compared with native torch's themselves."""
+    indices = torch.ops.lenet_ext.max_pool2d_indices(argmax, height, width, *geometry).flatten(2)
     grad = gy.new_zeros(*gy.shape[:2], height * width).scatter_add(2, indices, gy.flatten(2))
     return [grad.unflatten(2, (height, width))]
 
 
-def chain(x: Tensor, parameters: Sequence[Tensor], program: Sequence[int]) -> Tensor:
-    remaining = iter(parameters)
-    for stage in decode(program):
-        weight = None if stage.core == Core.NONE else next(remaining)
-        bias = next(remaining) if stage.bias else None
-        if stage.geometry is not None:
-            x = convolution(x, weight, bias, stage.geometry)
-        elif weight is not None:
-            x = F.linear(x.flatten(1), weight, bias)
-        x = F.relu(x) if stage.relu else x
-        if stage.pool is not None:
-            x = pooled(x, *stage.pool[:-1], bool(stage.pool[-1]))[0]
-        x = x.flatten(1) if stage.flattened else x
-    return x
+def relu(x: Tensor) -> Results:
+    return [F.relu(x)]
+
+
+def relu_grad(gy: Tensor, y: Tensor) -> Results:
+    return [torch.ops.aten.threshold_backward(gy, y, 0)]
+
+
+def apply(layer: Layer, x: Tensor, *parameters: Tensor) -> Tensor:
+    """What a layer of a network computes."""
+    match layer:
+        case Conv2d():
+            weight, bias = (*parameters, None)[:2]
+            return convolution(x, weight, bias, layer.numbers)
+        case Linear():
+            return F.linear(x.flatten(1), *parameters)
+        case MaxPool2d(kernel_size, stride, padding, dilation, ceil_mode):
+            return F.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)
+        case Activation(kind):
+            return getattr(F, kind)(x)
+        case Flatten():
+            return x.flatten(1)
+    raise AssertionError(layer)
+
+
+def output_of(x: Tensor, parameters: Sequence[Tensor], program: str) -> Tensor:
+    network = Network.of("\n".join(line for line in program.split("\n") if not line.startswith(TRAINING)))
+    values = [x]
+    for layer, read, own, _ in network.nodes:
+        values.append(apply(layer, *(values[i] for i in read), *(parameters[i] for i in own)))
+    return values[network.outputs[0]]
 
 
 def normalized(images: Tensor, normalization: Tensor | None) -> Tensor:
@@ -103,48 +140,28 @@ def normalized(images: Tensor, normalization: Tensor | None) -> Tensor:
     return images * scale + shift
 
 
-def net_backward(gy: Tensor, x: Tensor, parameters: list[Tensor], *rest: Any) -> Results:
+def network(x: Tensor, parameters: list[Tensor], program: str, normalization: Tensor | None) -> Results:
+    return [output_of(normalized(x, normalization), parameters, program)]
+
+
+def network_backward(gy: Tensor, x: Tensor, parameters: list[Tensor], *rest: Any) -> Results:
     _, _, program, normalization, input_grad, parameter_grads = rest
     x = normalized(x, normalization)
-    grads = gradients(lambda x, *p: chain(x, p, program), [x, *parameters], gy)
+    grads = gradients(lambda x, *p: output_of(x, p, program), [x, *parameters], gy)
     return [grads[0] if input_grad else gy.new_empty(0), *(grads[1:] if parameter_grads else [])]
 
 
-def net_loss(
+def network_train(
     images: Tensor, targets: Tensor, order: Tensor | None, parameters: list[Tensor], *rest: Any
 ) -> Results:
     """The loss of the first step, if there is one."""
-    _, program, normalization, batch_size, *_, kind, _ = rest
+    _, _, program, normalization, batch_size = rest
     chosen = slice(None) if order is None else order.long()
     images, targets = images[chosen], targets[chosen]
     if len(images) == 0:
         return [torch.empty(0)]
     count = batch_size or len(images)
-    output = chain(normalized(images[:count], normalization), parameters, program)
-    loss = F.mse_loss(output, targets[:count]) if kind else F.cross_entropy(output, targets[:count].long())
-    return [loss.reshape(1)]
-
-
-# The first results of each operator, those behind them being internal; max_pool2d's taps as indices.
-ORACLES: dict[str, Callable[..., Results]] = {
-    "conv2d": lambda x, weight, bias, *geometry: [convolution(x, weight, bias, geometry)],
-    "conv2d_input_grad": conv2d_input_grad,
-    "conv2d_weight_grad": conv2d_weight_grad,
-    "conv2d_grads": conv2d_grads,
-    "linear": lambda x, weight, bias: [linear(x, weight, bias)],
-    "linear_input_grad": lambda gy, weight: [linear_input_grad(gy, weight)],
-    "linear_weight_grad": linear_weight_grad,
-    "linear_grads": lambda gy, x, weight, bias: [
-        linear_input_grad(gy, weight),
-        *linear_weight_grad(gy, x, bias, weight.dim() == 3),
-    ],
-    "max_pool2d": lambda x, *arguments: list(pooled(x, *arguments[:-1]))[: 1 + arguments[-1]],
-    "max_pool2d_input_grad": max_pool2d_input_grad,
-    "relu": lambda x: [F.relu(x)],
-    "relu_": lambda x: [F.relu(x)],
-    "relu_grad": lambda gy, y: [torch.ops.aten.threshold_backward(gy, y, 0)],
-    "net": lambda x, p, program, norm: [chain(normalized(x, norm), p, program)],
-    "net_forward": lambda x, p, program, norm: [chain(normalized(x, norm), p, program)],
-    "net_backward": net_backward,
-    "net_train": net_loss,
-}
+    output = output_of(normalized(images[:count], normalization), parameters, program)
+    if "loss mse" in program:
+        return [F.mse_loss(output, targets[:count]).reshape(1)]
+    return [F.cross_entropy(output, targets[:count].long()).reshape(1)]

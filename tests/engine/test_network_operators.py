@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from copy import deepcopy
 from typing import Any
@@ -12,47 +13,67 @@ import torch
 from chains import Chain, chains, fused_without_export
 from hostile import HUGE, describe
 from hypothesis import given, settings
+from operators import (
+    ARGMAX,
+    ELEMENTS,
+    IMAGES,
+    LABELS,
+    NETWORK,
+    OPERATORS,
+    OUTPUT,
+    PARAMETERS,
+    PROGRAM,
+    SAVED,
+    TRAINING,
+    operators,
+    options,
+    zeros,
+)
 from strategies import laid_out
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-import lenet_ext  # noqa: F401  registers the operators
+from lenet_ext.engine.layers import Activation, Conv2d, Layer, Linear, MaxPool2d
+from lenet_ext.engine.network import Network
 
-operators = torch.ops.lenet_ext
-CONV = [1, 1, 1, 1, 0, 2, 1, 0, 1, 0, 1, 1, 1, 1]  # core, bias, relu, pooled, flattened; geometry
-POOL = [2, 3, 2, 2, 1, 0, 1, 2, 1]
-LINEAR = [2, 1, 0, 0, 0]
-PROGRAM = CONV + POOL + LINEAR
-OUT_OF_PROGRAM: list[list[int]] = [
-    [],  # no stage
-    PROGRAM[:-1],
-    PROGRAM[:7],
-    [*PROGRAM, 0],
-    LINEAR + CONV + POOL,
-    [*CONV[:3], 0, *CONV[4:], *LINEAR],  # pool left out: linear meets more features
-    PROGRAM + LINEAR,  # two parameters are missing
-    CONV + POOL,  # two are left over
-    [3, *PROGRAM[1:]],
-    [0, *PROGRAM[1:]],
-]
-
-
-def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    return torch.zeros(shape, dtype=dtype)
-
-
-IMAGES = zeros(4, 2, 7, 8)  # four: the taps then fill whole words, and none of them is left as it was
-PARAMETERS = [zeros(5, 2, 3, 2), zeros(5), zeros(4, 30), zeros(4)]
-LABELS = torch.tensor([0, 3, 1, 2])
 NORMALIZATION = zeros(2, 2)
-OUTPUT, SAVED, TAPS = operators.net_forward(IMAGES, PARAMETERS, PROGRAM, None)
-OPTIONS = (2, 0.1, 0.9, 0.01, True, 0)
-CALLS: dict[str, tuple[Any, ...]] = {
-    "net": (IMAGES, PARAMETERS, PROGRAM, None),
-    "net_forward": (IMAGES, PARAMETERS, PROGRAM, None),
-    "net_backward": (OUTPUT, IMAGES, PARAMETERS, SAVED, TAPS, PROGRAM, None, True, True),
-    "net_train": (IMAGES, LABELS, torch.tensor([2, 0]), PARAMETERS, zeros(189), PROGRAM, None, *OPTIONS),
-}
+NAMES = [name for name in OPERATORS if name.startswith("network")]
+CALLS = {name: OPERATORS[name].example for name in NAMES}
+OPTIONS = options(4, 0.1, 0.9)
+
+
+def program(*layers: tuple[Layer, tuple[int, ...]]) -> str:
+    return Network.chain("FusedNet", *layers).program()
+
+
+RELU = program((Activation("relu"), ()))
+LINEAR = program((Linear(), (0,)))
+LINES = PROGRAM.split("\n")
+# Descriptions that are none, or of another network than the parameters'.
+OTHER_PROGRAMS = [
+    "",
+    "FusedNet",
+    "FusedNet\nreturn 0",  # no layer
+    "\n".join(LINES[:-1]),  # nothing is returned
+    "\n".join(LINES[1:]),  # no name
+    "\n".join([*LINES[:3], *LINES[4:]]),  # without the pool: the numbers of values do not fit
+    "\n".join([LINES[0], LINES[2], LINES[1], *LINES[3:]]),
+    "\n".join([*LINES, LINES[-1]]),
+    program(*((node.layer, node.parameters) for node in NETWORK.nodes[:3])),  # two parameters are left over
+    program(
+        *((node.layer, node.parameters) for node in NETWORK.nodes), (Linear(), (4, 5))
+    ),  # two are missing
+    program(*((node.layer, node.parameters) for node in reversed(NETWORK.nodes))),
+    PROGRAM.replace("conv2d", "conv3d"),
+    PROGRAM.replace("conv2d", ""),
+    PROGRAM.replace("|", "", 1),
+    PROGRAM.replace("0 1 |", "0 0 |"),
+    PROGRAM.replace("0 1 |", "0 |"),  # without its bias: parameter 1 is used by none
+    PROGRAM.replace("0 1 |", "1 0 |"),
+    PROGRAM.replace("return", "return 1"),
+    PROGRAM.replace("\nreturn", "\nloss nothing\nreturn"),
+    PROGRAM.replace("\nreturn", "\noptimizer nobody\nreturn"),
+]
 
 
 def spoilt_tensors(tensor: Tensor) -> list[Tensor]:
@@ -63,50 +84,65 @@ def spoilt_tensors(tensor: Tensor) -> list[Tensor]:
     return [*spoilt, tensor.to("meta"), tensor.to_sparse(), tensor.to(torch.complex64)]
 
 
-def spoilt_program() -> list[list[int]]:
+def spoilt_programs(program: str) -> list[str]:
+    """Others, and `program` with every number in turn replaced by ones that it cannot be."""
+    words = re.split("([ \n])", program)
+    numbers = [i for i, word in enumerate(words) if word.isdigit()]
     changed = [
-        [*PROGRAM[:i], value, *PROGRAM[i + 1 :]]
-        for i in range(len(PROGRAM))
-        for value in (-1, 9, 2**31, *HUGE[1:], -(2**63))
+        "".join([*words[:i], str(value), *words[i + 1 :]])
+        for i in numbers
+        for value in (-1, 9, 2**31, *HUGE[1:], -(2**63), 2**64, "", "x", "1x", "1.5")
     ]
-    return OUT_OF_PROGRAM + changed
+    return OTHER_PROGRAMS + changed
 
 
 def spoilt(name: str, index: int, value: object) -> list[object]:
     """Values that the call cannot take."""
     if isinstance(value, Tensor):
         tensors = spoilt_tensors(value)
-        if name in ("net", "net_forward"):  # the only tensor with a batch
+        if name in ("network", "network_forward"):  # the only tensor with a batch
             tensors = [tensor for tensor in tensors if tensor.shape != (2, 2, 7, 8)]
-        if name == "net_train" and index == 2:  # an order may be of any length
+        if name == "network_train" and index == 2:  # an order may be of any length
             tensors = [tensor for tensor in tensors if tensor.dtype != torch.int64 or tensor.dim() != 1]
-            tensors += [] if on_device.cuda_kernels else [torch.tensor([i]) for i in (4, -1, 2**62)]
-        if name == "net_train" and index == 1 and not on_device.cuda_kernels:  # see test_net_cuda.py
-            tensors += [
-                torch.tensor([0, 4, 0, 0]),
-                torch.tensor([-1, 0, 0, 0]),
-                torch.tensor([0, 0, 0, 2**62]),
-            ]
         return [*tensors, "text"]
     if value is PARAMETERS:
         others = [[*PARAMETERS[:i], bad, *PARAMETERS[i + 1 :]] for i in range(4) for bad in
                   spoilt_tensors(PARAMETERS[i])]  # fmt: skip
         return [[], PARAMETERS[:3], [*PARAMETERS, zeros(4)], PARAMETERS[::-1], *others]
-    if value is PROGRAM:
-        return list(spoilt_program())
+    if isinstance(value, list):  # the state; an empty tensor stands for none
+        tensors = [tensor for tensor in spoilt_tensors(value[0]) if tensor.shape != (0, 3)]
+        return [[], value * 2, *([tensor] for tensor in tensors)]
+    if isinstance(value, str):
+        return list(spoilt_programs(value))
     if value is None:
         return [NORMALIZATION]  # which is for bytes
-    if name == "net_train" and index == 7:
+    if name == "network_train" and isinstance(value, int):
         return [-1, -(2**63), "1", None]  # 0 stands for all images
-    if name == "net_train" and index == 12:
-        return [-1, 1, 2, 2**62]  # 1 is mse: LABELS do not fit
     return []
+
+
+@pytest.mark.skipif(on_device.cuda_kernels, reason="see test_network_cuda.py")
+@pytest.mark.parametrize(
+    ("index", "bad"),
+    [
+        *((1, torch.tensor(labels)) for labels in ([0, 4, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 2**62])),
+        *((2, torch.tensor(order)) for order in ([4], [-1], [0, 2**62])),
+    ],
+    ids=str,
+)
+def test_indices_out_of_range(index: int, bad: Tensor) -> None:
+    """An IndexError, as of every indexing of torch's."""
+    arguments = list(deepcopy(CALLS["network_train"]))
+    arguments[index] = bad
+    with pytest.raises(IndexError, match=r"(target|order) -?\d+ at position \d is out of range \[0, 4\)"):
+        operators.network_train(*arguments)
+    assert not any(tensor.any() for tensor in arguments[3])
 
 
 def text(value: object) -> str:
     if isinstance(value, list) and value and isinstance(value[0], Tensor):
         return ", ".join(map(text, value))
-    return describe(value)
+    return value if isinstance(value, str) else describe(value)
 
 
 @pytest.mark.parametrize("name", CALLS)
@@ -140,54 +176,57 @@ def bytes_of(images: Tensor) -> Tensor:
 )
 def test_normalization_spoilt(bad: Tensor | None) -> None:
     images = bytes_of(IMAGES)
-    operators.net_forward(images, PARAMETERS, PROGRAM, NORMALIZATION)
+    operators.network_forward(images, PARAMETERS, PROGRAM, NORMALIZATION)
     with pytest.raises(RuntimeError):
-        operators.net_forward(images, PARAMETERS, PROGRAM, bad)
+        operators.network_forward(images, PARAMETERS, PROGRAM, bad)
     with pytest.raises(RuntimeError):
-        operators.net_train(images, LABELS, None, PARAMETERS, zeros(189), PROGRAM, bad, *OPTIONS)
+        operators.network_train(
+            images, LABELS, None, PARAMETERS, [zeros(ELEMENTS)], OPTIONS, TRAINING, bad, 2
+        )
 
 
 def test_bytes_need_parameters_and_have_no_gradient() -> None:
     images = bytes_of(IMAGES)
-    with pytest.raises(RuntimeError, match="uint8 images need a stage with parameters"):
-        operators.net_forward(images, [], [0, 0, 1, 0, 0], NORMALIZATION)
-    arguments = (OUTPUT, images, PARAMETERS, SAVED, TAPS, PROGRAM, NORMALIZATION)
-    assert len(operators.net_backward(*arguments, False, True)) == 5
+    with pytest.raises(RuntimeError, match="uint8 images need a layer with parameters"):
+        operators.network_forward(images, [], RELU, NORMALIZATION)
+    arguments = (OUTPUT, images, PARAMETERS, SAVED, ARGMAX, PROGRAM, NORMALIZATION)
+    assert len(operators.network_backward(*arguments, False, True)) == 5
     with pytest.raises(RuntimeError, match="uint8 images have no gradient"):
-        operators.net_backward(*arguments, True, True)
+        operators.network_backward(*arguments, True, True)
 
 
 def test_sizes_that_overflow_when_multiplied() -> None:
     big = zeros(1, 1, 1, 1).expand(2**20, 1, 2**20, 2**20)
     with pytest.raises(RuntimeError):
-        operators.net_forward(big, [], [0, 0, 1, 0, 0], None)
+        operators.network_forward(big, [], RELU, None)
     with pytest.raises(RuntimeError):
-        operators.net(zeros(2**20, 1).expand(2**20, 2**40), [], [0, 0, 1, 0, 0], None)
+        operators.network(zeros(2**20, 1).expand(2**20, 2**40), [], RELU, None)
     weight = zeros(1, 1).expand(2**40, 3)
     with pytest.raises(RuntimeError):
-        operators.net_forward(zeros(2**20, 3), [weight], [2, 0, 0, 0, 0], None)
+        operators.network_forward(zeros(2**20, 3), [weight], LINEAR, None)
 
 
 def test_empty_weights() -> None:
     for weight in (zeros(0, 3), zeros(3, 0)):
         with pytest.raises(RuntimeError, match="the weight has no element"):
-            operators.net_forward(zeros(2, weight.shape[1]), [weight], [2, 0, 0, 0, 0], None)
+            operators.network_forward(zeros(2, weight.shape[1]), [weight], LINEAR, None)
 
 
 @pytest.mark.parametrize("kernel", [2, 3, 17])
 @pytest.mark.parametrize("core", ["conv2d", "none"])
 @pytest.mark.parametrize("value", [3, 4, 8, 9, 128, 255])
-def test_taps_outside_of_their_window(kernel: int, core: str, value: int) -> None:
-    """Made-up taps lead nowhere outside: the gradient goes into the input or nowhere."""
+def test_argmax_outside_of_its_window(kernel: int, core: str, value: int) -> None:
+    """A made-up argmax leads nowhere outside: the gradient goes into the input or nowhere."""
     size = 2 * kernel + 1
     parameters = [torch.ones(17, 2, 1, 1)] if core == "conv2d" else []
-    geometry = [1, 1, 0, 0, 0, 0, 1, 1, 1] if core == "conv2d" else []
-    program = [int(core == "conv2d"), 0, 0, 1, 0, *geometry, *[kernel] * 4, *[kernel // 2] * 2, 1, 1, 0]
+    pool = MaxPool2d((kernel, kernel), (kernel, kernel), (kernel // 2, kernel // 2), (1, 1), ceil_mode=False)
+    point = Conv2d(stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), groups=1)
+    description = program((point, (0,)), (pool, ())) if core == "conv2d" else program((pool, ()))
     images = torch.ones(5, 2, size, size)
-    output, saved, taps = operators.net_forward(images, parameters, program, None)
-    made_up = torch.full_like(taps, value)
-    grads = operators.net_backward(
-        torch.ones_like(output), images, parameters, saved, made_up, program, None, True, True
+    output, saved, argmax = operators.network_forward(images, parameters, description, None)
+    made_up = torch.full_like(argmax, value)
+    grads = operators.network_backward(
+        torch.ones_like(output), images, parameters, saved, made_up, description, None, True, True
     )
     assert 0 <= grads[0].sum() <= output.numel() * 2
     for grad in grads[1:]:
@@ -213,15 +252,17 @@ def check_fake(operator: Callable[..., Any], *args: Any) -> list[Tensor]:
 @settings(max_examples=25)
 @given(chains())
 def test_fake_kernels(chain: Chain) -> None:
-    fused = fused_without_export(chain.model)
+    fused = fused_without_export(chain)
     images = laid_out(chain.images(torch.float32), "channels_last" if len(chain.shape) == 4 else "contiguous")
-    parameters = [parameter.detach() for parameter in fused._chain_parameters()]
+    parameters = [parameter.detach() for parameter in fused.parameters()]
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         tensors = [images.to(dtype), [p.to(dtype) for p in parameters]]
-        check_fake(operators.net, *tensors, fused._program, None)
-        output, saved, taps = check_fake(operators.net_forward, *tensors, fused._program, None)
+        check_fake(operators.network, *tensors, fused._program, None)
+        output, saved, argmax = check_fake(operators.network_forward, *tensors, fused._program, None)
         for wanted in ((True, True), (False, True), (True, False)):
-            check_fake(operators.net_backward, output, *tensors, saved, taps, fused._program, None, *wanted)
+            check_fake(
+                operators.network_backward, output, *tensors, saved, argmax, fused._program, None, *wanted
+            )
 
 
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
@@ -231,15 +272,15 @@ def test_opcheck(layout: str, images: Tensor) -> None:
     normalization = NORMALIZATION if is_bytes else None
     images = images.contiguous(memory_format=torch.channels_last) if is_bytes else laid_out(images, layout)
     parameters = [laid_out(PARAMETERS[0], layout), *PARAMETERS[1:]]
-    for operator in (operators.net, operators.net_forward):
+    for operator in (operators.network, operators.network_forward):
         torch.library.opcheck(operator.default, (images, parameters, PROGRAM, normalization))
     torch.library.opcheck(
-        operators.net_backward.default,
-        (OUTPUT, images, parameters, SAVED, TAPS, PROGRAM, normalization, not is_bytes, True),
+        operators.network_backward.default,
+        (OUTPUT, images, parameters, SAVED, ARGMAX, PROGRAM, normalization, not is_bytes, True),
     )
 
 
-@pytest.mark.parametrize("name", ["net", "net_forward", "net_backward"])
+@pytest.mark.parametrize("name", ["network", "network_forward", "network_backward"])
 def test_fake_kernels_want_one_device(name: str) -> None:
     arguments = [
         [value.to("meta") for value in argument] if argument is PARAMETERS else argument

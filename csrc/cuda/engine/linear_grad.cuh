@@ -1,13 +1,31 @@
 // The gradients of the fused engine's linear weights, those of all stages in one launch: contractions
 // (contract.cuh) over the images of the batch.
+#pragma once
+
 #include <algorithm>
 
 #include "cuda/contract/contract.cuh"
 #include "cuda/contract/matrix.cuh"
-#include "cuda/engine/parameters.cuh"
+#include "cuda/engine/pass.cuh"
 
 namespace lenet_ext::cuda {
-namespace {
+
+// A linear stage's input and gradient, [image][features].
+template <class Compute>
+struct LinearGrad {
+  const Compute *input, *grad;
+  Compute* partial;
+  int64_t in_features, out_features, count;  // count: of weight and bias
+  bool bias;
+  int64_t splits, split_images, blocks;
+};
+
+template <class Compute>
+struct LinearGrads {
+  LinearGrad<Compute> stages[kMostStages];
+  int32_t stage_count;
+  int64_t batch;
+};
 
 // Rows: input features, and one more for the bias; columns: output features; steps: images.
 using GradTile = Tile<64, 32>;
@@ -46,8 +64,6 @@ __global__ __launch_bounds__(GradTile::kThreads, GradTile::kBlocks) void contrac
                                    PartialGrad<Compute>{g.partial, g.in_features, g.out_features, g.count});
 }
 
-}  // namespace
-
 template <class Compute>
 void choose_splits(LinearGrad<Compute>& g, int64_t batch) {
   constexpr int64_t kWantedBlocks = 512;  // several for each of an H200's 132 SMs
@@ -67,10 +83,5 @@ void linear_grads(const char* op, const LinearGrads<Compute>& grads) {
   for (int32_t i = 0; i < grads.stage_count; ++i) blocks += grads.stages[i].blocks;
   launch(op, blocks, GradTile::kThreads, &contract_stages<Compute>, grads);
 }
-
-template void choose_splits<float>(LinearGrad<float>&, int64_t);
-template void choose_splits<double>(LinearGrad<double>&, int64_t);
-template void linear_grads<float>(const char*, const LinearGrads<float>&);
-template void linear_grads<double>(const char*, const LinearGrads<double>&);
 
 }  // namespace lenet_ext::cuda

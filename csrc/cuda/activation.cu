@@ -1,7 +1,8 @@
-// relu and its gradient: one pass over memory, bound by bandwidth.
+// The activations and their gradients: one pass over memory, bound by bandwidth.
+#include "cuda/common/activation.cuh"
 #include "cuda/common/launch.cuh"
 #include "cuda/common/number.cuh"
-#include "cuda/launchers.h"
+#include "cuda/kernel_table.h"
 
 namespace lenet_ext::cuda {
 namespace {
@@ -10,19 +11,19 @@ constexpr int kVectorBytes = 16;  // the widest load there is
 template <class Stored>
 constexpr int kVectorSize = kVectorBytes / sizeof(Stored);
 
-// max(value, 0); NaN stays.
-struct Relu {
+template <class Trait>
+struct Value {
   template <class Stored>
-  __device__ Stored operator()(Stored value) const {
-    return widen(value) <= 0 ? Stored{} : value;
+  __device__ Stored operator()(Stored input) const {
+    return narrow<Stored>(Trait::value(widen(input)));
   }
 };
 
-// The gradient where not output <= 0 (so a NaN passes it on, as in ATen), else 0.
-struct ReluGrad {
+template <class Trait>
+struct Gradient {
   template <class Stored>
   __device__ Stored operator()(Stored grad_output, Stored output) const {
-    return widen(output) <= 0 ? Stored{} : grad_output;
+    return narrow<Stored>(Trait::gradient(widen(grad_output), widen(output)));
   }
 };
 
@@ -59,26 +60,27 @@ void launch_map(const char* op, int64_t count, Stored* result, const Operands*..
                   Function{}, vectors, count, result, operands...);
 }
 
+template <class Stored>
+void activate(Activation activation, int64_t count, const void* input, void* output) {
+  with_activation(activation, [&](auto trait) {
+    launch_map<Value<decltype(trait)>>("activation", count, static_cast<Stored*>(output),
+                                       static_cast<const Stored*>(input));
+  });
+}
+
+template <class Stored>
+void activation_grad(Activation activation, int64_t count, const void* grad_output, const void* output,
+                     void* grad_input) {
+  with_activation(activation, [&](auto trait) {
+    launch_map<Gradient<decltype(trait)>>("activation", count, static_cast<Stored*>(grad_input),
+                                          static_cast<const Stored*>(grad_output),
+                                          static_cast<const Stored*>(output));
+  });
+}
+
+const Entry entry([]<class Stored>(std::type_identity<Stored>, TypedKernels& typed, Kernels&) {
+  typed.activation = {.forward = &activate<Stored>, .input_grad = &activation_grad<Stored>};
+});
+
 }  // namespace
-
-template <class Stored>
-void relu(int64_t count, const void* input, void* output) {
-  launch_map<Relu>("relu", count, static_cast<Stored*>(output), static_cast<const Stored*>(input));
-}
-
-template <class Stored>
-void relu_grad(int64_t count, const void* grad_output, const void* output, void* grad_input) {
-  launch_map<ReluGrad>("relu_grad", count, static_cast<Stored*>(grad_input),
-                       static_cast<const Stored*>(grad_output), static_cast<const Stored*>(output));
-}
-
-template void relu<float>(int64_t, const void*, void*);
-template void relu<double>(int64_t, const void*, void*);
-template void relu<BFloat16>(int64_t, const void*, void*);
-template void relu<Float16>(int64_t, const void*, void*);
-template void relu_grad<float>(int64_t, const void*, const void*, void*);
-template void relu_grad<double>(int64_t, const void*, const void*, void*);
-template void relu_grad<BFloat16>(int64_t, const void*, const void*, void*);
-template void relu_grad<Float16>(int64_t, const void*, const void*, void*);
-
 }  // namespace lenet_ext::cuda

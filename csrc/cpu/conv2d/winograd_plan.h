@@ -1,0 +1,106 @@
+// How an instruction set computes a convolution in the Winograd domain (winograd_conv2d.h): where that is the
+// better way, the sizes of all working memory, and what is where in it.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "cpu/microkernels/contract.h"
+#include "shapes.h"
+
+namespace lenet_ext::cpu {
+
+template <class S>
+struct WinogradPlan {
+  static constexpr int kWidth = S::width;
+
+  const Conv2dShape shape;
+  const bool pooled;                           // by 2x2 windows
+  const int64_t rows, points, outputs, tiles;  // output rows that are needed; per tile; tiles
+  const int64_t pitch, terms;                  // a padded row; products per point and output
+  const bool lanes_are_channels;
+  const int tile_vectors;  // of a contract tile
+  const int64_t taps_per_step;
+  const int64_t channels;            // output channels, up to whole contract tiles
+  const int64_t block_tiles, plane;  // of the points of a channel
+  std::vector<Step> steps;
+
+  // In float32 the results are about as exact as the direct ones; float64 is left to the direct way, for
+  // those who ask for every digit.
+  static bool suits(const Conv2dShape& s) {
+    constexpr int64_t kLeastTerms = 9;  // per point; with fewer the transformations cost more than is saved
+    constexpr int64_t kLargest = int64_t{1} << 28;  // offsets are 32 bits wide
+    const int64_t most = kLargest / std::max<int64_t>(s.in_channels, 1);
+    if (s.width > most || s.pad_left > most || s.pad_right > most || s.out_channels > most / s.kernel_width) {
+      return false;
+    }
+    return sizeof(typename S::Scalar) == sizeof(float) && s.groups == 1 && s.stride_h == 1 &&
+           s.stride_w == 1 && s.dilation_h == 1 && s.dilation_w == 1 &&
+           (s.kernel_height == 3 || s.kernel_height == 5) && s.in_channels * s.kernel_width >= kLeastTerms &&
+           s.out_channels >= 4;
+  }
+  // Whether the pool that follows can be done in the same pass.
+  static bool suits(const MaxPool2dShape& p) {
+    return p.kernel_height == 2 && p.kernel_width == 2 && p.stride_h == 2 && p.stride_w == 2 &&
+           p.pad_h == 0 && p.pad_w == 0 && p.dilation_h == 1 && p.dilation_w == 1 &&
+           2 * p.out_height <= p.height && 2 * p.out_width <= p.width;
+  }
+
+  WinogradPlan(const Conv2dShape& s, bool pooled)
+      : shape(s),
+        pooled(pooled),
+        rows(pooled ? s.out_height / 2 * 2 : s.out_height),
+        points(best_points(s.kernel_height, rows)),
+        outputs(points + 1 - s.kernel_height),
+        tiles((rows + outputs - 1) / outputs),
+        pitch(s.width + s.pad_left + s.pad_right),
+        terms(s.in_channels * s.kernel_width),
+        lanes_are_channels(channel_vectors() * s.out_width <
+                           s.out_channels * ((pitch + kWidth - 1) / kWidth)),
+        tile_vectors(lanes_are_channels ? even_tile_vectors()
+                                        : best_tile_vectors<S>(s.out_channels, kMaxVectors)),
+        taps_per_step(lanes_are_channels && tile_vectors == 1 &&
+                              ContractTiles<S>::has(static_cast<int>(s.kernel_width), 1)
+                          ? s.kernel_width
+                          : 1),
+        channels((s.out_channels + tile_vectors * kWidth - 1) / (tile_vectors * kWidth) * tile_vectors *
+                 kWidth),
+        block_tiles(lanes_are_channels ? 1 : std::clamp<int64_t>(tile_vectors * kWidth / pitch, 1, tiles)),
+        plane(block_tiles * pitch) {
+    const int64_t block = lanes_are_channels ? tile_vectors * kWidth : channels;
+    for (int64_t c = 0; c < s.in_channels; ++c) {
+      for (int64_t kw = 0; kw < s.kernel_width; kw += taps_per_step) {
+        const auto weight = static_cast<int32_t>((c * s.kernel_width + kw) * block);
+        const auto value = static_cast<int32_t>(c * plane + kw);
+        steps.push_back(lanes_are_channels ? Step{value, weight} : Step{weight, value});
+      }
+    }
+  }
+
+  // After the pool.
+  int64_t out_rows() const { return pooled ? shape.out_height / 2 : shape.out_height; }
+  int64_t out_columns() const { return pooled ? shape.out_width / 2 : shape.out_width; }
+  int64_t out_pixels() const { return out_rows() * out_columns(); }
+  // Elements of the points of one point; of its products, for the whole block or with channels as lanes for
+  // one tile.
+  int64_t points_size() const { return shape.in_channels * plane; }
+  int64_t products_size() const {
+    return lanes_are_channels ? shape.out_width * channels : shape.out_channels * products_pitch();
+  }
+  int64_t products_pitch() const { return (plane + kWidth - 1) / kWidth * kWidth; }
+
+ private:
+  // With the fewest products for so many rows.
+  static int64_t best_points(int64_t taps, int64_t rows) {
+    return taps == 5 && (rows + 3) / 4 * 8 < (rows + 1) / 2 * 6 ? 8 : 6;
+  }
+  int64_t channel_vectors() const { return (shape.out_channels + kWidth - 1) / kWidth; }
+  // Contract tiles of about equal size, since the last one is not smaller.
+  int even_tile_vectors() const {
+    const int64_t vectors = channel_vectors(), most = best_tile_vectors<S>(shape.out_width, vectors);
+    const int64_t contract_tiles = (vectors + most - 1) / most;
+    return static_cast<int>((vectors + contract_tiles - 1) / contract_tiles);
+  }
+};
+
+}  // namespace lenet_ext::cpu

@@ -1,0 +1,67 @@
+"""Every activation of the engine, at every place in a stage, beside torch's own operator of that name."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from compare import DTYPES
+from strategies import normal
+from torch import Tensor
+
+from lenet_ext.engine.layers import ACTIVATIONS, Activation, Conv2d, Flatten, Layer, Linear, MaxPool2d
+from lenet_ext.engine.network import Network
+from lenet_ext.engine.operators import layer_by_layer, run
+
+CONV = (Conv2d((1, 1), (1, 1, 1, 1), (1, 1), 1), (0, 1))
+POOL = (MaxPool2d((2, 2), (2, 2), (0, 0), (1, 1), False), ())
+# Windows of padding alone, whose maximum is -inf: there no activation may go before its pool.
+SPARSE_POOL = (MaxPool2d((2, 2), (3, 3), (1, 1), (9, 9), True), ())
+SIZES = (3, 2, 9, 11)  # of the images
+
+
+def native(kind: str, input: Tensor) -> Tensor:
+    name = next(name for name in ACTIVATIONS[kind].operators if name.startswith("aten."))
+    output: Tensor = getattr(torch.ops.aten, name.removeprefix("aten."))(input)
+    return output
+
+
+def networks(kind: str) -> dict[str, list[tuple[Layer, tuple[int, ...]]]]:
+    activation: tuple[Layer, tuple[int, ...]] = (Activation(kind), ())
+    return {
+        "first": [activation, CONV],
+        "after conv2d": [CONV, activation],
+        "before the pool": [CONV, activation, POOL],
+        "after the pool": [CONV, POOL, activation],
+        "before a sparse pool": [CONV, activation, SPARSE_POOL],
+        "twice": [CONV, activation, activation, POOL, activation],
+        "after linear": [CONV, activation, POOL, (Flatten(), ()), (Linear(), (2,)), activation],
+    }
+
+
+@pytest.mark.parametrize("place", networks("relu"))
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_engine_is_as_layer_by_layer(kind: str, place: str) -> None:
+    layers = networks(kind)[place]
+    shapes = [(4, 2, 3, 3), (4,), (5, 4 * 4 * 5)][: 3 if place == "after linear" else 2]
+    parameters = [normal(shape, torch.float64, i).requires_grad_() for i, shape in enumerate(shapes)]
+    input = normal(SIZES, torch.float64, 7).requires_grad_()
+    program = Network.chain("test", *layers).program()
+    outputs = [function(program, input, None, parameters) for function in (run, layer_by_layer)]
+    torch.testing.assert_close(*outputs)
+    torch.testing.assert_close(
+        *(torch.autograd.grad(output.square().sum(), [input, *parameters]) for output in outputs)
+    )
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("kind", ACTIVATIONS)
+def test_function_is_torchs_for_special_values(kind: str, dtype: torch.dtype) -> None:
+    values = torch.tensor([0.0, -0.0, 1.0, -1.0, torch.inf, -torch.inf, torch.nan, 1e-7, -1e-7]).to(dtype)
+    input = values.repeat(5).reshape(1, -1)  # more than a vector, and a part of one
+    program = Network.chain("test", (Activation(kind), ())).program()
+    ours, theirs = input.clone().requires_grad_(), input.clone().requires_grad_()
+    output, expected = run(program, ours, None, ()), native(kind, theirs)
+    torch.testing.assert_close(output, expected, rtol=0, atol=0, equal_nan=True)
+    output.sum().backward()
+    expected.sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=0, equal_nan=True)

@@ -1,0 +1,99 @@
+"""Every raw operator of the package: a sound call of it, and what native torch computes for such calls.
+
+Needs torch alone: it is used on machines that have little else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import oracle
+import torch
+from torch import Tensor
+
+from lenet_ext.engine.layers import Activation, Conv2d, Linear, MaxPool2d
+from lenet_ext.engine.network import Network
+
+operators = torch.ops.lenet_ext
+CONV2D = (1, 1, 0, 0, 0, 0, 1, 1, 1)
+POOL = (2, 2, 2, 2, 0, 0, 1, 1)
+SGD = 6  # options: lr, momentum, dampening, weight_decay, nesterov, maximize
+
+
+class Operator(NamedTuple):
+    """example: arguments of a sound call.
+
+    oracle: the first results in float64 by native torch, those behind them being internal; None where they
+    are compared with those of another operator. changes: the arguments that are changed in place.
+    """
+
+    example: tuple[Any, ...]
+    oracle: Callable[..., list[Tensor]] | None
+    changes: tuple[int, ...] = ()
+
+
+def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+    return torch.zeros(shape, dtype=dtype)
+
+
+# conv2d, relu, max_pool2d, linear, for images of 2 x 7 x 8; four of them: an argmax then fills whole words,
+# and no byte is left as it was.
+NETWORK = Network.chain(
+    "FusedNet",
+    (Conv2d(stride=(2, 1), padding=(0, 1, 0, 1), dilation=(1, 1), groups=1), (0, 1)),
+    (Activation("relu"), ()),
+    (MaxPool2d((2, 3), stride=(2, 2), padding=(1, 0), dilation=(1, 2), ceil_mode=True), ()),
+    (Linear(), (2, 3)),
+)
+PROGRAM = NETWORK.program()
+TRAINING = NETWORK.program("loss cross_entropy", "optimizer SGD")
+IMAGES, LABELS = zeros(4, 2, 7, 8), torch.tensor([0, 3, 1, 2])
+PARAMETERS = [zeros(5, 2, 3, 2), zeros(5), zeros(4, 30), zeros(4)]
+ELEMENTS = sum(parameter.numel() for parameter in PARAMETERS)
+OUTPUT, SAVED, ARGMAX = operators.network_forward(IMAGES, PARAMETERS, PROGRAM, None)
+
+
+def options(parameters: int, lr: float, *others: float) -> Tensor:
+    """Those of network_train: every parameter is trained by SGD with these."""
+    row = [1.0, lr, *others, *[0.0] * (SGD - 1 - len(others))]
+    return torch.tensor([row] * parameters, dtype=torch.float64)
+
+
+OPERATORS = {
+    "conv2d": Operator((zeros(1, 2, 4, 4), zeros(3, 2, 3, 3), zeros(3), *CONV2D), oracle.conv2d),
+    "conv2d_input_grad": Operator(
+        (zeros(1, 3, 2, 2), zeros(3, 2, 3, 3), 4, 4, *CONV2D), oracle.conv2d_input_grad
+    ),
+    "conv2d_weight_grad": Operator(
+        (zeros(1, 3, 2, 2), zeros(1, 2, 4, 4), 3, 3, *CONV2D, True), oracle.conv2d_weight_grad
+    ),
+    "conv2d_grads": Operator(
+        (zeros(1, 3, 2, 2), zeros(1, 2, 4, 4), zeros(3, 2, 3, 3), *CONV2D, True), oracle.conv2d_grads
+    ),
+    "linear": Operator((zeros(2, 3), zeros(4, 3), zeros(4)), oracle.linear),
+    "linear_input_grad": Operator((zeros(2, 4), zeros(4, 3)), oracle.linear_input_grad),
+    "linear_weight_grad": Operator((zeros(2, 4), zeros(2, 3), True), oracle.linear_weight_grad),
+    "linear_grads": Operator((zeros(2, 4), zeros(2, 3), zeros(4, 3), True), oracle.linear_grads),
+    "max_pool2d": Operator((zeros(1, 2, 4, 4), *POOL, False, True), oracle.max_pool2d),
+    "max_pool2d_indices": Operator((zeros(1, 2, 2, 2, dtype=torch.uint8), 4, 4, *POOL), None),
+    "max_pool2d_input_grad": Operator(
+        (zeros(1, 2, 2, 2), zeros(1, 2, 2, 2, dtype=torch.uint8), 4, 4, *POOL), oracle.max_pool2d_input_grad
+    ),
+    "relu": Operator((zeros(2, 3),), oracle.relu),
+    "relu_": Operator((zeros(2, 3),), oracle.relu, changes=(0,)),
+    "relu_grad": Operator((zeros(2, 3), zeros(2, 3)), oracle.relu_grad),
+    "network": Operator((IMAGES, PARAMETERS, PROGRAM, None), oracle.network),
+    "network_forward": Operator((IMAGES, PARAMETERS, PROGRAM, None), oracle.network),
+    "network_backward": Operator(
+        (OUTPUT, IMAGES, PARAMETERS, SAVED, ARGMAX, PROGRAM, None, True, True), oracle.network_backward
+    ),
+    "network_train": Operator(
+        (
+            *(IMAGES, LABELS, torch.tensor([2, 0]), PARAMETERS, [zeros(ELEMENTS)]),
+            *(options(4, 0.1, 0.9, 0.0, 0.01, True), TRAINING, None, 2),
+        ),
+        oracle.network_train,
+        changes=(3, 4),
+    ),
+}

@@ -21,7 +21,7 @@ CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o
 CXX_TEST_SOURCES := $(shell find tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
 .DELETE_ON_ERROR:
-.PHONY: help build train test lint format sanitize coverage bench gpu-report clients wheel wheel-check clean \
+.PHONY: help build train test lint format sanitize neon coverage bench gpu-report clients wheel wheel-check clean \
 	distclean
 
 help:  ## list the targets
@@ -72,7 +72,10 @@ format: build  ## format all sources
 	$(BIN)/clang-format -i $(CXX_SOURCES) $(CXX_TEST_SOURCES)
 
 sanitize: build  ## fuzz and parity under AddressSanitizer and UBSan; threads and memory of the kernels
-	$(BIN)/python tests/build/sanitizers/run.py
+	PYTHONPATH=tests/helpers $(BIN)/python tests/build/sanitizers/run.py
+
+neon: $(VENV)/.requirements  ## the NEON wrappers and the kernels of aarch64 under QEMU, where that is installed
+	PYTHONPATH=tests/helpers $(BIN)/python scripts/neon.py
 
 coverage: build  ## which lines of csrc/ and lenet_ext/ the tests run
 	$(BIN)/python scripts/coverage.py

@@ -15,7 +15,10 @@ FOLDER = ROOT / "build/coverage"
 LIBRARY = FOLDER / "lib"
 SETTINGS = ROOT / "tests/coverage.ini"
 # These compile or run other builds than the one that is measured.
-LEFT_OUT = ["cuda/test_cuda_emulator.py", "build/test_build.py", "cuda/test_gpu_report.py"]
+LEFT_OUT = [
+    *("build/test_build.py", "build/test_simd.py", "build/test_sanitizers.py"),
+    *("cuda/test_cuda_emulator.py", "cuda/test_gpu_report.py"),
+]
 MEASURED = {"CXXFLAGS": "-O1 -g1 --coverage"}
 EMULATOR = ROOT / "build/cuda_emulator"
 

@@ -42,3 +42,33 @@ def test_unknown_or_missing_ones_are_an_import_error(isa: str) -> None:
     assert "LENET_EXT_ISA" in finished.stdout
     assert isa in finished.stdout
     assert all(usable in finished.stdout for usable in INFO["isas_usable"])
+
+
+# The bits of a convolution by the raw operator, which rounds differently with each instruction set.
+BITS = """
+generator = torch.Generator().manual_seed(0)
+image = torch.randn(2, 5, 14, 14, generator=generator)
+weight = torch.randn(7, 5, 5, 5, generator=generator)
+output = torch.ops.lenet_ext.conv2d(image, weight, None, 1, 1, 0, 0, 0, 0, 1, 1, 1)
+print(output.view(torch.int32).flatten().tolist())
+"""
+BY_LIBRARY = f"import torch; torch.ops.load_library({lenet_ext._C.__file__!r}){BITS}"
+
+
+def test_the_library_alone_has_the_operators_of_the_package() -> None:
+    bits = {}
+    for isa in (None, *INFO["isas_usable"]):
+        by_package = python("-c", f"import torch, lenet_ext{BITS}", environment={"LENET_EXT_ISA": isa})
+        by_library = python("-c", BY_LIBRARY, environment={"LENET_EXT_ISA": isa})
+        assert by_library.returncode == 0, by_library.stderr
+        assert by_library.stdout == by_package.stdout
+        bits[isa] = by_library.stdout
+    # It is the variable that makes the difference.
+    assert bits[None] == bits[INFO["isas_usable"][-1]]
+    assert len(set(bits.values())) == len(INFO["isas_usable"])
+
+
+def test_the_library_alone_refuses_an_unknown_one_in_an_operator() -> None:
+    finished = python("-c", BY_LIBRARY, environment={"LENET_EXT_ISA": "sse9"})
+    assert finished.returncode == 1
+    assert "RuntimeError: lenet_ext: LENET_EXT_ISA=sse9 is unknown" in finished.stderr

@@ -1,7 +1,8 @@
 """`make sanitize`: builds with sanitizers, then runs every check with them and says how long each took.
 
-AddressSanitizer and UBSan: the fuzz and the parity tests, on AVX-512 and plain C++. ThreadSanitizer and
-valgrind: kernels.cpp, the kernels without torch, which is itself not instrumented.
+Under AddressSanitizer and UBSan run the fuzz and the parity tests; under ThreadSanitizer and valgrind run the
+kernels without torch (programs/kernels), since torch itself is not instrumented. All of them run on plain C++
+and on the fastest instruction set of this CPU, except that valgrind does not know AVX-512.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ import sys
 import time
 from pathlib import Path
 
-import build
+import instrumented
+from cxx_programs import ROOT
 
-TESTS = build.ROOT / "tests"
+TESTS = ROOT / "tests"
 ADDRESS_OPTIONS = "detect_leaks=0:allocator_may_return_null=1:max_allocation_size_mb=1024"
 
 
@@ -38,7 +40,7 @@ class Checks:
 def check_address(checks: Checks, library: Path, isa: str) -> None:
     environment = {
         "PYTHONPATH": str(library),
-        "LD_PRELOAD": build.preloaded(),
+        "LD_PRELOAD": instrumented.preloaded(),
         "ASAN_OPTIONS": ADDRESS_OPTIONS,
         "LENET_EXT_ISA": isa,
         "OMP_NUM_THREADS": "2",
@@ -63,14 +65,14 @@ def check_address(checks: Checks, library: Path, isa: str) -> None:
 def main() -> int:
     checks = Checks()
     start = time.monotonic()
-    library, programs = build.build_package(), build.build_programs()
+    library, programs = instrumented.build_package(), instrumented.build_kernels()
     checks.lines.append(f"build: {time.monotonic() - start:.0f} s")
-    for isa in build.ISAS:
+    for isa in instrumented.ISAS:
         check_address(checks, library, isa)
-        checks.run(f"kernels under ThreadSanitizer, {isa}", programs[f"thread_{isa}"])
+    checks.run("kernels under ThreadSanitizer", programs["thread"])
     if valgrind := shutil.which("valgrind"):
-        command = (valgrind, "-q", "--error-exitcode=1", "--leak-check=full", programs["valgrind_scalar"])
-        checks.run("kernels under valgrind, scalar", *command)
+        command = (valgrind, "-q", "--error-exitcode=1", "--leak-check=full", programs["valgrind"])
+        checks.run("kernels under valgrind", *command)
     else:
         checks.lines.append("kernels under valgrind: skipped, it is not installed")
     print("\n" + "\n".join(checks.lines))

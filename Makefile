@@ -81,7 +81,7 @@ coverage: build  ## which lines of csrc/ and lenet_ext/ the tests run
 	$(BIN)/python scripts/coverage.py
 
 bench: build  ## time the kernels beside native torch
-	$(BIN)/lenet-ext bench $(BENCH_ARGS)
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 gpu-report:  ## build, test and time the CUDA kernels on a GPU with the python3 at hand; OUT=folder
 	$(PYTHON) scripts/gpu_report.py --out "$(or $(OUT),runs/gpu-report)"

@@ -21,17 +21,21 @@ from time import perf_counter
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.append(str(ROOT / "tests/helpers"))
+# Where the benchmarks and the helpers of the tests lie; and the package, if it is not installed.
+sys.path += [str(ROOT), str(ROOT / "tests/helpers")]
 from processes import KERNEL_TESTS, test_file  # noqa: E402
 
 SECONDS = 530  # for everything: under nine minutes
+BENCHMARK_SECONDS = {"networks": 150, "layers": 90}
 LAST_LINES = 40
-TARGET = "Target for the LeNet layer by layer beside eager torch, B=1024: must 1.0x, aim 2x."
-NET_TARGETS = (
-    "Targets: a training step 8x (aim 20x) as fast as eager torch for B=64 to 1024, and 2x (aim 4x) as fast "
-    "as the faster of the other two, also for B=16384 and for inference; 30 % (aim 60 %) of the float32 peak "
-    "in the last line."
-)
+EAGER = "torch eager"  # as the benchmarks name it
+MEASURED = "Medians in microseconds per call; float32 without TF32 on all sides, cuDNN's fastest algorithms."
+TARGETS = {
+    "networks": "Targets: a training step 8x (aim 20x) as fast as eager torch for B=64 to 1024, and 2x (aim "
+    "4x) as fast as the faster of the other two, also for B=16384 and for inference; 30 % (aim 60 %) of the "
+    "float32 peak in the last line.",
+    "layers": "Target for the LeNet layer by layer beside eager torch, B=1024: must 1.0x, aim 2x.",
+}
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,12 @@ def steps(out: Path, device: str) -> list[Step]:
     benchmarks = [
         Step(
             f"benchmark of {what}",
-            [python, f"benchmarks/{program}.py", str(out / f"{what}.json"), "--device", device]
+            [python, "-m", "benchmarks.gpu", what, str(out / f"{what}.json"), "--device", device]
             + ([] if on_gpu else ["--seconds", "0.05"]),
             limit,
             {},
         )
-        for what, program, limit in (("networks", "bench_gpu_net", 150), ("layers", "bench_gpu", 90))
+        for what, limit in BENCHMARK_SECONDS.items()
     ]
     return [
         Step("build", build, 240, {"LENET_EXT_CUDA": "1"}),
@@ -164,77 +168,58 @@ def environment(device: str) -> dict[str, Any]:
     return found
 
 
-def network_table(rows: list[dict[str, Any]]) -> list[str]:
-    sides = list(rows[0]["microseconds"])
-    lines = ["", "## The fused LeNet beside native torch", ""]
-    lines += ["Medians in microseconds per call; float32 without TF32 on all sides. " + NET_TARGETS, ""]
-    lines += [
-        f"| what | batch | {' | '.join(sides)} | beside eager | beside the best | of the peak | right |",
-        "|---|---:|" + "---:|" * (len(sides) + 3) + "---|",
-    ]
+def speed_table(rows: list[dict[str, Any]]) -> list[str]:
+    """A row for each task, a column for each engine, and how `ours` of the row does beside the others."""
+    engines = list(dict.fromkeys(engine for row in rows for engine in row["timings"]))
+    columns = [*engines, "beside eager", "beside the best", "of the peak"]
+    lines = ["", f"| what | batch | direction | {' | '.join(columns)} | right |"]
+    lines.append("|---|---:|---|" + "---:|" * len(columns) + "---|")
     for row in rows:
-        times = row["microseconds"]
-        ours, *others = (times.get(side) for side in sides)
-        known = [time for time in others if time is not None]
-        ratios = [f"{known[0] / ours:.2f}x", f"{min(known) / ours:.2f}x"] if known else ["", ""]
-        share = f"{row['share_of_peak']:.0%}" if row["share_of_peak"] is not None else ""
-        cells = ["" if time is None else f"{time:.1f}" for time in (ours, *others)]
-        right = "yes" if row["is_right"] else "NO"
-        lines.append(
-            "| " + " | ".join([row["what"], str(row["batch"]), *cells, *ratios, share, right]) + " |"
+        times = {engine: timing["median"] for engine, timing in row["timings"].items()}
+        cells = [f"{times[engine] * 1e6:.1f}" if engine in times else "" for engine in engines]
+        over = [
+            times.get(EAGER),
+            min((time for name, time in times.items() if name != row["ours"]), default=None),
+        ]
+        ours, peak = times.get(row["ours"]), row["peak_gigaflops"]
+        cells += [f"{time / ours:.2f}x" if time and ours else "" for time in over]
+        cells.append(
+            f"{row['operations'] / ours / peak / 1e9:.0%}" if ours and peak and row["operations"] else ""
         )
+        right = "; ".join(["NO", *row["wrong"].values()]) if row["wrong"] else "yes"
+        cells = [row["name"], str(row["batch"]), row["direction"], *cells, right]
+        lines.append(f"| {' | '.join(cells)} |")
     return lines
 
 
 def markdown(
-    facts: dict[str, Any],
-    outcomes: list[Outcome],
-    networks: list[dict[str, Any]],
-    rows: list[dict[str, Any]],
+    facts: dict[str, Any], outcomes: list[Outcome], measured: dict[str, list[dict[str, Any]]]
 ) -> str:
     lines = ["# The CUDA kernels on a GPU" if "gpu" in facts else "# Tried out without a GPU", ""]
     lines += [", ".join(f"{name}: {value}" for name, value in facts.items()), ""]
     lines += ["| step | result | seconds |", "|---|---|---:|"]
     lines += [f"| {one.name} | {one.result} | {one.seconds:.0f} |" for one in outcomes]
-    if networks:
-        lines += network_table(networks)
-    if rows:
-        lines += ["", "## Layers beside native torch", ""]
-        lines += [
-            "Medians in microseconds per call; float32 without TF32 on both sides, cuDNN's fastest "
-            "algorithms."
-        ]
-        lines += [
-            TARGET,
-            "",
-            "| case | batch | direction | ours | native | speed-up | right |",
-            "|---|---:|---|---:|---:|---:|---|",
-        ]
-        lines += [
-            f"| {row['case']} | {row['batch']} | {row['direction']} | {row['ours']:.1f} | "
-            f"{row['native']:.1f} | {row['speedup']:.2f}x | {'yes' if row['is_right'] else 'NO'} |"
-            for row in rows
-        ]
+    for what, rows in measured.items():
+        if rows:
+            lines += ["", f"## {what.capitalize()} beside native torch", "", f"{MEASURED} {TARGETS[what]}"]
+            lines += speed_table(rows)
     for one in outcomes:
         if one.result != "passed" and one.output:
-            lines += [
-                "",
-                f"## Output of: {one.name}",
-                "",
-                "```",
-                *one.output.splitlines()[-LAST_LINES:],
-                "```",
-            ]
+            last = one.output.splitlines()[-LAST_LINES:]
+            lines += ["", f"## Output of: {one.name}", "", "```", *last, "```"]
     return "\n".join(lines) + "\n"
 
 
-def chart(rows: list[dict[str, Any]], title: str) -> bytes:
-    from lenet_ext.benchmark.charts import Bars, Panel, speedup_chart
+def chart(rows: list[dict[str, Any]], caption: str) -> bytes:
+    from benchmarks.charts import Bars, bar_chart
 
-    bars = [Bars(f"{row['case']}, B={row['batch']}, {row['direction']}", [row["speedup"]]) for row in rows]
-    return speedup_chart(
-        "Layers on a GPU beside native torch", title, [Panel("times as fast", bars)], ["ours"]
-    )
+    bars = []
+    for row in rows:
+        ours, eager = (row["timings"].get(name) for name in (row["ours"], EAGER))
+        if ours and eager:
+            label = f"{row['name']}, B={row['batch']}, {row['direction']}"
+            bars.append(Bars(label, [eager["median"] / ours["median"]]))
+    return bar_chart("Layers on a GPU beside native torch", caption, {"times as fast": bars}, ["ours"])
 
 
 def main() -> None:
@@ -244,8 +229,8 @@ def main() -> None:
     arguments = parser.parse_args()
     out = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
-    measured = {what: out / f"{what}.json" for what in ("networks", "layers")}
-    for file in measured.values():
+    files = {what: out / f"{what}.json" for what in TARGETS}
+    for file in files.values():
         file.unlink(missing_ok=True)
     facts = environment(arguments.device)
     if arguments.device == "cuda" and "gpu" not in facts:
@@ -255,17 +240,14 @@ def main() -> None:
     for step in steps(out, arguments.device):
         outcomes.append(run(step, end - perf_counter()))
         print(f"{step.name}: {outcomes[-1].result}, {outcomes[-1].seconds:.0f} s", flush=True)
-        rows = {
-            what: json.loads(file.read_text()) if file.is_file() else [] for what, file in measured.items()
-        }
+        rows = {what: json.loads(file.read_text()) if file.is_file() else [] for what, file in files.items()}
         # After each step: a report is there even if a later one takes the machine down.
-        (out / "report.md").write_text(markdown(facts, outcomes, rows["networks"], rows["layers"]))
+        (out / "report.md").write_text(markdown(facts, outcomes, rows))
         content = {"environment": facts, "steps": [asdict(one) for one in outcomes], **rows}
         (out / "report.json").write_text(json.dumps(content, indent=2) + "\n")
     if rows["layers"] and not lacking("matplotlib"):
-        (out / "speedups.png").write_bytes(
-            chart(rows["layers"], ", ".join(str(value) for value in facts.values()))
-        )
+        caption = ", ".join(str(value) for value in facts.values())
+        (out / "speedups.png").write_bytes(chart(rows["layers"], caption))
     failed = [one.name for one in outcomes if one.result == "failed"]
     raise SystemExit(f"failed: {', '.join(failed)}" if failed else 0)
 

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import os
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,9 @@ from typing import TYPE_CHECKING
 import on_device
 import pytest
 import torch
+
+# The benchmarks lie there. It comes last, so that an installed package is found before the checkout's.
+sys.path.append(str(Path(__file__).parents[1]))
 
 if TYPE_CHECKING:  # it needs the extras
     from training_helpers import Program

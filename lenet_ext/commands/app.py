@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import typer
 
-from lenet_ext.commands import bench, check, info, predict, train
+from lenet_ext.commands import check, info, predict, train
 from lenet_ext.training.errors import InputError
 
 PROGRAM = "lenet-ext"
@@ -21,7 +21,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train.train, predict.predict, check.check, bench.bench, info.info):
+for command in (train.train, predict.predict, check.check, info.info):
     app.command()(command)
 
 

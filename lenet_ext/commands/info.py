@@ -32,7 +32,7 @@ def info(
 def collect_info() -> dict[str, dict[str, Any]]:
     """Facts about lenet_ext, torch, Python and the machine; every value can be written as JSON."""
     import lenet_ext
-    from lenet_ext.benchmark.environment import cpu_name
+    from lenet_ext._machine import cpu_name
 
     cuda = torch.cuda.is_available()
     return {

@@ -1,20 +1,22 @@
-"""scripts/gpu_report.py and benchmarks/bench_gpu.py, as far as they go without a GPU."""
+"""scripts/gpu_report.py and benchmarks/gpu.py, as far as they go without a GPU."""
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
-from lenet_ext.benchmark.cases import INFERENCE, TRAINING_STEP
-from lenet_ext.benchmark.reports import REPORTS
+from benchmarks import gpu
+from benchmarks.engines import COMPILED, EAGER, LAYERS, TRAIN_STEP
+from benchmarks.models import LENET, Model
+from benchmarks.tasks import TRAINING_STEP, Task
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "scripts"), str(ROOT / "benchmarks")]
-import bench_gpu  # noqa: E402
-import bench_gpu_net  # noqa: E402
+sys.path.insert(0, str(ROOT / "scripts"))
 import gpu_report  # noqa: E402
 
 
@@ -42,24 +44,32 @@ def test_steps_on_a_gpu(tmp_path: Path) -> None:
         assert all((ROOT / part).exists() for part in one.command if part.endswith(".py"))
 
 
+def row(**facts: Any) -> dict[str, Any]:
+    """A line of the benchmark's file; `timings` are microseconds."""
+    timings = {name: {"median": us * 1e-6} for name, us in facts.pop("timings").items()}
+    usual = {"name": "lenet", "batch": 64, "direction": "inference", "operations": 0, "wrong": {}}
+    return usual | {"ours": "ours", "peak_gigaflops": None, "timings": timings} | facts
+
+
 def test_report_names_what_went_wrong() -> None:
-    row = {"case": "relu", "batch": 2, "direction": "forward", "ours": 2.0, "native": 3.0, "speedup": 1.5}
     outcomes = [
         gpu_report.Outcome("build", "passed", 3, "fine"),
         gpu_report.Outcome("tests", "failed", 5, "one failed"),
     ]
-    network = {"what": "inference", "batch": 64, "is_right": True, "share_of_peak": None}
-    networks = [
-        network | {"microseconds": {"ours": 2.0, "eager torch": 9.0, "torch.compile": 5.0}},
-        network | {"microseconds": {"ours": 4.0}, "share_of_peak": 0.375},
-    ]
-    text = gpu_report.markdown({"gpu": "G"}, outcomes, networks, [row | {"is_right": False}])
+    measured = {
+        "networks": [
+            row(timings={"ours": 2, EAGER.name: 9, COMPILED.name: 5}),
+            row(timings={"ours": 4}, operations=6e6, peak_gigaflops=4000),
+        ],
+        "layers": [row(name="relu", timings={EAGER.name: 3}, wrong={"ours": "ours differs"})],
+    }
+    text = gpu_report.markdown({"gpu": "G"}, outcomes, measured)
     assert "| tests | failed | 5 |" in text
     assert "one failed" in text
     assert "fine" not in text
-    assert "| inference | 64 | 2.0 | 9.0 | 5.0 | 4.50x | 2.50x |  | yes |" in text
-    assert "| inference | 64 | 4.0 |  |  |  |  | 38% | yes |" in text
-    assert "| relu | 2 | forward | 2.0 | 3.0 | 1.50x | NO |" in text
+    assert "| lenet | 64 | inference | 2.0 | 9.0 | 5.0 | 4.50x | 2.50x |  | yes |" in text
+    assert "| lenet | 64 | inference | 4.0 |  |  |  |  | 38% | yes |" in text
+    assert "| relu | 64 | inference | 3.0 |  |  |  | NO; ours differs |" in text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
@@ -70,25 +80,26 @@ def test_without_a_gpu_nothing_is_reported(tmp_path: Path, monkeypatch: pytest.M
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("what", [TRAINING_STEP, INFERENCE])
-def test_measuring_networks(what: str) -> None:
-    row = bench_gpu_net.measure(what, 4, "cpu", 0.01)
-    assert row.is_right
-    assert set(row.microseconds) == {bench_gpu_net.OURS, bench_gpu_net.EAGER}
-    assert bench_gpu_net.peak_row(4, "cpu", 0.01).is_right
+def test_the_benchmark_writes_what_the_report_reads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file, relu = tmp_path / "rows.json", Model("relu", (3, 4), torch.nn.ReLU)
+    work = [
+        (Task(model=LENET, batch=2, direction=TRAINING_STEP), (LAYERS, TRAIN_STEP, EAGER)),
+        (Task(model=relu, batch=2, direction="forward"), (TRAIN_STEP, LAYERS, EAGER)),
+    ]
+    monkeypatch.setattr(gpu, "work", lambda *_: work)
+    monkeypatch.setattr("sys.argv", ["gpu.py", "networks", str(file), "--device", "cpu", "--seconds", "0"])
+    gpu.main()
+    rows = json.loads(file.read_text())
+    assert [one["ours"] for one in rows] == [LAYERS.name, LAYERS.name]  # a TrainStep does no layer
+    text = gpu_report.markdown({}, [], {"networks": rows, "layers": rows[1:]})
+    assert "| relu | 2 | forward |" in text
+    assert gpu_report.EAGER in text
+    assert gpu_report.chart(rows, "caption").startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize("name", ["lenet", "conv2d"])
-def test_measuring(name: str) -> None:
-    case = REPORTS[name].cases[0]
-    row = bench_gpu.measure(case, 0.01)
-    assert row.is_right
-    assert row.runs >= bench_gpu.FEWEST_RUNS
-    assert row.speedup == pytest.approx(row.native / row.ours)
-
-
-def test_cases_are_those_of_the_device() -> None:
-    cases = list(bench_gpu.layer_cases("meta", 32))
-    assert {case.device for case in cases} == {"meta"}
-    assert {case.batch for case in cases} == {32}
-    assert len(cases) > 20
+@pytest.mark.parametrize("what", ["layers", "networks"])
+def test_tasks_are_those_of_the_device(what: str) -> None:
+    tasks = [task for task, _ in gpu.work(what, "meta")]
+    assert {task.device for task in tasks} == {"meta"}
+    assert {gpu.LAYER_BATCH, max(gpu.LENET_BATCHES)} <= {task.batch for task in tasks}
+    assert len(tasks) > (20 if what == "layers" else 8)

@@ -21,7 +21,6 @@ from training_helpers import (
     write_mnist,
 )
 
-from lenet_ext import benchmark
 from lenet_ext.training.config import new_config
 
 OUTPUTS = {
@@ -155,22 +154,7 @@ def test_predict(program: Program, trained: Path) -> None:
     assert all(0.5 <= float(probability) <= 1 for _, probability, _ in lines)
 
 
-# --- bench, info, and the program itself
-
-
-def test_bench_hands_its_options_on(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls: list[tuple[bool, Path | None, tuple[str, ...]]] = []
-    monkeypatch.setattr(
-        benchmark, "run_benchmarks", lambda quick, out, only: calls.append((quick, out, only))
-    )
-    assert program("bench", "--quick", "--out", "charts").code == 0
-    assert program("bench", "--only", "peers", "--only", "relu").code == 0
-    assert calls == [(True, Path("charts"), benchmark.NAMES), (False, None, ("peers", "relu"))]
-    Path("file").write_text("")
-    assert program.error("bench", "--out", "file/charts").startswith("file/charts: cannot be made a folder")
-    assert program.error("bench", "--only", "lent").startswith(
-        "--only lent: no such report, there are lenet,"
-    )
+# --- info, and the program itself
 
 
 def test_info(program: Program) -> None:

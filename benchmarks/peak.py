@@ -11,7 +11,7 @@ from pathlib import Path
 from threading import Barrier
 from time import perf_counter
 
-from lenet_ext.benchmark.peers.engines import find_compiler
+from benchmarks.engines import find_compiler
 
 # Accumulators and two factors fill the registers without leaving them, and are more than an FMA's latency
 # times its rate. They tend to 1: a sum that grew would end at infinity.
@@ -45,8 +45,6 @@ FLAGS = ("-O3", "-march=native", "-ffp-contract=fast", "-shared", "-fPIC", "-x",
 ROUNDS = 1_000_000  # some 10 ms
 RUNS = 15
 
-Loop = Callable[[], int]
-
 
 def measured_peak(threads: int) -> float | None:
     """10^9 float32 operations a second on so many threads, the best of several runs.
@@ -57,36 +55,28 @@ def measured_peak(threads: int) -> float | None:
     return None if loop is None else max(_rate(loop, threads) for _ in range(RUNS))
 
 
-def _rate(loop: Loop, threads: int) -> float:
+def _rate(loop: Callable[[], int], threads: int) -> float:
     barrier = Barrier(threads)
 
-    def timed() -> tuple[int, float, float]:
+    def timed(_: int) -> tuple[int, float, float]:
         barrier.wait()
         start = perf_counter()
         return loop(), start, perf_counter()
 
     with ThreadPoolExecutor(threads) as pool:
-        futures = [pool.submit(timed) for _ in range(threads)]
-        operations, starts, ends = zip(*(future.result() for future in futures), strict=True)
+        operations, starts, ends = zip(*pool.map(timed, range(threads)), strict=True)
     return sum(operations) / (max(ends) - min(starts)) / 1e9
 
 
-def _compiled_loop() -> Loop | None:
-    compiler = find_compiler()
-    if compiler is None:
+def _compiled_loop() -> Callable[[], int] | None:
+    if not find_compiler():
         return None
     with tempfile.TemporaryDirectory() as folder:
         library = Path(folder, "multiply_adds.so")
-        command = [*compiler, *FLAGS, "-", "-o", str(library)]
+        command = [*find_compiler(), *FLAGS, "-", "-o", str(library)]
         if subprocess.run(command, input=SOURCE, text=True, capture_output=True).returncode != 0:
             return None
         function = ctypes.CDLL(str(library)).multiply_adds
     function.restype = ctypes.c_long
     function.argtypes = (ctypes.c_long, ctypes.c_float, ctypes.c_float, ctypes.POINTER(ctypes.c_float))
-
-    def loop() -> int:
-        sink = ctypes.c_float()
-        operations: int = function(ROUNDS, 0.5, 0.5, ctypes.byref(sink))
-        return operations
-
-    return loop
+    return lambda: int(function(ROUNDS, 0.5, 0.5, ctypes.byref(ctypes.c_float())))

@@ -90,12 +90,12 @@ def draw_max_pool(axes: Axes) -> None:
             "", ((2.4 * pitch) - 0.05, y + 0.4), (2 * pitch - 0.1, y + 0.4), arrowprops={"arrowstyle": "->"}
         )
     draw_register(axes, 2.4 * pitch, -5, ACCUMULATOR, "maximum")
-    draw_register(axes, 3.4 * pitch, -5, ACCUMULATOR, "its tap")
+    draw_register(axes, 3.4 * pitch, -5, ACCUMULATOR, "its argmax")
     axes.annotate("", (3.3 * pitch, -4.1), (3.3 * pitch, -2.6), arrowprops={"arrowstyle": "->"})
     note = (
         "Rows 0 and 1, 16 windows side by side. "
         "Each tap in scan order: compare (greater, or NaN), select the value,\n"
-        "select the tap's number. The taps are stored as bytes and are all that backward needs."
+        "select the tap's number. The argmax is stored as a byte and is all that backward needs."
     )
     finish(axes, "max_pool2d 2x2, contiguous: lanes are windows", note)
 

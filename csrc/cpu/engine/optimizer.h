@@ -51,10 +51,10 @@ void with_optimizer(Optimizer optimizer, const double* options, const Body& body
 }
 
 // A step of `count` parameters, whose gradients are factor * values. state: the tensors of the trait, or
-// nulls.
+// nulls. The trait is a copy, whose vectors stay in registers: others might be what is stored to.
 template <class S, class Stored, class Trait, size_t kStates>
-void optimizer_step(const Trait& trait, int64_t count, const typename S::Scalar* values,
-                    typename S::Scalar factor, const std::array<Stored*, kStates>& state, Stored* parameter) {
+void optimizer_step(Trait trait, int64_t count, const typename S::Scalar* values, typename S::Scalar factor,
+                    const std::array<Stored*, kStates>& state, Stored* parameter) {
   const auto scale = S::broadcast(trait.sign * factor);
   const auto steps = [&]<bool kHasState>() {
     const auto update = [&](auto full, int64_t i, int n) {

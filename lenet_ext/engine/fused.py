@@ -24,7 +24,8 @@ class FusedNet(torch.nn.Module):
     It consists of the model's own modules: a layer or a Parameter that is replaced on one side is replaced on
     the other, and `parameters()`, `state_dict()` and the training mode are the model's. What the model
     computes was read once, though: where its modules are no longer of the same kinds and arguments, or have
-    hooks, a call raises RuntimeError.
+    hooks, a call raises RuntimeError. Arguments that are set on a layer in place, as in `conv1.stride = 2`,
+    are an exception: they are seen when a module or a parameter changes too.
 
     Takes (N, C, H, W) or (N, features) in the dtype of the parameters, N of any size, the other sizes those
     of the example unless these were found to make no difference; or, where `fuse` was given mean and std,

@@ -60,6 +60,12 @@ NUMBERS = [
         "csrc/cuda/common/launch.cuh",
         r"kMostPositions = .* << (\d+)",
     ),
+    (
+        "docs/architecture.md",
+        r"at most (\d+) KiB lie",
+        "csrc/cpu/runtime/scratch_arena.h",
+        r"kMostBytes = (\d+) \* 1024",
+    ),
     ("docs/architecture.md", r"up to (\d+) blocks of", "csrc/cpu/runtime/scratch.h", r"kBlocks = (\d+)"),
     (
         "docs/architecture.md",

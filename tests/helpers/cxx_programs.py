@@ -64,6 +64,14 @@ def simd_program(isa: str, compute: str, flags: str = "") -> Program:
     return Program([kernels._replace(source=PROGRAMS / "simd/main.cpp")], f"-Werror {flags}")
 
 
+def scratch_program() -> Program:
+    """scratch/main.cpp, which needs nothing but the package's headers."""
+    (chooser,) = [
+        u for u in SETUP.compile_units([isa_named("scalar")], cuda=False) if u.source.name == "isa.cpp"
+    ]
+    return Program([chooser._replace(source=PROGRAMS / "scratch/main.cpp")], "-Werror")
+
+
 def build_programs(
     folder: Path, programs: dict[str, Program], compiler: str | None = COMPILER
 ) -> dict[str, Path]:

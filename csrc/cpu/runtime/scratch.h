@@ -5,10 +5,19 @@
 #include <new>
 #include <utility>
 
+#include "cpu/runtime/scratch_arena.h"
+
 namespace lenet_ext::cpu {
 
-// Blocks that are kept for the next Scratch of this thread: the system would take large ones back at once and
-// hand out fresh pages, each with a page fault.
+// AddressSanitizer sees what lies beyond a block only where each is an allocation of its own.
+#ifdef __SANITIZE_ADDRESS__
+constexpr bool kOwnAllocations = true;
+#else
+constexpr bool kOwnAllocations = false;
+#endif
+
+// Memory for the Scratch of this thread: small blocks from an arena, and large ones that are kept for the next
+// time, since the system would take them back at once and hand out fresh pages, each with a page fault.
 class ScratchCache {
  public:
   struct Block {
@@ -17,6 +26,8 @@ class ScratchCache {
   };
 
   Block take(size_t bytes) {
+    if (kOwnAllocations) return {::operator new(bytes, kAlignment), bytes};
+    if (void* const data = arena_.take(bytes)) return {data, bytes};
     if (bytes < kLeast) bytes = kLeast;
     for (Block& block : blocks_) {
       if (block.bytes >= bytes && block.bytes <= 2 * bytes) return std::exchange(block, {});
@@ -24,7 +35,8 @@ class ScratchCache {
     return {::operator new(bytes, kAlignment), bytes};
   }
   void give_back(Block block) {
-    if (block.bytes <= kMost) {
+    if (arena_.give_back(block.data)) return;
+    if (block.bytes <= kMost && !kOwnAllocations) {
       for (size_t i = 0; i < kBlocks && blocks_[next_].data != nullptr; ++i) next_ = (next_ + 1) % kBlocks;
       std::swap(block, blocks_[next_]);
       next_ = (next_ + 1) % kBlocks;
@@ -44,6 +56,7 @@ class ScratchCache {
   static constexpr std::align_val_t kAlignment{64};
   // Of one size up to kLeast: a small block that is needed comes from any other.
   static constexpr size_t kLeast = 4 * 1024, kMost = 8 * 1024 * 1024, kBlocks = 24;
+  ScratchArena arena_;
   Block blocks_[kBlocks];
   size_t next_ = 0;
 };

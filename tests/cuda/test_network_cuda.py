@@ -71,6 +71,13 @@ def test_step_with_a_bad_order_is_not_taken(bad: int, loss: str) -> None:
     assert all(map(torch.equal, [*parameters, *state], expected))
 
 
+def test_cross_entropy_of_large_logits() -> None:
+    images, targets, (_, bias), state = arguments()
+    weight = torch.zeros(4, 3)
+    loss = train(images, targets, None, [weight, bias.fill_(1e8)], state)
+    torch.testing.assert_close(loss, torch.tensor(4.0).log())
+
+
 def test_first_calls_through_the_graphs_are_plain_steps() -> None:
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 4))

@@ -107,6 +107,26 @@ def test_bfloat16() -> None:
         assert_relative(actual.float(), expected, 2**-8)
 
 
+@pytest.mark.parametrize(
+    ("dtype", "size"),
+    [
+        *((torch.float32, size) for size in (1e6, -1e8, 3e38)),
+        *((torch.bfloat16, size) for size in (1e8, -3e38)),
+        *((torch.float64, size) for size in (1e15, 1e300)),
+    ],
+)
+def test_cross_entropy_of_large_logits(dtype: torch.dtype, size: float) -> None:
+    """Which are equal: the loss is the logarithm of their number, however large they are."""
+    model = nn.Sequential(nn.Linear(3, 3, bias=False)).to(dtype)
+    with torch.no_grad():
+        model[0].weight.copy_(torch.eye(3))
+    images, labels = torch.full((4, 3), size, dtype=dtype), torch.tensor([0, 2, 1, 0])
+    step = TrainStep(lenet_ext.fuse(model, images), lr=0)
+    expected = torch.tensor(3, dtype=dtype).log()
+    assert_relative(step(images, labels), expected, torch.finfo(dtype).eps)
+    assert_relative(step.epoch(images, labels, 1), expected.expand(4), torch.finfo(dtype).eps)
+
+
 def test_images_as_loss() -> None:
     """mse takes outputs of any shape."""
     model = nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.ReLU(), nn.Conv2d(2, 2, 1)).double()

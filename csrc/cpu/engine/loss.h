@@ -18,7 +18,8 @@ double cross_entropy(int64_t classes, const T* logits, int64_t target, T scale, 
   const T factor = scale / total;
   for (int64_t j = 0; j < classes; ++j) grads[j] *= factor;
   grads[target] -= scale;
-  return static_cast<double>(std::log(total) + largest - logits[target]);
+  // The difference comes first: beside large logits the logarithm would be rounded away.
+  return static_cast<double>(std::log(total) + (largest - logits[target]));
 }
 
 // The sum of (output - target)^2; grads, which may be `target`, become those of the sum times `scale`.

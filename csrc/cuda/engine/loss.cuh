@@ -37,7 +37,8 @@ __device__ Compute cross_entropy(int32_t classes, int32_t stride, const Compute*
     const Compute probability = std::exp(output[j * stride] - largest) / total;
     grad[j * stride] = scale * (j == target ? probability - 1 : probability);
   }
-  return std::log(total) + largest - output[target * stride];
+  // The difference comes first: beside large outputs the logarithm would be rounded away.
+  return std::log(total) + (largest - output[target * stride]);
 }
 
 // The sum of (output - target)^2. targets: `count` values of the stored type from `first` on.

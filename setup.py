@@ -7,6 +7,7 @@ LENET_EXT_CUDA=0|1 (default: 1 where nvcc is found), TORCH_CUDA_ARCH_LIST, CUDA_
 
 from __future__ import annotations
 
+import itertools
 import os
 import platform
 import re
@@ -24,6 +25,7 @@ from setuptools.command.build_ext import build_ext
 ROOT = Path(__file__).parent.resolve()
 OLDEST_TORCH = (2, 10)
 OLDEST_NVCC = (12, 4)
+NOT_FOR_NVCC = set('$"`')  # in paths, which it gives to a shell in double quotes
 # Operators are bound through torch's stable ABI as of this version: the module runs under any newer torch.
 TORCH_TARGET = "0x020a000000000000"
 
@@ -64,6 +66,24 @@ ISAS: dict[str, list[Isa]] = {
 COMPUTE_TYPES = ("float", "double")
 
 
+DEFAULT_ARCHITECTURES = "8.0 9.0+PTX"
+# The names that torch.utils.cpp_extension takes in TORCH_CUDA_ARCH_LIST too.
+NAMED_ARCHITECTURES = {
+    "Maxwell": "5.0 5.2+PTX",
+    "Maxwell+Tegra": "5.3",
+    "Pascal": "6.0 6.1+PTX",
+    "Volta": "7.0+PTX",
+    "Volta+Tegra": "7.2",
+    "Turing": "7.5+PTX",
+    "Ampere": "8.0 8.6+PTX",
+    "Ampere+Tegra": "8.7",
+    "Ada": "8.9+PTX",
+    "Hopper": "9.0+PTX",
+    "Blackwell": "10.0 10.3 12.0 12.1+PTX",
+    "Blackwell+Tegra": "11.0",
+}
+
+
 class BuildError(SystemExit):
     """Ends the build with one line that says what to do."""
 
@@ -78,23 +98,29 @@ def version_tuple(text: str) -> tuple[int, int]:
     return int(found[1]), int(found[2])
 
 
+def names_in(variable: str, default: str) -> list[str]:
+    """What an environment variable lists; the default if that is nothing."""
+    listed = re.split(r"[;,\s]+", os.environ.get(variable, ""))
+    return list(filter(None, listed)) or default.split()
+
+
 def isas_to_build() -> list[Isa]:
     """Those of this machine's architecture, or of these the ones that LENET_EXT_ISAS names."""
     machine = {"amd64": "x86_64", "arm64": "aarch64"}.get(
         platform.machine().lower(), platform.machine().lower()
     )
     known = ISAS.get(machine, [SCALAR])
-    wanted = re.split(r"[;,\s]+", os.environ.get("LENET_EXT_ISAS", "").strip())
-    if wanted == [""]:
-        return known
     names = [isa.name for isa in known]
+    wanted = names_in("LENET_EXT_ISAS", " ".join(names))
     if unknown := [name for name in wanted if name not in names]:
         raise BuildError(f"LENET_EXT_ISAS names {unknown[0]!r}, there are {', '.join(names)}")
     return [isa for isa in known if isa.name in wanted]
 
 
 def find_compiler() -> str:
-    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "c++", "clang++")), None)
+    compiler = os.environ.get("CXX", "").strip() or next(
+        filter(shutil.which, ("g++", "c++", "clang++")), None
+    )
     if compiler is None or shutil.which(shlex.split(compiler)[0]) is None:
         raise BuildError(
             f"no C++ compiler found{f' at CXX={compiler}' if compiler else ''}: "
@@ -106,6 +132,19 @@ def find_compiler() -> str:
             f"{compiler} is too old (no C++20 with 16-bit floats): install g++ 12 or newer, or set CXX"
         )
     return compiler
+
+
+def host_compiler_flags(compiler: str) -> str:
+    """What nvcc is to be told of CXX, which may be `ccache g++ -m64`: nvcc takes the compiler alone."""
+    words = shlex.split(compiler)
+    programs = list(itertools.takewhile(lambda word: not word.startswith("-"), words))
+    flags = [f"-Xcompiler={word}" for word in words[len(programs) :]]
+    return shlex.join([f"-ccbin={programs[-1]}", *flags])
+
+
+def ninja_path(path: Path) -> str:
+    """For ninja_syntax, which sees to blanks and colons alone, and to dollars before blanks."""
+    return re.sub(r"\$(?! )", "$$", str(path))
 
 
 def find_python_headers() -> str:
@@ -133,8 +172,8 @@ def find_torch() -> Path:
     return Path(torch.__path__[0])
 
 
-def find_nvcc(sources: list[Path]) -> str | None:
-    """nvcc, or None where CUDA is not to be compiled in."""
+def find_nvcc(sources: list[Path], folder: Path) -> str | None:
+    """nvcc, or None where CUDA is not to be compiled in. folder: where the objects are to go."""
     choice = os.environ.get("LENET_EXT_CUDA")
     if choice not in (None, "", "0", "1"):
         raise BuildError(f"LENET_EXT_CUDA must be 0 or 1, got {choice!r}")
@@ -146,13 +185,14 @@ def find_nvcc(sources: list[Path]) -> str | None:
     if nvcc is not None:
         printed = subprocess.run([nvcc, "--version"], capture_output=True, text=True).stdout
         release = re.search(r"release (\d+\.\d+)", printed)
-        if release and version_tuple(release[1]) >= OLDEST_NVCC:
+        if release is None:
+            problem = f"{nvcc} --version names no release"
+        elif version_tuple(release[1]) < OLDEST_NVCC:
+            problem = f"{nvcc} is CUDA {release[1]}, {OLDEST_NVCC[0]}.{OLDEST_NVCC[1]} or newer is needed"
+        elif NOT_FOR_NVCC & set(f"{ROOT}{folder}"):
+            problem = f'nvcc compiles nothing in a folder with $, " or ` in its name: {ROOT}'
+        else:
             return nvcc
-        problem = (
-            f"{nvcc} is CUDA {release[1]}, {OLDEST_NVCC[0]}.{OLDEST_NVCC[1]} or newer is needed"
-            if release
-            else f"{nvcc} --version names no release"
-        )
     if choice == "1":
         raise BuildError(f"LENET_EXT_CUDA=1, but {problem}")
     print(f"lenet_ext: building without CUDA: {problem}")
@@ -161,7 +201,18 @@ def find_nvcc(sources: list[Path]) -> str | None:
 
 def cuda_architectures() -> list[str]:
     """For example ["8.0", "9.0+PTX"]."""
-    return re.split(r"[;,\s]+", os.environ.get("TORCH_CUDA_ARCH_LIST", "8.0 9.0+PTX").strip())
+    architectures = []
+    for name in names_in("TORCH_CUDA_ARCH_LIST", DEFAULT_ARCHITECTURES):
+        numbers = NAMED_ARCHITECTURES.get(name.removesuffix("+PTX"), name).split()
+        if not all(re.fullmatch(r"\d+\.\d[af]?(\+PTX)?", number) for number in numbers):
+            raise BuildError(
+                f"TORCH_CUDA_ARCH_LIST names {name!r}: it takes numbers like 8.0 or 9.0+PTX and "
+                + ", ".join(NAMED_ARCHITECTURES)
+            )
+        if name.endswith("+PTX"):
+            numbers[-1] = numbers[-1].removesuffix("+PTX") + "+PTX"
+        architectures += numbers
+    return list(dict.fromkeys(architectures))
 
 
 def gencode_flags(architectures: list[str]) -> list[str]:
@@ -234,9 +285,9 @@ class NinjaBuild(build_ext):
 
         isas = isas_to_build()
         cuda_sources = sorted((ROOT / "csrc/cuda").rglob("*.cu"))
-        nvcc = find_nvcc(cuda_sources)
+        nvcc = find_nvcc(cuda_sources, folder)
         architectures = cuda_architectures() if nvcc else []
-        version = re.findall(r'"(.+)"', (ROOT / "lenet_ext/_version.py").read_text())[0]
+        version = re.findall(r'"(.+)"', (ROOT / "lenet_ext/_version.py").read_text(encoding="utf-8"))[0]
         # pybind11 first: torch brings a copy of it, which refuses TORCH_TARGET_VERSION in torch 2.10.
         includes = [pybind11.get_include(), torch_folder / "include", find_python_headers()]
         defines = {
@@ -253,9 +304,14 @@ class NinjaBuild(build_ext):
             ]
         )
 
-        with open(folder / "build.ninja", "w") as file:
+        # What comes from outside holds nothing for ninja to expand.
+        further = ninja_syntax.escape(os.environ.get("CXXFLAGS", ""))
+        common, host = ninja_syntax.escape(common), ninja_syntax.escape(host_compiler_flags(compiler))
+        compiler, nvcc_command = ninja_syntax.escape(compiler), ninja_syntax.escape(shlex.quote(nvcc or ""))
+        # The bytes of paths, whatever the locale is.
+        encoding, errors = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+        with open(folder / "build.ninja", "w", encoding=encoding, errors=errors) as file:
             writer = ninja_syntax.Writer(file, width=10_000)
-            further = os.environ.get("CXXFLAGS", "")
             flags = f"{FLAGS} -fPIC -fvisibility=hidden {common} {further}"
             writer.rule(
                 "cxx",
@@ -268,7 +324,7 @@ class NinjaBuild(build_ext):
                 gencode = " ".join(gencode_flags(architectures))
                 writer.rule(
                     "nvcc",
-                    f"{nvcc} -ccbin {compiler} -std=c++20 -O3 -Xcompiler -fPIC,-fvisibility=hidden "
+                    f"{nvcc_command} {host} -std=c++20 -O3 -Xcompiler -fPIC,-fvisibility=hidden "
                     "-Xfatbin -compress-all "
                     f"{gencode} {common} -MMD -MF $out.d -c $in -o $out",
                     "NVCC $name",
@@ -279,11 +335,11 @@ class NinjaBuild(build_ext):
             # GCC's own library first as an archive: of its shared one, the conversions of 16-bit floats need
             # version 12, and the wheel a newer system.
             libraries = "-Xlinker --no-as-needed -ltorch_cpu -ltorch -lgcc"
-            libraries = f"-L{shlex.quote(f'{torch_folder}/lib')} {libraries}"
+            libraries = ninja_syntax.escape(f"-L{shlex.quote(f'{torch_folder}/lib')} {libraries}")
             linker = f"{compiler} {further}"
             if nvcc:
                 # It knows where its runtime lies, whose symbols stay inside: torch may bring others.
-                linker = f"{nvcc} -ccbin {compiler} -cudart static -Xlinker --exclude-libs=libcudart_static.a"
+                linker = f"{nvcc_command} {host} -cudart static -Xlinker --exclude-libs=libcudart_static.a"
             writer.rule("link", f"{linker} -shared -o $out $in {libraries}", "LINK $out")
 
             units = compile_units(isas, cuda=nvcc is not None)
@@ -291,8 +347,11 @@ class NinjaBuild(build_ext):
             for unit in reversed(units):
                 rule = "nvcc" if unit.source.suffix == ".cu" else "cxx"
                 variables = {"own": unit.flags, "name": unit.name}
-                writer.build(str(folder / unit.object), rule, str(unit.source), variables=variables)
-            writer.build(str(output), "link", [str(folder / unit.object) for unit in units])
+                writer.build(
+                    ninja_path(folder / unit.object), rule, ninja_path(unit.source), variables=variables
+                )
+            objects = [ninja_path(folder / unit.object) for unit in units]
+            writer.build(ninja_path(output), "link", objects)
 
         jobs = ["-j", os.environ["MAX_JOBS"]] if os.environ.get("MAX_JOBS") else []
         program = shutil.which("ninja", path=ninja.BIN_DIR) or "ninja"

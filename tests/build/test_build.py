@@ -5,9 +5,13 @@ from __future__ import annotations
 import itertools
 import platform
 import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
-from cxx_programs import SETUP
+from cxx_programs import ROOT, SETUP
 from source_tree import Tree
 
 ISAS = {"x86_64": ["scalar", "avx2", "avx512"], "aarch64": ["scalar", "neon"]}.get(
@@ -102,6 +106,53 @@ def test_compiler_fails(tree: Tree) -> None:
     assert "the compiler failed" in tree.error(FAIL_ON="relu.cpp")
 
 
+def test_the_locale_makes_no_difference(tree: Tree) -> None:
+    finished = tree.build(LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert tree.compiled()
+
+
+@pytest.fixture
+def dollars(tmp_path: Path) -> Tree:
+    (tmp_path / "$US $ $$ 5").mkdir()
+    tree = Tree(tmp_path / "$US $ $$ 5")
+    tree.add_program("g++")
+    return tree
+
+
+def test_dollars_in_the_path(dollars: Tree) -> None:
+    finished = dollars.build()
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert list((dollars.root / "lenet_ext").glob("_C*.so"))
+    assert all(f"-I{dollars.root}/csrc" in call for call in dollars.compiled().values())
+
+
+def test_nvcc_takes_no_dollars_in_paths(dollars: Tree) -> None:
+    dollars.write("csrc/cuda/relu.cu")
+    dollars.add_program("nvcc")
+    assert "nvcc compiles nothing in a folder with $" in dollars.error(LENET_EXT_CUDA="1")
+    finished = dollars.build()
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert "building without CUDA: nvcc compiles nothing in a folder with $" in finished.stdout
+
+
+def test_dollars_of_the_environment_are_the_shells(tree: Tree) -> None:
+    finished = tree.build(CXXFLAGS="-DA=$HOME", HOME="here")
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    assert all(" -DA=here " in call for call in tree.compiled().values())
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_a_source_distribution_holds_everything(tmp_path: Path) -> None:
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if tracked.returncode != 0:
+        pytest.skip("this is no checkout")
+    command = [sys.executable, "setup.py", "-q", "egg_info", "--egg-base", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, capture_output=True, check=True)
+    (listed,) = tmp_path.glob("*/SOURCES.txt")
+    assert set(tracked.stdout.split()) - set(listed.read_text().splitlines()) == {".gitignore"}
+
+
 def test_torch_is_missing(tree: Tree) -> None:
     tree.stub_torch("raise ImportError")
     message = tree.error()
@@ -125,14 +176,43 @@ class TestCuda:
         tree.add_program("nvcc")
         return tree
 
-    def test_architectures(self, tree: Tree) -> None:
-        finished = tree.build(TORCH_CUDA_ARCH_LIST="7.5;9.0+PTX")
+    @pytest.mark.parametrize(
+        ("wanted", "expected"),
+        [
+            ("7.5;9.0+PTX", ["sm_75", "sm_90", "compute_90"]),
+            ("", ["sm_80", "sm_90", "compute_90"]),
+            (" ", ["sm_80", "sm_90", "compute_90"]),
+            ("8.6;", ["sm_86"]),
+            ("9.0a, 8.0", ["sm_90a", "sm_80"]),
+            ("Ampere", ["sm_80", "sm_86", "compute_86"]),
+            ("Hopper+PTX 9.0+PTX", ["sm_90", "compute_90"]),
+            ("Ampere+Tegra+PTX", ["sm_87", "compute_87"]),
+        ],
+    )
+    def test_architectures(self, tree: Tree, wanted: str, expected: list[str]) -> None:
+        finished = tree.build(TORCH_CUDA_ARCH_LIST=wanted)
         assert finished.returncode == 0, finished.stdout + finished.stderr
         (call,) = [call for call in tree.calls() if call.startswith("nvcc") and " -c " in call]
-        assert re.findall(r",code=(\w+)", call) == ["sm_75", "sm_90", "compute_90"]
+        assert re.findall(r",code=(\w+)", call) == expected
         (link,) = [call for call in tree.calls() if "-shared" in call]
         assert "-cudart static" in link
         assert {"cuda_relu.cu", "cuda_kernel_table.cpp"} <= set(tree.compiled())
+
+    @pytest.mark.parametrize("name", ["Hooper", "sm_90", "90", "+PTX", "9.0+PTX+PTX", "8.0-9.0"])
+    def test_unknown_architecture(self, tree: Tree, name: str) -> None:
+        message = tree.error(TORCH_CUDA_ARCH_LIST=f"8.0 {name}")
+        assert f"TORCH_CUDA_ARCH_LIST names {name!r}" in message
+        assert "9.0+PTX" in message
+        assert "Hopper" in message
+
+    def test_nvcc_is_given_the_compiler_alone(self, tree: Tree) -> None:
+        tree.add_program("ccache")
+        finished = tree.build(CXX="ccache g++ -m64")
+        assert finished.returncode == 0, finished.stdout + finished.stderr
+        calls = [call for call in tree.calls() if call.startswith("nvcc") and "--version" not in call]
+        assert len(calls) == 2  # compile and link
+        assert all(call.startswith("nvcc -ccbin=g++ -Xcompiler=-m64 ") for call in calls)
+        assert tree.compiled()["ops_relu.cpp"].startswith("ccache g++ -m64 ")
 
     def test_is_left_out_on_request(self, tree: Tree) -> None:
         assert tree.build(LENET_EXT_CUDA="0").returncode == 0

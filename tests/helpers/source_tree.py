@@ -21,10 +21,10 @@ exit 0
 
 
 class Tree:
-    """setup.py among empty sources, in a folder whose name has a space, and a PATH of stand-ins."""
+    """setup.py among empty sources, in a folder with an awkward name, and a PATH of stand-ins."""
 
     def __init__(self, folder: Path) -> None:
-        self.root = folder / "source tree"
+        self.root = folder / "tree of 'söurces'"
         self.log = folder / "log"
         self.log.touch()
         self.programs = folder / "programs"

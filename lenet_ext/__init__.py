@@ -2,7 +2,16 @@
 
 import torch  # noqa: F401  (its libraries must be loaded before the compiled module's)
 
-from lenet_ext._C import build_info, cpu_isa
+try:
+    from lenet_ext._C import build_info, cpu_isa
+except ModuleNotFoundError as error:
+    if error.name != "lenet_ext._C":
+        raise
+    raise ImportError(
+        f"{__path__[0]} holds the sources of lenet_ext without its compiled module, and hides an installed "
+        "one: change to another folder, or compile it there (pip install --no-build-isolation -e .)",
+        name=error.name,
+    ) from None
 from lenet_ext._version import __version__
 
 # isort: split

@@ -145,6 +145,10 @@ def _normalization(
             raise ValueError(f"fuse: {name} must be {wanted}, got {value!r}")
         values.append(numbers.expand(example.shape[1]))
     means, stds = values
-    if not bool((stds > 0).all()):
-        raise ValueError(f"fuse: std must be positive, got {std!r}")
-    return torch.stack((1 / (BYTE_RANGE * stds), -means / stds)).float()
+    if not bool(((stds > 0) & stds.isfinite()).all()):
+        raise ValueError(f"fuse: std must be positive and finite, got {std!r}")
+    with torch.inference_mode(False):  # for autograd, which may save it later
+        normalization = torch.stack((1 / (BYTE_RANGE * stds), -means / stds)).float()
+    if not bool(normalization.isfinite().all()):
+        raise ValueError(f"fuse: mean {mean!r} and std {std!r} give no finite pixels in float32")
+    return normalization

@@ -278,11 +278,24 @@ def test_wrong_inputs(fused: nn.Module, images: Tensor, message: str) -> None:
         (0.5, 0.0, "std must be positive"),
         (0.5, [1.0, -1.0], "std must be positive"),
         (0.5, math.nan, "std must be positive"),
+        (0.5, math.inf, "std must be positive and finite"),
+        (math.nan, 0.5, "mean nan and std 0.5 give no finite pixels in float32"),
+        ([0.5, -math.inf], 0.5, "no finite pixels"),
+        (0.5, 1e-50, "no finite pixels"),
+        (1e300, 0.5, "no finite pixels"),
     ],
 )
 def test_wrong_normalization(model: Net, mean: object, std: object, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         lenet_ext.fuse(model, IMAGES, mean=mean, std=std)
+
+
+def test_fused_under_inference_mode_trains_on_bytes(model: Net) -> None:
+    with torch.inference_mode():
+        fused = lenet_ext.fuse(model, IMAGES, mean=0.5, std=0.5)
+    pixels = torch.randint(256, IMAGES.shape, dtype=torch.uint8)
+    fused(pixels).sum().backward()
+    assert all(parameter.grad is not None for parameter in fused.parameters())
 
 
 def test_nothing_to_compute() -> None:

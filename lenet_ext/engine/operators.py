@@ -24,6 +24,7 @@ _inference_op = torch.ops.lenet_ext.network.default
 _forward_op = torch.ops.lenet_ext.network_forward.default
 _backward_op = torch.ops.lenet_ext.network_backward.default
 train = torch.ops.lenet_ext.network_train.default
+train_in_c = train._op  # what it calls, without a line of Python
 # A step changes its parameters beneath autograd, which has nothing to record. What torch does between
 # autograd and the kernel is still done: it gives tensors with a negative bit their values, for example.
 _below_autograd = torch.library.Library("lenet_ext", "IMPL")

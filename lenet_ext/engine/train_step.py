@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import starmap
 from typing import Any
 
 import torch
@@ -12,8 +13,9 @@ from torch.autograd.graph import increment_version
 
 from lenet_ext import _C
 from lenet_ext.engine.fused import FusedNet
-from lenet_ext.engine.operators import train
+from lenet_ext.engine.operators import train, train_in_c
 from lenet_ext.engine.optimizers import ELSEWHERE, EngineOptimizer, Step
+from lenet_ext.engine.pace import Pace
 from lenet_ext.engine.step_graphs import StepGraphs
 from lenet_ext.ops._arguments import autocast_is_on
 
@@ -70,6 +72,7 @@ class TrainStep:
         self._program = network.program(f"loss {loss}", f"optimizer {self._optimizer.name}")
         self._step: Step | None = None  # the last one
         self._graphs: StepGraphs | None = None
+        self._pace = Pace()
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -81,9 +84,13 @@ class TrainStep:
 
         A bad target raises IndexError, changing nothing; on CUDA it makes the loss NaN, changing nothing.
         """
+        if not (isinstance(images, Tensor) and isinstance(targets, Tensor)):  # a call of it would cost more
+            _check_tensors(images, targets)
         if images.is_cuda and not torch.cuda.is_current_stream_capturing():
             return self._replay(images, targets)
-        return self._train(images, targets, None, 0)
+        losses: list[Tensor] = []
+        self._train(images, targets, None, 0, losses)
+        return losses[0]
 
     def epoch(
         self,
@@ -100,22 +107,40 @@ class TrainStep:
         twice). callback(steps_done, losses_so_far) is called after every `callback_steps` steps and at the
         end. Targets and permutation are checked before the first step: an IndexError changes nothing. On CUDA
         the epoch waits for the GPU before it begins, to check them.
+
+        An exception on the way, such as KeyboardInterrupt (which comes between two steps) or one of the
+        callback's, has the losses of the steps that were taken in an attribute `losses`.
         """
         if batch_size < 1 or callback_steps < 1:
             raise ValueError("TrainStep: batch_size and callback_steps must be at least 1")
+        _check_tensors(images, targets, permutation)
         if permutation is not None:
             permutation = permutation.to(images.device)
-        if images.is_cuda or callback is not None:
-            self._check_indices(images, targets, permutation)
-        if callback is None:
-            return self._train(images, targets, permutation, batch_size)
         order = torch.arange(len(images), device=images.device) if permutation is None else permutation
         losses: list[Tensor] = []
-        for part in order.split(batch_size * callback_steps):
-            losses.append(self._train(images, targets, part, batch_size))
-            done = torch.cat(losses)
-            callback(len(done), done)
-        return torch.cat(losses) if losses else self._train(images, targets, order, batch_size)
+        if order.dim() != 1 or len(order) == 0:  # which the operator refuses, or has nothing to do for
+            self._train(images, targets, order, batch_size, losses)
+            return losses[0]
+        self._next(images)  # refuses what the step would, before its forward is called
+        self._check_indices(images, targets, permutation)
+        images, targets = images.contiguous(), targets.contiguous()  # once, not for every part
+        done, steps = 0, -(-len(order) // batch_size)
+        try:
+            while done < steps:
+                count = min(self._pace.steps(batch_size), steps - done)
+                if callback is not None:
+                    count = min(count, callback_steps - done % callback_steps)
+                part = order[done * batch_size : (done + count) * batch_size]
+                with self._pace.measured(len(part)):
+                    self._train(images, targets, part, batch_size, losses)
+                done += count
+                if callback is not None and (done % callback_steps == 0 or done == steps):
+                    callback(done, torch.cat(losses))
+        except BaseException as error:
+            taken = torch.cat(losses) if losses else torch.empty(0, device=images.device)
+            error.losses = taken  # type: ignore[attr-defined]
+            raise
+        return torch.cat(losses)
 
     def state_dict(self) -> dict[str, Any]:
         """That of `optimizer`."""
@@ -127,7 +152,7 @@ class TrainStep:
 
     def __getstate__(self) -> dict[str, Any]:
         # These belong to this process and these parameters.
-        return {**self.__dict__, "_graphs": None, "_step": None}
+        return {**self.__dict__, "_graphs": None, "_step": None, "_pace": Pace()}
 
     def _next(self, images: Tensor) -> Step:
         """What a step takes besides its batch."""
@@ -142,28 +167,24 @@ class TrainStep:
             fused._checked_parameters(images)
         return step
 
-    def _train(self, images: Tensor, targets: Tensor, order: Tensor | None, batch_size: int) -> Tensor:
+    def _train(
+        self, images: Tensor, targets: Tensor, order: Tensor | None, batch_size: int, losses: list[Tensor]
+    ) -> None:
+        """Appends the loss to `losses`; with a batch size those of all batches."""
         step = self._next(images)
-        if step.made and batch_size > 0 and (order is None or order.dim() == 1):
-            if order is None:
-                order = torch.arange(len(images), device=images.device)
-            if len(order) > batch_size:  # of which the first makes state, with options of its own
-                self._check_indices(images, targets, order)
-                parts = order[:batch_size], order[batch_size:]
-                return torch.cat([self._train(images, targets, part, batch_size) for part in parts])
-        loss = train(
-            images,
-            targets,
-            order,
-            step.parameters,
-            step.state,
-            step.options,
-            self._program,
-            self.fused._normalization,
-            batch_size,
-        )
-        self._taken(step)
-        return loss
+        if step.made and order is not None and order.dim() == 1 and len(order) > batch_size:
+            # The first batch makes state, with options of its own.
+            for part in (order[:batch_size], order[batch_size:]):
+                self._train(images, targets, part, batch_size, losses)
+            return
+        known, normalization = len(losses), self.fused._normalization
+        state = (step.parameters, step.state, step.options, self._program, normalization)
+        try:
+            # In one call into C: no KeyboardInterrupt comes between a step and its losses.
+            losses.extend(starmap(train_in_c, [(images, targets, order, *state, batch_size)]))
+        finally:
+            if len(losses) > known and losses[-1].numel() > 0:
+                self._taken(step)
 
     def _replay(self, images: Tensor, targets: Tensor) -> Tensor:
         """A step through a CUDA graph, where one like it came before."""
@@ -200,6 +221,13 @@ class TrainStep:
             _check_range("target", targets, classes)
         if order is not None:
             _check_range("order", order, len(images))
+
+
+def _check_tensors(images: Tensor, targets: Tensor, permutation: Tensor | None = None) -> None:
+    """Raises TypeError for arrays and lists."""
+    for name, value in (("images", images), ("targets", targets), ("permutation", permutation)):
+        if not isinstance(value, Tensor) and (value is not None or name != "permutation"):
+            raise TypeError(f"TrainStep: {name} must be a torch.Tensor, got {type(value).__name__}")
 
 
 def _check_range(name: str, indices: Tensor, count: int) -> None:

@@ -189,6 +189,7 @@ def test_empty_epoch() -> None:
     for arguments in ((images[:0], labels[:0], 2), (images, labels, 2, none)):
         assert step.epoch(*arguments).shape == (0,)
         assert step.epoch(*arguments, callback=print).shape == (0,)
+    assert not step.optimizer.state  # or the next step would not be the first
     assert all(map(torch.equal, before, weights(step)))
 
 

@@ -83,6 +83,18 @@ def test_wrong_orders(order: Tensor, callback: Any) -> None:
     unchanged(step, RuntimeError, None, lambda: step.epoch(IMAGES, LABELS, 2, order, callback, 1))
 
 
+@pytest.mark.parametrize("name", ["images", "targets", "permutation"])
+@pytest.mark.parametrize("make_value", [Tensor.numpy, Tensor.tolist], ids=["numpy", "list"])
+def test_no_tensors(name: str, make_value: Callable[[Tensor], object]) -> None:
+    step = make(torch.float32, **NESTEROV)
+    values: dict[str, Any] = {"images": IMAGES, "targets": LABELS, "permutation": ORDER}
+    values[name] = make_value(values[name])
+    message = rf"TrainStep: {name} must be a torch.Tensor, got (ndarray|list)"
+    unchanged(step, TypeError, message, lambda: step.epoch(**values, batch_size=2))
+    if name != "permutation":
+        unchanged(step, TypeError, message, lambda: step(values["images"], values["targets"]))
+
+
 def test_empty_batch() -> None:
     step = make(torch.float32, **NESTEROV)
     unchanged(step, RuntimeError, "the batch is empty", lambda: step(IMAGES[:0], LABELS[:0]))

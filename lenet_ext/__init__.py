@@ -8,8 +8,8 @@ except ModuleNotFoundError as error:
     if error.name != "lenet_ext._C":
         raise
     raise ImportError(
-        f"{__path__[0]} holds the sources of lenet_ext without its compiled module, and hides an installed "
-        "one: change to another folder, or compile it there (pip install --no-build-isolation -e .)",
+        f"{__path__[0]} holds the sources of lenet_ext without its compiled module: change to another folder "
+        "to import an installed one, or compile it there (pip install --no-build-isolation -e .)",
         name=error.name,
     ) from None
 from lenet_ext._version import __version__

@@ -108,8 +108,8 @@ class TrainStep:
         end. Targets and permutation are checked before the first step: an IndexError changes nothing. On CUDA
         the epoch waits for the GPU before it begins, to check them.
 
-        An exception on the way, such as KeyboardInterrupt (which comes between two steps) or one of the
-        callback's, has the losses of the steps that were taken in an attribute `losses`.
+        An exception after the first step, such as KeyboardInterrupt (which comes between two steps) or one of
+        the callback's, has the losses of the steps that were taken in an attribute `losses`.
         """
         if batch_size < 1 or callback_steps < 1:
             raise ValueError("TrainStep: batch_size and callback_steps must be at least 1")

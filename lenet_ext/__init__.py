@@ -1,5 +1,13 @@
 """Hand-written CPU and CUDA kernels for the layers of small convolutional networks, as a torch extension."""
 
+import sys
+
+# While `python -m lenet_ext` looks for __main__.py, which comes too late: the imports below take seconds.
+if sys.argv[:1] == ["-m"] and sys.orig_argv[-len(sys.argv)].removeprefix("-m") == __name__:
+    import _lenet_ext_cli
+
+    _lenet_ext_cli.begin()
+
 import torch  # noqa: F401  (its libraries must be loaded before the compiled module's)
 
 try:

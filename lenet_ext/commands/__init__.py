@@ -1,1 +1,4 @@
-"""The commands of `lenet-ext`, one module each. Needs the extra [cli]."""
+"""The commands of `lenet-ext`, one module each, and what they share.
+
+Only `stopping` and `streams` do without the extra [cli].
+"""

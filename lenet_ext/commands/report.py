@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -12,13 +13,24 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
+from lenet_ext.commands.stopping import stopped_in_order
 from lenet_ext.training.config import ENGINE_TITLES
 from lenet_ext.training.loop import EpochRecord, Run
 from lenet_ext.training.session import PICTURES
 
 
+class SteadyConsole(Console):
+    """A console whose live displays don't hide the cursor, since nothing could show it after a SIGKILL."""
+
+    def show_cursor(self, show: bool = True) -> bool:
+        return False
+
+
 class TrainingReport:
-    """An observer of a training run; a context manager while the live display is on the screen."""
+    """An observer of a training run; a context manager while the live display is on the screen.
+
+    From its first line on, signals end the program in order (`stopped_in_order`).
+    """
 
     def __init__(self, console: Console) -> None:
         self.console = console
@@ -35,6 +47,7 @@ class TrainingReport:
         self.task = TaskID(0)
         self.steps_of_learner: dict[str, int] = {}
         self.accuracy = ""
+        self.cleanup = ExitStack()
 
     def __enter__(self) -> TrainingReport:
         return self
@@ -42,9 +55,11 @@ class TrainingReport:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.progress.stop()
+        self.cleanup.close()
 
     def run_started(self, run: Run) -> None:
+        self.cleanup.enter_context(stopped_in_order())
+        self.cleanup.callback(self.progress.stop)
         dataset, config = run.dataset, run.config
         engines = " and ".join(ENGINE_TITLES[learner.name] for learner in run.learners)
         self.console.print(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
+from lenet_ext.commands.stopping import Stopped
 from lenet_ext.training.errors import require
 
 DATA_HELP = "digits (inside scikit-learn), mnist, fashion-mnist, cifar10 or folder"
@@ -45,7 +47,7 @@ def train(
 ) -> None:
     """Train a LeNet, write its checkpoint, metrics and pictures, and compare it with native torch."""
     require("numpy", "PIL", "safetensors", "matplotlib")
-    from lenet_ext.commands.report import TrainingReport
+    from lenet_ext.commands.report import SteadyConsole, TrainingReport
     from lenet_ext.training.session import train_in_folder
 
     options = {
@@ -61,6 +63,11 @@ def train(
         "compare": compare,
     }
     folder = out or Path("runs") / (data or "digits")
-    with TrainingReport(Console()) as report:
-        run = train_in_folder(folder, options, resume, report)
+    try:
+        with TrainingReport(SteadyConsole()) as report:
+            run = train_in_folder(folder, options, resume, report)
+    except Stopped as stopped:
+        again = f"lenet-ext train --resume --out {shlex.quote(str(folder))}"
+        print(f"lenet-ext: {stopped}; {again} goes on from the last epoch that was done", file=sys.stderr)
+        raise
     report.summarize(run, folder)

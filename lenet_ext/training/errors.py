@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 
 EXTRA_OF_MODULE = {
     "typer": "cli",
@@ -34,3 +35,9 @@ def require(*modules: str) -> None:
 def os_error_text(error: OSError) -> str:
     """What the operating system said, without the error number and the path."""
     return error.strerror or str(error)
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether memory ran out; on the CPU only the text of torch's error tells."""
+    texts = "not enough memory|can't allocate memory|out of memory|bad_alloc|std::bad_array_new_length"
+    return isinstance(error, MemoryError) or re.search(texts, str(error)) is not None

@@ -28,3 +28,16 @@ def test_what_else_is_missing_is_named_as_ever(tmp_path: Path) -> None:
     (tmp_path / "torch.py").write_text("import something_missing")
     finished = python("-c", f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\n{CODE}")
     assert finished.stdout == "No module named 'something_missing'\n"
+
+
+def test_the_program_starts_outside_of_the_package(tmp_path: Path) -> None:
+    """What a wheel would hold: the module of the console script beside the package that it imports."""
+    command = [
+        *("setup.py", "-q", "egg_info", "--egg-base", tmp_path),
+        *("build_py", "--build-lib", tmp_path / "lib"),
+    ]
+    built = python(*command, cwd=ROOT)
+    assert built.returncode == 0, built.stderr
+    assert {path.name for path in (tmp_path / "lib").iterdir()} == {"_lenet_ext_cli.py", "lenet_ext"}
+    (entry_points,) = tmp_path.glob("*.egg-info/entry_points.txt")
+    assert "lenet-ext = _lenet_ext_cli:main" in entry_points.read_text()

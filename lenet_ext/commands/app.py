@@ -27,8 +27,11 @@ for command in (train.train, predict.predict, check.check, info.info):
 
 def run(arguments: Sequence[str]) -> int:
     """Run the program with these arguments; returns its exit code."""
+    given = list(arguments)
+    if given[:1] == ["train"]:
+        given = [train.RESUME_ALONE if text == "--resume" else text for text in given]
     try:
-        result = app(list(arguments) or ["--help"], prog_name=PROGRAM, standalone_mode=False)
+        result = app(given or ["--help"], prog_name=PROGRAM, standalone_mode=False)
     except _UsageError as error:
         raise InputError(f"{_text_of(error)} (see {PROGRAM} --help)") from error
     return result if isinstance(result, int) else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -47,6 +48,7 @@ class TrainingReport:
         self.task = TaskID(0)
         self.steps_of_learner: dict[str, int] = {}
         self.accuracy = ""
+        self.pictures = list(PICTURES)
         self.cleanup = ExitStack()
 
     def __enter__(self) -> TrainingReport:
@@ -95,10 +97,17 @@ class TrainingReport:
             highlight=False,
         )
 
+    def picture_failed(self, name: str, message: str) -> None:
+        self.pictures.remove(name)
+        self.picture_flawed(message)
+
+    def picture_flawed(self, message: str) -> None:
+        print(f"lenet-ext: {' '.join(message.split())}", file=sys.stderr)
+
     def summarize(self, run: Run, folder: Path) -> None:
         """Print the table of results and where the files are."""
         self.console.print(results_table(run))
-        names = ["checkpoint.safetensors", "metrics.jsonl", *PICTURES]
+        names = ["checkpoint.safetensors", "metrics.jsonl", *self.pictures]
         self.console.print(
             f"written to {folder}: " + ", ".join(names), markup=False, highlight=False, soft_wrap=True
         )

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from lenet_ext.commands.stopping import Stopped
-from lenet_ext.training.errors import require
+from lenet_ext.training.errors import InputError, require
 
+if TYPE_CHECKING:
+    from lenet_ext.training.session import Resume
+
+# What `--resume` stands for: typer has no options whose value may be left out.
+RESUME_ALONE = "--resume=always"
 DATA_HELP = "digits (inside scikit-learn), mnist, fashion-mnist, cifar10 or folder"
 
 
@@ -40,12 +46,20 @@ def train(
     device: Annotated[str | None, _option("auto, cpu or cuda", "auto", metavar="NAME")] = None,
     seed: Annotated[int | None, _option("Decides the first weights and the order of images", "0")] = None,
     out: Annotated[Path | None, _option("The folder to write into", "runs/DATA")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoint in --out")] = False,
+    resume: Annotated[
+        str | None,
+        _option(
+            "Go on from the checkpoint in --out; --resume=auto starts a run if there is none",
+            "",
+            metavar="[=auto]",
+        ),
+    ] = None,
     compare: Annotated[
         bool | None, _option("Train native torch's twin beside it", "compare, unless --engine torch")
     ] = None,
 ) -> None:
     """Train a LeNet, write its checkpoint, metrics and pictures, and compare it with native torch."""
+    _keep_matplotlib_to_itself()
     require("numpy", "PIL", "safetensors", "matplotlib")
     from lenet_ext.commands.report import SteadyConsole, TrainingReport
     from lenet_ext.training.session import train_in_folder
@@ -65,9 +79,21 @@ def train(
     folder = out or Path("runs") / (data or "digits")
     try:
         with TrainingReport(SteadyConsole()) as report:
-            run = train_in_folder(folder, options, resume, report)
+            run = train_in_folder(folder, options, _resume(resume), report)
     except Stopped as stopped:
         again = f"lenet-ext train --resume --out {shlex.quote(str(folder))}"
         print(f"lenet-ext: {stopped}; {again} goes on from the last epoch that was done", file=sys.stderr)
         raise
     report.summarize(run, folder)
+
+
+def _resume(value: str | None) -> Resume:
+    known: dict[str | None, Resume] = {None: False, "always": True, "auto": "auto"}
+    if value not in known:
+        raise InputError(f"--resume={value}: wanted --resume or --resume=auto")
+    return known[value]
+
+
+def _keep_matplotlib_to_itself() -> None:
+    """What matplotlib reads as it is imported: a notebook's backend or a bad matplotlibrc would stop that."""
+    os.environ.update(MPLBACKEND="agg", MATPLOTLIBRC=os.devnull)

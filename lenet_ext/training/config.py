@@ -76,10 +76,10 @@ def resumed_config(options: Mapping[str, Any], stored: Mapping[str, Any]) -> Tra
         given["device"] = resolve_device(given["device"])
     for name, value in given.items():
         if value != stored[name] and name not in FREE_TO_CHANGE:
-            option = name.replace("_", "-")
+            given_text, stored_text = (_option_text(name, one) for one in (value, stored[name]))
             raise InputError(
-                f"--{option} {value}: the run to resume was started with {stored[name]}; "
-                f"leave --{option} out, or start a new run with another --out"
+                f"{given_text}: the run to resume was started with {stored_text}; "
+                f"leave {given_text.split()[0]} out, or start a new run with another --out"
             )
     resolve_device(stored["device"])
     return TrainingConfig(**{**stored, **{name: given[name] for name in FREE_TO_CHANGE & given.keys()}})
@@ -93,6 +93,13 @@ def resolve_device(device: str) -> str:
     if device == "cuda" and not torch.cuda.is_available():
         raise InputError("--device cuda: torch finds no CUDA device here; use --device cpu")
     return device
+
+
+def _option_text(name: str, value: object) -> str:
+    """As it is typed."""
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no-{name}"
+    return f"--{name.replace('_', '-')} {value}"
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

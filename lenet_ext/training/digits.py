@@ -17,7 +17,7 @@ TEST_EVERY = 5  # of each digit every fifth image tests, the others train
 
 
 def read_digits() -> Dataset:
-    """1,438 training and 359 test images (N, 1, 32, 32), always the same split."""
+    """1,433 training and 364 test images (N, 1, 32, 32), always the same split."""
     raw = load_digits()
     images = _upscale(torch.from_numpy(raw.images)).unsqueeze(1)
     labels = torch.from_numpy(raw.target).to(torch.int64)

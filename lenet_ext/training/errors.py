@@ -30,6 +30,8 @@ def require(*modules: str) -> None:
             raise InputError(
                 f"this command needs the package {module} ({error}): pip install 'lenet_ext[{extra}]'"
             ) from error
+        except Exception as error:  # e.g. matplotlib, of a settings file in the current folder
+            raise InputError(f"the package {module} cannot be imported: {error}") from error
 
 
 def os_error_text(error: OSError) -> str:

@@ -38,6 +38,10 @@ class Observer(Protocol):
 
     def epoch_done(self, record: EpochRecord) -> None: ...
 
+    def picture_failed(self, name: str, message: str) -> None: ...
+
+    def picture_flawed(self, message: str) -> None: ...
+
 
 @dataclass
 class Run:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from matplotlib import rc_context, rcdefaults, rcParams
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -26,6 +28,16 @@ DPI = 150
 MAX_CLASSES_WITH_TEXT = 25
 
 
+@contextmanager
+def _own_style() -> Iterator[None]:
+    """Matplotlib's defaults, whatever the user's matplotlibrc says, and no formulas: "$5-$10" is a name."""
+    with rc_context():
+        rcdefaults()
+        rcParams["text.parse_math"] = False
+        yield
+
+
+@_own_style()
 def curves(records: Mapping[str, Sequence[EpochRecord]]) -> bytes:
     """Training loss and test accuracy over the epochs, for each engine; the first is the trained one."""
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -49,6 +61,7 @@ def curves(records: Mapping[str, Sequence[EpochRecord]]) -> bytes:
     return _png(figure)
 
 
+@_own_style()
 def filters(weight: Tensor) -> bytes:
     """The kernels of a first layer, `weight` (out_channels, in_channels, height, width), as small images.
 
@@ -73,6 +86,7 @@ def filters(weight: Tensor) -> bytes:
     return _png(figure)
 
 
+@_own_style()
 def confusion(counts: Tensor, class_names: Sequence[str]) -> bytes:
     """The confusion matrix `counts[true, predicted]` (classes, classes) int64, shaded by its rows' shares."""
     classes = len(class_names)

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
-from contextlib import ExitStack
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -34,30 +35,35 @@ METRICS = "metrics.jsonl"
 CONFIG = "config.json"
 PICTURES = ("curves.png", "filters.png", "confusion.png")
 
+Resume = bool | Literal["auto"]
 
-def train_in_folder(out: Path, options: Mapping[str, Any], resume: bool, observer: Observer) -> Run:
+
+def train_in_folder(out: Path, options: Mapping[str, Any], resume: Resume, observer: Observer) -> Run:
     """Train as `options` say (fields of `TrainingConfig`; None means the default) and write into `out`.
 
     With `resume`, the run in `out` goes on from its checkpoint and ends with bitwise the weights of an
-    uninterrupted run. Raises `InputError` for anything wrong with options, data or files; what
-    is in `out` is then intact.
+    uninterrupted run; "auto" starts one where there is none. Raises `InputError` for anything wrong with
+    options, data or files; what is in `out` is then intact. A picture that can't be drawn is told to
+    `observer`, and is no error.
     """
     checkpoint_path = out / CHECKPOINT
-    _refuse_to_overwrite(out, resume)
-    checkpoint = load_checkpoint(checkpoint_path) if resume and checkpoint_path.exists() else None
-    config = resumed_config(options, checkpoint.metadata.config) if checkpoint else new_config(options)
-    dataset = load_dataset(config.data, Path(config.root))
-    data_sha256 = dataset.fingerprint()
-    if config.device == "cuda":
-        torch.backends.cudnn.deterministic = True  # native torch's twin must be resumed exactly too
-    run = _new_run(config, dataset)
-    if checkpoint:
-        _restore(run, checkpoint, data_sha256)
-
-    with ExitStack() as stack:
-        _make_folder(out)
-        stack.enter_context(locked(out))
-        _refuse_to_overwrite(out, resume)  # again: another run may have come and gone while the data was read
+    if resume is True and not checkpoint_path.exists():
+        raise InputError(
+            f"--resume: {out} holds no {CHECKPOINT} to go on from; name the run's folder by --out, "
+            "or use --resume=auto, which starts a run where there is none"
+        )
+    # The lock comes first: what is read here may otherwise be older than what another run writes meanwhile.
+    with _own_folder(out):
+        _refuse_to_overwrite(out, resume)
+        checkpoint = load_checkpoint(checkpoint_path) if resume and checkpoint_path.exists() else None
+        config = resumed_config(options, checkpoint.metadata.config) if checkpoint else new_config(options)
+        dataset = load_dataset(config.data, Path(config.root))
+        data_sha256 = dataset.fingerprint()
+        if config.device == "cuda":
+            torch.backends.cudnn.deterministic = True  # native torch's twin must be resumed exactly too
+        run = _new_run(config, dataset)
+        if checkpoint:
+            _restore(run, checkpoint, data_sha256)
 
         def save(run: Run) -> None:
             # The checkpoint comes first: the other files are made from what it holds.
@@ -68,7 +74,7 @@ def train_in_folder(out: Path, options: Mapping[str, Any], resume: bool, observe
         write_atomically(out / CONFIG, _config_text(run).encode())
         observer.run_started(run)
         fit(run, save, observer)
-        _write_pictures(out, run)
+        _write_pictures(out, run, observer)
     return run
 
 
@@ -97,18 +103,29 @@ def _restore(run: Run, checkpoint: Checkpoint, data_sha256: str) -> None:
     run.history.extend(checkpoint.metadata.history)
 
 
-def _refuse_to_overwrite(out: Path, resume: bool) -> None:
+def _refuse_to_overwrite(out: Path, resume: Resume) -> None:
     if (out / CHECKPOINT).exists():
         if not resume:
             raise InputError(f"{out / CHECKPOINT}: exists already; use --resume to go on, or another --out")
         return
-    for name in (
-        CONFIG,
-        METRICS,
-        *PICTURES,
-    ):  # someone else's: a run's first file is its checkpoint
+    for name in (CONFIG, METRICS, *PICTURES):  # someone else's: a run's first file is its checkpoint
         if (out / name).exists():
             raise InputError(f"{out / name}: exists already, without a checkpoint; use another --out")
+
+
+@contextmanager
+def _own_folder(out: Path) -> Iterator[None]:
+    """`out`, made and locked; an error before there is anything in it takes it away again."""
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    _make_folder(out)
+    try:
+        with locked(out):
+            yield
+    except BaseException:
+        with suppress(OSError):  # it is not empty
+            for folder in missing:
+                folder.rmdir()
+        raise
 
 
 def _make_folder(out: Path) -> None:
@@ -136,12 +153,27 @@ def _config_text(run: Run) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
-def _write_pictures(out: Path, run: Run) -> None:
-    trained = run.learners[0]
-    write_atomically(out / "curves.png", plots.curves(run.records()))
-    first_weight = next(iter(trained.model.parameters())).detach().cpu()
-    write_atomically(out / "filters.png", plots.filters(first_weight))
-    write_atomically(out / "confusion.png", plots.confusion(confusion_matrix(run), run.dataset.class_names))
+def _write_pictures(out: Path, run: Run, observer: Observer) -> None:
+    """The network is trained and saved: no failure here may cost more than a picture."""
+    first_weight = next(iter(run.learners[0].model.parameters())).detach().cpu()
+    drawings: tuple[Callable[[], bytes], ...] = (
+        lambda: plots.curves(run.records()),
+        lambda: plots.filters(first_weight),
+        lambda: plots.confusion(confusion_matrix(run), run.dataset.class_names),
+    )
+    for name, draw in zip(PICTURES, drawings, strict=True):
+        try:
+            with warnings.catch_warnings(record=True) as flaws:  # e.g. letters that the font lacks
+                warnings.simplefilter("always")
+                content = draw()
+            write_atomically(out / name, content)
+        except InputError as error:
+            observer.picture_failed(name, str(error))
+        except Exception as error:
+            observer.picture_failed(name, f"{out / name}: cannot be drawn: {error}")
+        else:
+            if flaws:
+                observer.picture_flawed(f"{out / name}: {flaws[0].message}")
 
 
 def confusion_matrix(run: Run) -> Tensor:

@@ -97,8 +97,36 @@ def test_resume_with_another_setting(
 ) -> None:
     before = files_in(trained)
     message = program.error("train", "--resume", "--out", trained, f"--{option}", value)
-    assert message.startswith(f"--{option} {value}: the run to resume was started with {stored}; ")
+    assert message.startswith(f"--{option} {value}: the run to resume was started with --{option} {stored}; ")
     assert files_in(trained) == before
+
+
+def test_resume_without_and_with_comparison(program: Program, trained: Path) -> None:
+    """A flag is named as it is typed."""
+    message = program.error("train", "--resume", "--out", trained, "--compare")
+    assert message.startswith(
+        "--compare: the run to resume was started with --no-compare; leave --compare out"
+    )
+
+
+def test_resume_where_there_is_nothing_to_resume(program: Program) -> None:
+    write_image_folders(Path("data"))
+    before = files_in(Path())
+    for arguments, folder in (([], "runs/digits"), (["--data", "folder", "--out", "out"], "out")):
+        message = program.error("train", "--resume", *arguments)
+        assert message.startswith(f"--resume: {folder} holds no checkpoint.safetensors to go on from; ")
+        assert "--resume=auto" in message
+    assert files_in(Path()) == before
+    assert not Path("out").exists()
+
+
+def test_resume_auto_starts_or_goes_on(program: Program) -> None:
+    write_image_folders(Path("data"))
+    for done in ("0 of 2", "2 of 2"):
+        result = program("train", "--data", "folder", "--epochs", 2, "--no-compare", "--resume=auto")
+        assert result.code == 0, result.err
+        assert f"{done} epochs done" in result.out
+    assert program.error("train", "--resume=often") == "--resume=often: wanted --resume or --resume=auto"
 
 
 def test_resume_takes_settings_from_the_checkpoint(program: Program, trained: Path) -> None:

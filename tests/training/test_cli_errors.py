@@ -16,6 +16,11 @@ from training_helpers import (
     write_mnist,
 )
 
+from lenet_ext.training import session
+from lenet_ext.training.checkpoint import Checkpoint, load_checkpoint
+from lenet_ext.training.errors import InputError
+from lenet_ext.training.files import locked
+
 
 def spoil(path: str, content: bytes = b"spoiled") -> Callable[[], object]:
     return lambda: Path(path).write_bytes(content)
@@ -169,4 +174,25 @@ def test_folder_that_may_not_be_looked_into(program: Program, monkeypatch: pytes
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(Path, "exists", forbidden)
-    assert program.error("train", "--out", "out") == "out/checkpoint.safetensors: Permission denied"
+    assert program.error("train", "--out", "out") == "out: Permission denied"
+
+
+def test_an_error_before_the_run_leaves_no_folder(program: Program) -> None:
+    Path("there").mkdir()
+    for out in ("there", "new/and/deep"):
+        program.error("train", "--data", "folder", "--root", "no", "--out", out)
+    assert [path.name for path in Path().iterdir()] == ["there"]
+
+
+def test_the_folder_is_locked_before_its_checkpoint_is_read(
+    program: Program, trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a run could write an older epoch over one that another run wrote meanwhile."""
+
+    def load(path: Path) -> Checkpoint:
+        with pytest.raises(InputError, match="run: another run is writing into this folder"), locked(trained):
+            pass
+        return load_checkpoint(path)
+
+    monkeypatch.setattr(session, "load_checkpoint", load)
+    assert program("train", "--resume", "--out", trained).code == 0

@@ -17,6 +17,11 @@ from lenet_ext.training.dataset import Dataset, Split
 def test_digits_are_split_by_class_without_overlap() -> None:
     digits = load_dataset("digits", Path())
     assert len(digits.train) + len(digits.test) == 1797
+    from lenet_ext.training.digits import read_digits
+
+    said = f"{len(digits.train):,} training and {len(digits.test):,} test images"
+    assert read_digits.__doc__ is not None
+    assert said in read_digits.__doc__
     assert digits.train.images.shape[1:] == (1, 32, 32)
     shares = digits.test.labels.bincount() / (digits.test.labels.bincount() + digits.train.labels.bincount())
     torch.testing.assert_close(shares, torch.full((10,), 0.2), atol=0.01, rtol=0)

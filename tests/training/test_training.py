@@ -21,7 +21,7 @@ from lenet_ext.training.errors import InputError
 from lenet_ext.training.learner import LEARNERS, FusedLearner
 from lenet_ext.training.loop import Run, learning_rate
 from lenet_ext.training.network import build_network
-from lenet_ext.training.session import train_in_folder
+from lenet_ext.training.session import Resume, train_in_folder
 
 REAL_DATA = os.environ.get("LENET_EXT_DATA")
 
@@ -46,8 +46,14 @@ class Silent:
     def epoch_done(self, record: dict[str, Any]) -> None:
         self.epochs += 1
 
+    def picture_failed(self, name: str, message: str) -> None:
+        raise AssertionError(message)
 
-def train(out: Path, resume: bool = False, **options: Any) -> Run:
+    def picture_flawed(self, message: str) -> None:
+        raise AssertionError(message)
+
+
+def train(out: Path, resume: Resume = False, **options: Any) -> Run:
     return train_in_folder(out, options, resume, Silent())
 
 
@@ -220,7 +226,7 @@ def test_killed_run_resumes_to_the_same_weights(tmp_path: Path) -> None:
     ]
     finished = []
     for where, count in kills:
-        killed = python("-c", KILLED, where, str(count), *arguments, "--resume")
+        killed = python("-c", KILLED, where, str(count), *arguments, "--resume=auto")
         assert killed.returncode == -9, killed.stderr
         metrics = tmp_path / "killed/metrics.jsonl"
         finished.append(len(metrics.read_text().splitlines()) if metrics.exists() else None)

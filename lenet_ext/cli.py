@@ -8,7 +8,7 @@ import sys
 
 from lenet_ext.commands.stopping import Stopped
 from lenet_ext.commands.streams import Stream, lasting_streams
-from lenet_ext.training.errors import InputError, is_out_of_memory, os_error_text, require
+from lenet_ext.training.errors import InputError, os_error_text, out_of_memory_text, require
 
 
 def main() -> None:
@@ -34,14 +34,15 @@ def _run(arguments: list[str]) -> int:
     except OSError as error:  # e.g. a folder that this user may not look into
         where = "" if error.filename is None else f"{error.filename}: "
         return _complain(f"{where}{os_error_text(error)}")
-    except (MemoryError, RuntimeError) as error:
-        if not is_out_of_memory(error):
-            raise
-        return _complain(f"not enough memory: {error}")
     except Stopped as stopped:
         return stopped.exit_code
     except KeyboardInterrupt:  # `main` was called in a Python that makes Ctrl-C this exception
         return 130
+    except Exception as error:
+        message = out_of_memory_text(error)
+        if message is None:
+            raise
+        return _complain(message)
 
 
 def _lost(stream: Stream) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -23,28 +23,13 @@ from torch import Tensor, nn
 from lenet_ext.training.errors import InputError, os_error_text
 from lenet_ext.training.files import write_atomically
 from lenet_ext.training.learner import Learner
-from lenet_ext.training.loop import EpochRecord, Run
+from lenet_ext.training.loop import Run
+from lenet_ext.training.metadata import Metadata, checked
 from lenet_ext.training.network import network_of
 
 HEADER_ENTRY = "lenet_ext"
 FORMAT = 2
 NO_CHECKSUM = "0" * hashlib.sha256().digest_size * 2
-
-
-@dataclass(frozen=True)
-class Metadata:
-    """What a checkpoint says about its run, besides the tensors."""
-
-    format: int
-    config: dict[str, Any]
-    network: dict[str, int]  # the arguments of LeNet
-    class_names: list[str]
-    mean: list[float]
-    std: list[float]
-    data_sha256: str
-    epoch: int
-    step: int
-    history: list[EpochRecord]
 
 
 @dataclass(frozen=True)
@@ -91,8 +76,16 @@ def load_checkpoint(path: Path) -> Checkpoint:
         raise InputError(f"{path}: corrupt: the content does not match its SHA-256 checksum")
     # From here on the file is as somebody wrote it, if not necessarily this program.
     try:
-        return Checkpoint(path, Metadata(**entry), load_tensors(content))
-    except (SafetensorError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        return Checkpoint(path, checked(Metadata(**entry)), load_tensors(content))
+    except (
+        InputError,
+        SafetensorError,
+        ArithmeticError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
         raise InputError(f"{path}: not a checkpoint of lenet-ext: {error}") from error
 
 
@@ -100,12 +93,23 @@ def restore_learners(checkpoint: Checkpoint, learners: Sequence[Learner]) -> Non
     """Give every learner its weights and momenta back."""
     for learner in learners:
         restore_weights(checkpoint, learner.model, learner.name)
-        learner.restore_momenta(_of_prefix(checkpoint, f"{learner.name}/momentum/"))
+        momenta = _of_prefix(checkpoint, f"{learner.name}/momentum/")
+        if momenta:  # there are none before the first step
+            _check_shapes(checkpoint, momenta, learner.model)
+        learner.restore_momenta(momenta)
 
 
-def restore_weights(checkpoint: Checkpoint, model: nn.Module, engine: str) -> None:
-    """Copy the engine's weights into `model`; an `InputError` if names or shapes are another network's."""
+def restore_weights(checkpoint: Checkpoint, model: nn.Module, engine: str, *, assign: bool = False) -> None:
+    """Copy the engine's weights into `model`, or put them in the place of its own with `assign`.
+
+    Raises `InputError` if names or shapes are another network's.
+    """
     stored = _of_prefix(checkpoint, f"{engine}/weight/")
+    _check_shapes(checkpoint, stored, model)
+    model.load_state_dict(stored, assign=assign)
+
+
+def _check_shapes(checkpoint: Checkpoint, stored: Mapping[str, Tensor], model: nn.Module) -> None:
     wanted = dict(model.named_parameters())
     for name in sorted(stored.keys() | wanted.keys()):
         has, needs = (_shape_text(tensors.get(name)) for tensors in (stored, wanted))
@@ -113,7 +117,6 @@ def restore_weights(checkpoint: Checkpoint, model: nn.Module, engine: str) -> No
             raise InputError(
                 f"{checkpoint.path}: a checkpoint of another network: {name} is {has}, here it is {needs}"
             )
-    model.load_state_dict(stored)
 
 
 def _learner_tensors(learner: Learner) -> dict[str, Tensor]:

@@ -58,9 +58,8 @@ def _read_batch(path: Path) -> Split:
         raise InputError(f"{path}: 'labels' is not a list of integers")
     if len(pixels) != len(labels):
         raise InputError(f"{path}: {len(labels)} labels, but {len(pixels)} images")
-    label_tensor = torch.tensor(labels, dtype=torch.int64)
-    check_labels(label_tensor, NUM_CLASSES, path)
-    return Split(torch.from_numpy(pixels.copy()).reshape(-1, *IMAGE_SHAPE), label_tensor)
+    check_labels(labels, NUM_CLASSES, path)
+    return Split(torch.from_numpy(pixels.copy()).reshape(-1, *IMAGE_SHAPE), torch.tensor(labels))
 
 
 def _read_class_names(path: Path) -> list[str]:

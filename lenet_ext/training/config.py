@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 
@@ -21,6 +20,10 @@ DEFAULTS: dict[str, dict[str, int]] = {
     "mnist": {"epochs": 5},
     "fashion-mnist": {"epochs": 10},
 }
+
+MOST_EPOCHS = 1_000_000  # the checkpoint has a record of each
+MOST_IMAGES = 2**31 - 1
+FLOAT32 = torch.finfo(torch.float32)
 
 # A resumed run's data is compared by content, so its folder may have moved.
 FREE_TO_CHANGE = {"root"}
@@ -42,12 +45,15 @@ class TrainingConfig:
     compare: bool = True
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(TrainingConfig).items():  # a checkpoint may hold anything
+            _check(_is_a(getattr(self, name), kind), name, getattr(self, name), f"a value of type {kind}")
         _check_choice("data", self.data, DATASETS)
         _check_choice("engine", self.engine, tuple(ENGINE_TITLES))
         _check_choice("device", self.device, ("cpu", "cuda"))
-        _check(self.epochs >= 1, "epochs", self.epochs, "1 or more")
-        _check(self.batch_size >= 1, "batch-size", self.batch_size, "1 or more")
-        _check(self.lr > 0 and math.isfinite(self.lr), "lr", self.lr, "a positive number")
+        _check(1 <= self.epochs <= MOST_EPOCHS, "epochs", self.epochs, f"1 to {MOST_EPOCHS}")
+        _check(1 <= self.batch_size <= MOST_IMAGES, "batch-size", self.batch_size, f"1 to {MOST_IMAGES}")
+        in_float32 = FLOAT32.tiny <= self.lr <= FLOAT32.max
+        _check(in_float32, "lr", self.lr, f"a positive number, {FLOAT32.tiny:.2g} to {FLOAT32.max:.2g}")
         _check(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and less than 1")
         _check(0 <= self.seed < 2**63, "seed", self.seed, "0 to 2**63 - 1")
         if self.compare and self.engine == "torch":
@@ -104,6 +110,13 @@ def _option_text(name: str, value: object) -> str:
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in options.items() if value is not None}
+
+
+def _is_a(value: object, kind: Any) -> bool:
+    """Whether JSON would read it as this type: a whole number may be a float, but True is no number."""
+    if isinstance(value, bool):
+        return kind is bool
+    return isinstance(value, (int, float) if kind is float else kind)
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

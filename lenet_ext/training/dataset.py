@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from lenet_ext.models import SMALLEST_IMAGE
@@ -55,7 +55,7 @@ def check_dataset(dataset: Dataset, source: Path | str) -> Dataset:
     for name, split in (("training", dataset.train), ("test", dataset.test)):
         if len(split) == 0:
             raise InputError(f"{source}: the {name} set holds no images")
-        check_labels(split.labels, len(dataset.class_names), f"{source}: the {name} set")
+        check_labels(split.labels.tolist(), len(dataset.class_names), f"{source}: the {name} set")
     if dataset.train.images.shape[1:] != dataset.test.images.shape[1:]:
         raise InputError(
             f"{source}: training images are {_shape_text(dataset.train)}, "
@@ -71,15 +71,13 @@ def check_dataset(dataset: Dataset, source: Path | str) -> Dataset:
     return dataset
 
 
-def check_labels(labels: Tensor, num_classes: int, source: Path | str) -> None:
+def check_labels(labels: Sequence[int], num_classes: int, source: Path | str) -> None:
     """Raise an `InputError` that begins with `source` if a label is not in 0 ... `num_classes` - 1."""
-    wrong = torch.nonzero((labels < 0) | (labels >= num_classes))
-    if len(wrong):
-        index = int(wrong[0])
-        raise InputError(
-            f"{source}: label {int(labels[index])} at index {index} is out of range, "
-            f"wanted 0 to {num_classes - 1}"
-        )
+    for index, label in enumerate(labels):
+        if not 0 <= label < num_classes:
+            raise InputError(
+                f"{source}: label {label} at index {index} is out of range, wanted 0 to {num_classes - 1}"
+            )
 
 
 def _shape_text(split: Split) -> str:

@@ -39,7 +39,15 @@ def os_error_text(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def is_out_of_memory(error: Exception) -> bool:
-    """Whether memory ran out; on the CPU only the text of torch's error tells."""
-    texts = "not enough memory|can't allocate memory|out of memory|bad_alloc|std::bad_array_new_length"
-    return isinstance(error, MemoryError) or re.search(texts, str(error)) is not None
+def out_of_memory_text(error: BaseException | None) -> str | None:
+    """What to say if `error`, or what it came from, is that memory ran out; None if not.
+
+    On the CPU only the text of torch's error tells.
+    """
+    texts = "not enough memory|can't allocate memory|out of memory|bad_alloc"
+    while error is not None:
+        if isinstance(error, MemoryError) or re.search(texts, str(error)):
+            wanted = re.search(r"tried to allocate ([\d.]+ \w+)", str(error), re.IGNORECASE)
+            return "not enough memory" + (f" for {wanted[1]} more" if wanted else "")
+        error = error.__cause__ or error.__context__
+    return None

@@ -50,7 +50,7 @@ def read_idx_pair(folder: Path, prefix: str, num_classes: int) -> Split:
         raise InputError(
             f"{labels_path}: {len(labels)} labels, but {len(images)} images in {images_path.name}"
         )
-    check_labels(labels, num_classes, labels_path)
+    check_labels(labels.tolist(), num_classes, labels_path)
     return Split(images.unsqueeze(1), labels)
 
 

@@ -46,8 +46,11 @@ class Learner:
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:
-        """The most likely class (N,) of each uint8 image."""
-        return torch.cat([self.logits(batch).argmax(dim=1) for batch in images.split(EVALUATION_BATCH)])
+        """The most likely class (N,) of each uint8 image; FloatingPointError if there is none."""
+        logits = torch.cat([self.logits(batch) for batch in images.split(EVALUATION_BATCH)])
+        if not logits.isfinite().all():
+            raise FloatingPointError("the network's output is no longer finite")
+        return logits.argmax(dim=1)
 
     def momenta(self) -> dict[str, Tensor]:
         """By the names of the parameters; none before the first step, nor with a momentum of 0."""

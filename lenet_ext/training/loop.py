@@ -98,7 +98,10 @@ def fit(run: Run, save: Callable[[Run], None], observer: Observer) -> None:
 def _one_epoch(run: Run, learner: Learner, train: Split, test: Split, observer: Observer) -> EpochRecord:
     loss, seconds = train_one_epoch(run, learner, train, observer)
     _check_weights(learner, run.epoch + 1)
-    correct = learner.predict(test.images) == test.labels
+    try:
+        correct = learner.predict(test.images) == test.labels
+    except FloatingPointError as error:
+        raise _diverged(str(error), learner, run.epoch + 1) from error
     return {
         "train_loss": loss,
         "test_accuracy": int(correct.sum()) / len(test),

@@ -9,10 +9,11 @@ import torch
 from PIL import Image
 
 from lenet_ext.training.checkpoint import load_checkpoint, restore_weights
-from lenet_ext.training.config import TrainingConfig
 from lenet_ext.training.data import Normalization
+from lenet_ext.training.errors import InputError
 from lenet_ext.training.images import open_image, pixels_of
-from lenet_ext.training.learner import LEARNERS
+from lenet_ext.training.learner import EVALUATION_BATCH
+from lenet_ext.training.network import build_network
 
 
 def predict_files(checkpoint_path: Path, image_paths: Sequence[Path]) -> list[tuple[str, float]]:
@@ -24,14 +25,20 @@ def predict_files(checkpoint_path: Path, image_paths: Sequence[Path]) -> list[tu
     checkpoint = load_checkpoint(checkpoint_path)
     metadata = checkpoint.metadata
     engine = metadata.config["engine"]
-    config = TrainingConfig(**{**metadata.config, "device": "cpu"})
-    learner = LEARNERS[engine](engine, metadata.network, config, Normalization(metadata.mean, metadata.std))
-    restore_weights(checkpoint, learner.model, engine)
+    with torch.device("meta"):  # no memory: its weights are those of the checkpoint
+        model = build_network(metadata.network, engine)
+    restore_weights(checkpoint, model, engine, assign=True)
+    normalize = Normalization(metadata.mean, metadata.std)
     size = metadata.network["image_size"]
     mode = "L" if metadata.network["in_channels"] == 1 else "RGB"
     images = [_fitted(open_image(path), mode, size) for path in image_paths]
     with torch.no_grad():
-        probabilities = learner.logits(torch.stack(images)).softmax(dim=1)
+        batches = torch.stack(images).split(EVALUATION_BATCH)
+        probabilities = torch.cat([model(normalize(batch)).softmax(dim=1) for batch in batches])
+    if not probabilities.isfinite().all():
+        raise InputError(
+            f"{checkpoint_path}: gives probabilities that are not finite; train with a smaller --lr"
+        )
     best = probabilities.max(dim=1)
     names = [metadata.class_names[index] for index in best.indices.tolist()]
     return list(zip(names, best.values.tolist(), strict=True))

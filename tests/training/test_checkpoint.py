@@ -35,7 +35,8 @@ def make_run(momentum: float = 0.9, seed: int = 0) -> Run:
     ]
     for learner in learners:
         learner.step(images, split.labels, learning_rate=0.1)
-    return Run(config, dataset, normalize, learners, [{"epoch": 1, "train_loss": 1.1}])
+    figures = {"train_loss": 1.1, "test_accuracy": 0.5, "images_per_second": 9.5, "seconds": 2}
+    return Run(config, dataset, normalize, learners, [{"epoch": 1, **figures, "torch": figures}])
 
 
 @pytest.fixture
@@ -143,6 +144,19 @@ def test_another_network(path: Path) -> None:
         restore_weights(checkpoint, model, "torch")
     with pytest.raises(InputError, match=r"another network: 0\.bias is absent, here it is \(2,\)"):
         restore_weights(checkpoint, torch.nn.Sequential(torch.nn.Linear(2, 2)), "elsewhere")
+
+
+def test_momenta_of_another_network(path: Path) -> None:
+    checkpoint = load_checkpoint(path)
+    checkpoint.tensors["torch/momentum/conv1.weight"] = torch.zeros(6, 1, 3, 3)
+    learners = [learner for learner in make_run().learners if learner.name == "torch"]
+    with pytest.raises(
+        InputError, match=r"conv1.weight is \(6, 1, 3, 3\) float32, here it is \(6, 1, 5, 5\)"
+    ):
+        restore_learners(checkpoint, learners)
+    del checkpoint.tensors["torch/momentum/conv1.weight"]
+    with pytest.raises(InputError, match=r"conv1.weight is absent"):
+        restore_learners(checkpoint, learners)
 
 
 def test_a_failing_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

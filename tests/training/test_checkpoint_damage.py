@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import random
 import time
+from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import cast
@@ -15,11 +16,13 @@ import pytest
 import torch
 from test_checkpoint import make_run
 
-from lenet_ext.training.checkpoint import FORMAT, NO_CHECKSUM, Metadata, load_checkpoint, save_checkpoint
+from lenet_ext.training.checkpoint import FORMAT, NO_CHECKSUM, load_checkpoint, save_checkpoint
+from lenet_ext.training.config import TrainingConfig
 from lenet_ext.training.errors import InputError
 from lenet_ext.training.files import write_atomically
 from lenet_ext.training.learner import Learner
 from lenet_ext.training.loop import Run
+from lenet_ext.training.metadata import FIGURES
 
 
 def small_run() -> Run:
@@ -91,10 +94,22 @@ def file_of(header: object, values: bytes = b"") -> bytes:
 EMPTY = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
 
 
+SOUND: dict[str, object] = {
+    "config": asdict(TrainingConfig(data="mnist", compare=False)),
+    "network": {"in_channels": 1, "num_classes": 2, "image_size": 16},
+    "class_names": ["a", "b"],
+    "mean": [30.5],
+    "std": [20.5],
+    "data_sha256": "abc",
+    "epoch": 1,
+    "step": 1,
+    "history": [{"epoch": 1, **dict.fromkeys(FIGURES, 1)}],
+}
+
+
 def sealed(tensor: object = EMPTY, **changes: object) -> bytes:
     """A checkpoint with the right checksum, some entries changed; None takes one out."""
-    names: dict[str, object] = {name: {} for name in Metadata.__annotations__}
-    entry = names | {"format": FORMAT, "sha256": NO_CHECKSUM} | changes
+    entry = SOUND | {"format": FORMAT, "sha256": NO_CHECKSUM} | changes
     entry = {name: value for name, value in entry.items() if value is not None}
     content = file_of({"__metadata__": {"lenet_ext": json.dumps(entry)}, "fused/weight/w": tensor})
     checksum = hashlib.sha256(content).hexdigest()
@@ -119,6 +134,33 @@ HOSTILE = {
     "more elements than torch can count": sealed(
         tensor={"dtype": "F32", "shape": [0, 2**32, 2**32], "data_offsets": [0, 0]}
     ),
+    "a setting of another type": sealed(config={"epochs": 2.5}),
+    "a setting that is no number": sealed(config={"lr": [1]}),
+    "a setting out of range": sealed(config={"batch_size": 2**63}),
+    "a rate of 400 digits": sealed(config={"lr": 10**400}),
+    "a choice that there is not": sealed(config={"engine": "x"}),
+    "an unknown setting": sealed(config={"speed": 3}),
+    "settings that are no object": sealed(config=[3]),
+    "a network of another type": sealed(network=["in_channels", "num_classes", "image_size"]),
+    "a network of fractions": sealed(network={"in_channels": 1.0, "num_classes": 2, "image_size": 16}),
+    "two channels": sealed(network={"in_channels": 2, "num_classes": 2, "image_size": 16}),
+    "huge images": sealed(network={"in_channels": 1, "num_classes": 2, "image_size": 2**40}),
+    "small images": sealed(network={"in_channels": 1, "num_classes": 2, "image_size": -1}),
+    "a class without a name": sealed(class_names=["a"]),
+    "a name that is a number": sealed(class_names=["a", 3]),
+    "a mean that is not finite": sealed(mean=[float("nan")]),
+    "a mean too many": sealed(mean=[1, 1]),
+    "a mean that is no list": sealed(mean=1),
+    "no deviation": sealed(std=[0]),
+    "an epoch more than its history": sealed(epoch=2),
+    "an epoch after the last": sealed(config={"epochs": 1, "compare": False}, epoch=2, history=[{}, {}]),
+    "a step that is no number": sealed(step="1"),
+    "a history without figures": sealed(history=[{"epoch": 1}]),
+    "a history that begins late": sealed(history=[{"epoch": 2, **dict.fromkeys(FIGURES, 1)}]),
+    "no speed": sealed(history=[{"epoch": 1, **dict.fromkeys(FIGURES, 0)}]),
+    "a history without the twin's": sealed(config={"compare": True}),
+    "a history of texts": sealed(history=["epoch"]),
+    "data of another type": sealed(data_sha256=3),
     "an entry too few": sealed(config=None),
     "an entry too many": sealed(extra=1),
 }

@@ -156,6 +156,7 @@ def test_cifar10_pickles_run_no_code(tmp_path: Path) -> None:
         ({b"data": random_pixels(0, 2, 3072), b"labels": [0]}, "1 labels, but 2 images"),
         ({b"data": random_pixels(0, 2, 3072), b"labels": [0, 10]}, "label 10 at index 1 is out of range"),
         ({b"data": random_pixels(0, 2, 3072), b"labels": [0, -1]}, "label -1 at index 1 is out of range"),
+        ({b"data": random_pixels(0, 2, 3072), b"labels": [0, 10**30]}, "label 10{30} at index 1 is out"),
         ({b"data": random_pixels(0, 2, 3072), b"labels": [0, "1"]}, "not a list of integers"),
     ],
 )

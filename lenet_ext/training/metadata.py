@@ -1,0 +1,76 @@
+"""What a checkpoint says about its run, and whether a run could have said so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from lenet_ext.models import SMALLEST_IMAGE
+from lenet_ext.training.config import TrainingConfig
+from lenet_ext.training.loop import EpochRecord
+
+LARGEST_IMAGE = 2**15  # on a side: torch can still count the weights of its LeNet
+FIGURES = ("train_loss", "test_accuracy", "images_per_second", "seconds")
+
+
+@dataclass(frozen=True)
+class Metadata:
+    """Everything about a run besides its tensors."""
+
+    format: int
+    config: dict[str, Any]
+    network: dict[str, int]  # the arguments of LeNet
+    class_names: list[str]
+    mean: list[float]
+    std: list[float]
+    data_sha256: str
+    epoch: int
+    step: int
+    history: list[EpochRecord]
+
+
+def checked(metadata: Metadata) -> Metadata:
+    """`metadata` with all settings, if a run could have written it.
+
+    Raises `InputError`, `TypeError`, `ValueError`, `ArithmeticError` or `LookupError` otherwise: some other
+    program wrote the file, with a right checksum.
+    """
+    config = TrainingConfig(**metadata.config)
+    names = metadata.class_names
+    _require(isinstance(names, list) and all(type(name) is str for name in names), "class_names")
+    network = metadata.network
+    _require(isinstance(network, dict), "network")
+    _require(network.keys() == {"in_channels", "num_classes", "image_size"}, "network")
+    _require(all(type(value) is int for value in network.values()), "network")
+    _require(network["num_classes"] == len(names) > 0, "num_classes")
+    _require(network["in_channels"] in (1, 3), "in_channels")
+    _require(SMALLEST_IMAGE <= network["image_size"] <= LARGEST_IMAGE, "image_size")
+    for values, low in ((metadata.mean, -1), (metadata.std, 0)):
+        _require(len(values) == network["in_channels"], "mean or std")
+        _require(all(_is_finite(value) and value > low for value in values), "mean or std")
+    _require(type(metadata.data_sha256) is str, "data_sha256")
+    _require(
+        all(type(value) is int and value >= 0 for value in (metadata.epoch, metadata.step)), "epoch or step"
+    )
+    _require(len(metadata.history) == metadata.epoch <= config.epochs, "epoch")
+    for number, record in enumerate(metadata.history, start=1):
+        _require(record["epoch"] == number, "history")
+        for figures in (record, record["torch"]) if config.compare else (record,):
+            _check_figures(figures)
+    return replace(metadata, config=asdict(config))
+
+
+def _check_figures(figures: Mapping[str, Any]) -> None:
+    _require(all(_is_finite(figures[name]) for name in FIGURES), "history")
+    _require(figures["images_per_second"] > 0 and figures["seconds"] > 0, "history")
+
+
+def _is_finite(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)
+
+
+def _require(holds: bool, what: str) -> None:
+    if not holds:
+        raise ValueError(f"no run writes such a {what}")

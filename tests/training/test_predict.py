@@ -1,0 +1,59 @@
+"""What `predict` computes, and that it needs no more than the layers for it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from safetensors.torch import save
+from training_helpers import Program, write_image_folders
+
+from lenet_ext.commands.report import TrainingReport
+from lenet_ext.training.checkpoint import HEADER_ENTRY, NO_CHECKSUM, load_checkpoint
+from lenet_ext.training.learner import LEARNERS
+from lenet_ext.training.predict import predict_files
+from lenet_ext.training.session import train_in_folder
+
+
+@pytest.mark.parametrize("engine", LEARNERS)
+def test_predict_gives_what_the_engine_gave(program: Program, engine: str) -> None:
+    """The layers that predict round differently from the fused engine."""
+    write_image_folders(Path("data"))
+    options = {"data": "folder", "epochs": 2, "batch_size": 4, "engine": engine, "compare": False}
+    run = train_in_folder(Path("out"), options, False, TrainingReport(Console(quiet=True)))
+    paths = sorted(Path("data/test").rglob("*.png"))
+    predictions = predict_files(Path("out/checkpoint.safetensors"), paths)
+    expected = run.learners[0].logits(run.dataset.test.images).softmax(dim=1).max(dim=1)
+    assert [name for name, _ in predictions] == [run.dataset.class_names[i] for i in expected.indices]
+    assert [probability for _, probability in predictions] == pytest.approx(
+        expected.values.tolist(), abs=1e-5
+    )
+
+
+def test_predict_exports_nothing(program: Program, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An interrupt inside torch.export ended in an abort."""
+
+    def export(*arguments: object, **options: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(torch.export, "export", export)
+    assert (
+        program("predict", "--checkpoint", trained / "checkpoint.safetensors", "data/test/cat/0.png").code
+        == 0
+    )
+
+
+def test_predict_with_weights_that_are_too_large(program: Program, trained: Path) -> None:
+    path = trained / "checkpoint.safetensors"
+    checkpoint = load_checkpoint(path)
+    tensors = {name: tensor * 1e30 for name, tensor in checkpoint.tensors.items()}
+    entry = {"sha256": NO_CHECKSUM, **asdict(checkpoint.metadata)}
+    content = save(tensors, {HEADER_ENTRY: json.dumps(entry)})
+    path.write_bytes(content.replace(NO_CHECKSUM.encode(), hashlib.sha256(content).hexdigest().encode(), 1))
+    message = program.error("predict", "--checkpoint", path, "data/test/cat/0.png")
+    assert message.startswith("run/checkpoint.safetensors: gives probabilities that are not finite")

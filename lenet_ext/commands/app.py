@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from shutil import get_terminal_size
 
 import typer
 
@@ -14,8 +15,12 @@ PROGRAM = "lenet-ext"
 # Typer's exception for wrong usage is click's, whose home differs between typer's versions.
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
+# Rich's help cuts the names of the options where it has less room.
+NARROWEST_RICH_HELP = 72
+
 app = typer.Typer(
     name=PROGRAM,
+    rich_markup_mode="rich" if get_terminal_size().columns >= NARROWEST_RICH_HELP else None,
     help="Train, use and measure a LeNet made of hand-written kernels.",
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -11,6 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from lenet_ext.commands.tables import print_table
 from lenet_ext.training.config import resolve_device
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ def check(
 
     comparisons = list(compare_all(resolve_device(device)))
     console = Console()
-    console.print(_error_table(comparisons))
+    print_table(console, _error_table(comparisons))
     wrong = [one for one in comparisons if not one.passed]
     for one in wrong:
         reason = (

@@ -12,6 +12,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from lenet_ext.commands.tables import print_table
+
 
 def info(
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object instead of a table")] = False,
@@ -26,7 +28,7 @@ def info(
         for name, value in entries.items():
             shown = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
             table.add_row(f"{group}.{name}", shown)
-    Console().print(table, markup=False, highlight=False)
+    print_table(Console(), table, markup=False)
 
 
 def collect_info() -> dict[str, dict[str, Any]]:

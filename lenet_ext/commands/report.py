@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from rich.table import Table
 
 from lenet_ext.commands.stopping import stopped_in_order
+from lenet_ext.commands.tables import print_table
 from lenet_ext.training.config import ENGINE_TITLES
 from lenet_ext.training.loop import EpochRecord, Run
 from lenet_ext.training.session import PICTURES
@@ -37,7 +38,7 @@ class TrainingReport:
         self.console = console
         self.progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
+            BarColumn(bar_width=12),
             TextColumn("{task.percentage:3.0f}%"),
             TextColumn("{task.fields[figures]}"),
             TimeRemainingColumn(compact=True),
@@ -47,7 +48,6 @@ class TrainingReport:
         )
         self.task = TaskID(0)
         self.steps_of_learner: dict[str, int] = {}
-        self.accuracy = ""
         self.pictures = list(PICTURES)
         self.cleanup = ExitStack()
 
@@ -86,14 +86,13 @@ class TrainingReport:
             self.task,
             description=f"epoch {epoch} {ENGINE_TITLES[learner]}",
             completed=sum(self.steps_of_learner.values()),
-            figures=f"loss {loss:.4f}{self.accuracy}  {images_per_second:,.0f} images/s ",
+            figures=f"loss {loss:.4f}  {images_per_second:,.0f} images/s ",
         )
 
     def epoch_done(self, record: EpochRecord) -> None:
-        self.accuracy = f"  accuracy {record['test_accuracy']:.2%}"
         self.progress.console.print(
-            f"epoch {record['epoch']:3d}  loss {record['train_loss']:.4f}{self.accuracy}  "
-            f"{record['images_per_second']:,.0f} images/s",
+            f"epoch {record['epoch']:3d}  loss {record['train_loss']:.4f}  "
+            f"accuracy {record['test_accuracy']:.2%}  {record['images_per_second']:,.0f} images/s",
             highlight=False,
         )
 
@@ -106,7 +105,7 @@ class TrainingReport:
 
     def summarize(self, run: Run, folder: Path) -> None:
         """Print the table of results and where the files are."""
-        self.console.print(results_table(run))
+        print_table(self.console, results_table(run))
         names = ["checkpoint.safetensors", "metrics.jsonl", *self.pictures]
         self.console.print(
             f"written to {folder}: " + ", ".join(names), markup=False, highlight=False, soft_wrap=True

@@ -50,7 +50,7 @@ def train(
         str | None,
         _option(
             "Go on from the checkpoint in --out; --resume=auto starts a run if there is none",
-            "",
+            "no",
             metavar="[=auto]",
         ),
     ] = None,

@@ -26,6 +26,7 @@ TWIN_LINE = {**LINE, "color": "#f2a154", "linewidth": 5, "markersize": 5, "alpha
 INK, GRID = "#333333", "#dddddd"
 DPI = 150
 MAX_CLASSES_WITH_TEXT = 25
+LONGEST_NAME = 20  # letters of a class that fit beside the matrix
 
 
 @contextmanager
@@ -102,9 +103,12 @@ def confusion(counts: Tensor, class_names: Sequence[str]) -> bytes:
     axes.set_xlabel("predicted", color=INK)
     axes.set_ylabel("true", color=INK)
     if classes <= MAX_CLASSES_WITH_TEXT:
-        rotation = 45 if max(map(len, class_names)) > 3 else 0
-        axes.set_xticks(range(classes), class_names, rotation=rotation, ha="right" if rotation else "center")
-        axes.set_yticks(range(classes), class_names)
+        names = [
+            name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…" for name in class_names
+        ]
+        rotation = 45 if max(map(len, names)) > 3 else 0
+        axes.set_xticks(range(classes), names, rotation=rotation, ha="right" if rotation else "center")
+        axes.set_yticks(range(classes), names)
         _write_counts(axes, counts, shares)
     axes.tick_params(length=0)
     _remove_frame(axes)

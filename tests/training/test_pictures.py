@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import matplotlib as mpl
@@ -60,6 +61,13 @@ def test_dollars_are_no_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(mpl.mathtext.MathTextParser, "parse", parse)
     plots.confusion(torch.eye(3, dtype=torch.int64), ["$5-$10", "$\\frac$", "50 %"])
+
+
+@pytest.mark.parametrize("classes", [1, 2, 25])
+def test_long_names_leave_room_for_the_matrix(classes: int) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plots.confusion(torch.eye(classes, dtype=torch.int64), ["W" * 300] * classes)
 
 
 def test_a_picture_that_fails_costs_that_picture(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,64 @@
+"""What the program prints where there is little room: nothing is cut."""
+
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from processes import python
+from rich.console import Console
+from rich.table import Table
+from training_helpers import Program
+
+from lenet_ext.commands.tables import print_table
+
+
+def table() -> Table:
+    table = Table("", "lenet_ext", "native torch", title="a run")
+    table.add_row("images/s in training (median epoch)", "12,345", "1,234")
+    table.add_row("", "[x]", "y")
+    return table
+
+
+@pytest.mark.parametrize("columns", [20, 30, 40, 60, 80])
+def test_tables_lose_no_word(columns: int) -> None:
+    output = io.StringIO()
+    print_table(Console(file=output, width=columns), table(), markup=False)
+    words = re.sub(r"\W", " ", output.getvalue()).split()
+    for word in [
+        "images",
+        "s",
+        "in",
+        "training",
+        "median",
+        "epoch",
+        "12",
+        "345",
+        "1",
+        "234",
+        "lenet_ext",
+        "native",
+        "torch",
+        "x",
+        "y",
+    ]:
+        assert word in words
+    assert all(len(line) <= columns for line in output.getvalue().splitlines())
+
+
+@pytest.mark.parametrize("columns", ["20", "71", "72", "80"])
+def test_help_names_every_option(columns: str) -> None:
+    result = python("-m", "lenet_ext", "train", "--help", environment={"COLUMNS": columns})
+    for option in ("data", "root", "epochs", "batch-size", "lr", "momentum", "engine", "device", "seed"):
+        assert f"--{option}" in result.stdout
+    assert "…" not in result.stdout
+
+
+@pytest.mark.parametrize("columns", ["20", "80"])
+def test_commands_cut_nothing(program: Program, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    for arguments in (["info"], ["train", "--epochs", 1]):
+        result = program(*arguments)
+        assert result.code == 0, result.err
+        assert "…" not in result.out

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from lenet_ext.commands.stopping import stopped_in_order
+from lenet_ext.commands.stopping import signals_noted
 from lenet_ext.commands.tables import print_table
 from lenet_ext.training.config import ENGINE_TITLES
 from lenet_ext.training.loop import EpochRecord, Run
@@ -31,7 +31,7 @@ class SteadyConsole(Console):
 class TrainingReport:
     """An observer of a training run; a context manager while the live display is on the screen.
 
-    From its first line on, signals end the program in order (`stopped_in_order`).
+    From its first line on, signals end the program in order (`signals_noted`).
     """
 
     def __init__(self, console: Console) -> None:
@@ -60,7 +60,7 @@ class TrainingReport:
         self.cleanup.close()
 
     def run_started(self, run: Run) -> None:
-        self.cleanup.enter_context(stopped_in_order())
+        self.raise_noted = self.cleanup.enter_context(signals_noted())
         self.cleanup.callback(self.progress.stop)
         dataset, config = run.dataset, run.config
         engines = " and ".join(ENGINE_TITLES[learner.name] for learner in run.learners)
@@ -79,6 +79,9 @@ class TrainingReport:
             figures="",
         )
         self.progress.start()
+
+    def going_on(self) -> None:
+        self.raise_noted()
 
     def batch_done(self, learner: str, epoch: int, step: int, loss: float, images_per_second: float) -> None:
         self.steps_of_learner[learner] = step

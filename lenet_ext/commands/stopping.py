@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
@@ -21,24 +21,30 @@ class Stopped(BaseException):
 
 
 @contextmanager
-def stopped_in_order() -> Iterator[None]:
-    """Within this, the first signal raises `Stopped`, a second one ends the process where it is.
+def signals_noted() -> Iterator[Callable[[], None]]:
+    """Within this, the first signal is noted, and the function that this gives raises `Stopped` from then on.
 
-    A signal that is ignored stays so: `nohup` means it.
+    A second signal ends the process where it is; one that is ignored stays so: `nohup` means it. Nothing is
+    raised from within a handler, since destructors and callbacks of C++ swallow exceptions.
     """
+    noted: list[int] = []
 
-    def stop(number: int, frame: FrameType | None) -> None:
+    def note(number: int, frame: FrameType | None) -> None:
+        noted.append(number)
         for signal_number in handlers:
             signal.signal(signal_number, exit_at_once)
-        raise Stopped(number)
+
+    def raise_noted() -> None:
+        if noted:
+            raise Stopped(noted[0])
 
     numbers = [getattr(signal, name) for name in SIGNALS if hasattr(signal, name)]
     handlers = {number: signal.getsignal(number) for number in numbers}
     handlers = {number: handler for number, handler in handlers.items() if handler != signal.SIG_IGN}
     for number in handlers:
-        signal.signal(number, stop)
+        signal.signal(number, note)
     try:
-        yield
+        yield raise_noted
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)

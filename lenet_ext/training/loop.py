@@ -19,7 +19,7 @@ from lenet_ext.training.config import TrainingConfig
 from lenet_ext.training.data import Normalization, shuffled_batches
 from lenet_ext.training.dataset import Dataset, Split
 from lenet_ext.training.errors import InputError
-from lenet_ext.training.learner import Learner
+from lenet_ext.training.learner import EVALUATION_BATCH, Learner
 
 WARM_UP_SHARE = 0.05  # of all steps; the first gradients of a fresh network are too steep for the full rate
 REPORT_EVERY = 20  # steps; reading the loss makes the CPU wait for a GPU
@@ -31,6 +31,9 @@ class Observer(Protocol):
     """Who wants to follow a run, e.g. a progress display."""
 
     def run_started(self, run: Run) -> None: ...
+
+    def going_on(self) -> None:
+        """Called between any two batches and pictures; may raise what ends the run there."""
 
     def batch_done(
         self, learner: str, epoch: int, step: int, loss: float, images_per_second: float
@@ -99,15 +102,25 @@ def _one_epoch(run: Run, learner: Learner, train: Split, test: Split, observer: 
     loss, seconds = train_one_epoch(run, learner, train, observer)
     _check_weights(learner, run.epoch + 1)
     try:
-        correct = learner.predict(test.images) == test.labels
+        correct = _count_correct(learner, test, observer)
     except FloatingPointError as error:
         raise _diverged(str(error), learner, run.epoch + 1) from error
     return {
         "train_loss": loss,
-        "test_accuracy": int(correct.sum()) / len(test),
+        "test_accuracy": correct / len(test),
         "images_per_second": len(train) / seconds,
         "seconds": seconds,
     }
+
+
+def _count_correct(learner: Learner, test: Split, observer: Observer) -> int:
+    correct = 0
+    for images, labels in zip(
+        test.images.split(EVALUATION_BATCH), test.labels.split(EVALUATION_BATCH), strict=True
+    ):
+        observer.going_on()
+        correct += int((learner.predict(images) == labels).sum())
+    return correct
 
 
 def train_one_epoch(run: Run, learner: Learner, train: Split, observer: Observer) -> tuple[float, float]:
@@ -120,6 +133,7 @@ def train_one_epoch(run: Run, learner: Learner, train: Split, observer: Observer
     seen = 0
     start = time.perf_counter()
     for indices in shuffled_batches(len(train), config.batch_size, config.seed, epoch):
+        observer.going_on()
         indices = indices.to(config.device)
         images = train.images.index_select(0, indices)
         labels = train.labels.index_select(0, indices)

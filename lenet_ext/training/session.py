@@ -162,6 +162,7 @@ def _write_pictures(out: Path, run: Run, observer: Observer) -> None:
         lambda: plots.confusion(confusion_matrix(run), run.dataset.class_names),
     )
     for name, draw in zip(PICTURES, drawings, strict=True):
+        observer.going_on()
         try:
             with warnings.catch_warnings(record=True) as flaws:  # e.g. letters that the font lacks
                 warnings.simplefilter("always")

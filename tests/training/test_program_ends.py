@@ -12,7 +12,7 @@ import pytest
 from processes import SEARCHED, python
 from safetensors.torch import load_file
 
-from lenet_ext.commands.stopping import Stopped, stopped_in_order
+from lenet_ext.commands.stopping import Stopped, signals_noted
 
 pytest.importorskip("pty", reason="a terminal of one's own needs POSIX")
 from terminal import Terminal
@@ -95,19 +95,36 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
     code = """
 import os, signal
 from lenet_ext.commands.stopping import *
-with stopped_in_order():
-    try:
+with signals_noted():
+    for _ in range(2):
+        print("signal", flush=True)
         signal.raise_signal(signal.SIGTERM)
-    except Stopped:
-        signal.raise_signal(signal.SIGTERM)
+    print("not reached")
 """
-    assert python("-c", code).returncode == 128 + signal.SIGTERM
+    result = python("-c", code)
+    assert (result.returncode, result.stdout) == (128 + signal.SIGTERM, "signal\nsignal\n")
+
+
+def test_nothing_is_raised_where_it_would_be_swallowed() -> None:
+    """A destructor swallows exceptions: the signal would be lost, and Python would print a traceback."""
+
+    class Interrupted:
+        def __del__(self) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    with signals_noted() as raise_noted:
+        Interrupted()
+        with pytest.raises(Stopped):
+            raise_noted()
 
 
 def test_handlers_are_put_back() -> None:
     before = signal.getsignal(signal.SIGTERM)
-    with pytest.raises(Stopped, match="stopped by SIGTERM"), stopped_in_order():
+    with signals_noted() as raise_noted:
+        raise_noted()
         signal.raise_signal(signal.SIGTERM)
+        with pytest.raises(Stopped, match="stopped by SIGTERM"):
+            raise_noted()
     assert signal.getsignal(signal.SIGTERM) == before
 
 

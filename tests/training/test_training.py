@@ -39,6 +39,9 @@ class Silent:
             for learner in run.learners
         }
 
+    def going_on(self) -> None:
+        pass
+
     def batch_done(self, learner: str, epoch: int, step: int, loss: float, speed: float) -> None:
         assert speed > 0
         self.batches.append((learner, epoch, step))

@@ -1,4 +1,4 @@
-"""The program `lenet-ext`: errors of the user's become one line on stderr and exit code 2."""
+"""The program `lenet-ext`: errors of the user's become a line each on stderr and exit code 2."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 
 from lenet_ext.commands.stopping import Stopped
 from lenet_ext.commands.streams import Stream, lasting_streams
-from lenet_ext.training.errors import InputError, os_error_text, out_of_memory_text, require
+from lenet_ext.training.errors import InputError, os_error_text, out_of_memory_text, printable, require
 
 
 def main() -> None:
@@ -53,6 +53,6 @@ def _lost(stream: Stream) -> int:
 
 
 def _complain(message: str) -> int:
-    one_line = " ".join(message.split())
-    print(f"lenet-ext: error: {one_line}", file=sys.stderr)
+    for line in message.splitlines():
+        print(f"lenet-ext: error: {printable(line)}", file=sys.stderr)
     return 2

@@ -13,8 +13,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from lenet_ext.training.dataset import Dataset, Split, check_dataset, check_labels
+from lenet_ext.training.dataset import Dataset, Split, check_class_name, check_dataset, check_labels
 from lenet_ext.training.errors import InputError, os_error_text
+from lenet_ext.training.files import check_is_file
+from lenet_ext.training.memory import require_memory
 
 FOLDER = "cifar-10-batches-py"
 NUM_CLASSES = 10
@@ -66,13 +68,19 @@ def _read_class_names(path: Path) -> list[str]:
     names = _field(_read_pickle(path), "label_names", path)
     if not isinstance(names, list) or len(names) != NUM_CLASSES:
         raise InputError(f"{path}: 'label_names' is not a list of {NUM_CLASSES} names")
-    return [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names]
+    texts = [name.decode("utf-8", "replace") if isinstance(name, bytes) else str(name) for name in names]
+    for text in texts:
+        check_class_name(text, path)
+    return texts
 
 
 def _read_pickle(path: Path) -> dict[Any, Any]:
     try:
+        require_memory(check_is_file(path), f"{path}: reading it")
         with path.open("rb") as file:
             content = _ArrayUnpickler(file, encoding="bytes").load()
+    except InputError:
+        raise
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {os_error_text(error)}") from error
     except Exception as error:  # a damaged pickle can raise nearly anything

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import Tensor
 
 from lenet_ext.models import SMALLEST_IMAGE
-from lenet_ext.training.errors import InputError
+from lenet_ext.training.errors import InputError, printable
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,28 @@ class Dataset:
         return digest.hexdigest()
 
 
+@dataclass(frozen=True)
+class Outline:
+    """What is known of a data set before its pixels are read: numbers of images, and what a `Dataset` has."""
+
+    source: str  # for messages
+    train: int
+    test: int
+    class_names: list[str]
+    channels: int
+    image_size: int
+    remarks: list[str] = field(default_factory=list)  # lines on what is done with the files
+    loaded: bool = False  # whether the pixels lie in memory already
+
+    @classmethod
+    def of(cls, dataset: Dataset, source: str) -> Outline:
+        """That of a data set that has been read."""
+        train, test = len(dataset.train), len(dataset.test)
+        return cls(
+            source, train, test, dataset.class_names, dataset.channels, dataset.image_size, loaded=True
+        )
+
+
 def check_dataset(dataset: Dataset, source: Path | str) -> Dataset:
     """Return `dataset` if a LeNet can be trained on it, else raise an `InputError` naming `source`."""
     for name, split in (("training", dataset.train), ("test", dataset.test)):
@@ -69,6 +91,12 @@ def check_dataset(dataset: Dataset, source: Path | str) -> Dataset:
             f"{source}: images are {width}x{height}, the LeNet takes {SMALLEST_IMAGE}x{SMALLEST_IMAGE} up"
         )
     return dataset
+
+
+def check_class_name(name: str, source: Path | str) -> None:
+    """Raise an `InputError` that begins with `source` if `name` can't be written to files and shown."""
+    if not name or printable(name) != name:
+        raise InputError(f"{source}: wanted a class name in UTF-8, without control characters")
 
 
 def check_labels(labels: Sequence[int], num_classes: int, source: Path | str) -> None:

@@ -1,9 +1,11 @@
-"""The one exception that the program turns into one line on stderr, and the check for optional packages."""
+"""The one exception that the program turns into lines on stderr, and the check for optional packages."""
 
 from __future__ import annotations
 
 import importlib
 import re
+import unicodedata
+from collections.abc import Sequence
 
 EXTRA_OF_MODULE = {
     "typer": "cli",
@@ -15,9 +17,33 @@ EXTRA_OF_MODULE = {
     "matplotlib": "plot",
 }
 
+# Control characters, halves of a surrogate pair (how Python holds bytes that are not UTF-8), line separators.
+UNPRINTABLE = {"Cc", "Cs", "Zl", "Zp"}
+LISTED = 20  # of many errors of the same kind
+
 
 class InputError(Exception):
-    """Something the user gave is wrong. The text names the file or option and what was wanted."""
+    """Something the user gave is wrong. Each text is a line: the file or option, and what was wanted."""
+
+    def __init__(self, *texts: str) -> None:
+        super().__init__("\n".join(printable(text) for text in texts))
+
+
+def refuse_all(texts: Sequence[str], summary: str) -> None:
+    """Raise one `InputError` for all of `texts`, if there are any: the first ones after a `summary`."""
+    if len(texts) == 1:
+        raise InputError(texts[0])
+    if texts:
+        others = [f"and {len(texts) - LISTED} more"] if len(texts) > LISTED else []
+        raise InputError(summary, *texts[:LISTED], *others)
+
+
+def printable(text: str) -> str:
+    """`text` with escapes such as \\x1b for what a terminal obeys or can't print; names can hold it."""
+    return "".join(
+        char.encode("unicode_escape").decode() if unicodedata.category(char) in UNPRINTABLE else char
+        for char in text
+    )
 
 
 def require(*modules: str) -> None:

@@ -1,13 +1,35 @@
-"""Writing files so that a crash at any moment leaves the old file or the new one, never a part."""
+"""Writing files so that a crash leaves the old file or the new one; what may be opened to be read."""
 
 from __future__ import annotations
 
 import os
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lenet_ext.training.errors import InputError, os_error_text
+
+OTHER_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFIFO: "a FIFO",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device",
+    stat.S_IFBLK: "a device",
+}
+
+
+def check_is_file(path: Path) -> int:
+    """The size in bytes of the file `path`, or of the one that it links to.
+
+    Raises `InputError` for anything else: opening a FIFO or a device can wait for ever. Raises `OSError`
+    where nothing is found.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode):
+        kind = OTHER_KINDS.get(stat.S_IFMT(status.st_mode), "something else")
+        raise InputError(f"{path}: {kind}, wanted a regular file")
+    return status.st_size
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -18,6 +18,8 @@ from torch import Tensor
 
 from lenet_ext.training.dataset import Dataset, Split, check_dataset, check_labels
 from lenet_ext.training.errors import InputError, os_error_text
+from lenet_ext.training.files import check_is_file
+from lenet_ext.training.memory import require_memory
 
 FOLDER = {"mnist": "MNIST/raw", "fashion-mnist": "FashionMNIST/raw"}
 CLASS_NAMES = {
@@ -57,12 +59,18 @@ def read_idx_pair(folder: Path, prefix: str, num_classes: int) -> Split:
 def read_idx(path: Path, dimensions: int) -> Tensor:
     """The uint8 tensor in the IDX file `path`, which must have that number of dimensions.
 
-    Raises `InputError` for a missing, truncated, overlong or corrupt file, and for another type or shape.
+    Raises `InputError` for a missing, truncated, overlong or corrupt file, for another type or shape, and for
+    more values than there is memory for.
     """
     try:
+        file_bytes = check_is_file(path)
         with _open(path) as file:
             shape = _read_shape(file, path, dimensions)
             expected = math.prod(shape)
+            # A few bytes of a gzip file can be any number of values; a plain one holds what it holds.
+            require_memory(
+                expected if _is_gzipped(path) else min(expected, file_bytes), f"{path}: reading it"
+            )
             values = _read_up_to(file, expected + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise InputError(f"{path}: truncated or corrupt gzip file: {error}") from error
@@ -100,12 +108,16 @@ def _read_up_to(file: BinaryIO, limit: int) -> bytearray:
 
 
 def _open(path: Path) -> BinaryIO:
-    return cast(BinaryIO, gzip.open(path, "rb")) if path.suffix == ".gz" else path.open("rb")
+    return cast(BinaryIO, gzip.open(path, "rb")) if _is_gzipped(path) else path.open("rb")
+
+
+def _is_gzipped(path: Path) -> bool:
+    return path.suffix == ".gz"
 
 
 def _plain_or_gzipped(path: Path) -> Path:
     gzipped = path.with_name(path.name + ".gz")
     for candidate in (path, gzipped):
-        if candidate.is_file():
+        if candidate.exists():
             return candidate
     raise InputError(f"{path}: no such file (nor {gzipped.name})")

@@ -77,6 +77,20 @@ def test_truncated_gzip(tmp_path: Path, cut: int) -> None:
         read_idx(path, dimensions=3)
 
 
+def test_values_for_which_there_is_no_memory(tmp_path: Path) -> None:
+    """A gzip file of a few bytes can hold any number of values, and a file may be mostly holes."""
+    path = tmp_path / "images.gz"
+    path.write_bytes(
+        gzip.compress(idx_bytes(random_pixels(0, 3, 5, 5))[:4] + struct.pack(">3I", *[2**14] * 3))
+    )
+    with pytest.raises(InputError, match=r"images\.gz: reading it needs about 4,096\.0 GiB of memory, but"):
+        read_idx(path, dimensions=3)
+    path = write_cifar10(tmp_path) / "data_batch_3"
+    os.truncate(path, 2**42)
+    with pytest.raises(InputError, match=r"data_batch_3: reading it needs about 4,096\.0 GiB of memory, but"):
+        load_dataset("cifar10", tmp_path)
+
+
 def test_gzip_with_a_flipped_bit(tmp_path: Path) -> None:
     content = bytearray(gzip.compress(idx_bytes(random_pixels(0, 3, 5, 5)), compresslevel=0))
     content[-20] ^= 1  # in the stored values, which only gzip's checksum protects

@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from lenet_ext.training.errors import require
+from lenet_ext.training.errors import InputError, printable, require
 
 
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files", metavar="IMAGE...", show_default=False)],
     checkpoint: Annotated[Path, typer.Option(help="The checkpoint.safetensors of a run", show_default=False)],
 ) -> None:
-    """Print what the images show, a line each: the most likely class, its probability, the file."""
+    """Print what the images show, a line each: the most likely class, its probability, the file.
+
+    Files that can't be used are named after that, a line each on stderr, with exit code 2.
+    """
     require("numpy", "PIL", "safetensors")
     from lenet_ext.training.predict import predict_files
 
-    predictions = predict_files(checkpoint, images)
-    width = max(len(name) for name, _ in predictions)
-    for path, (name, probability) in zip(images, predictions, strict=True):
-        print(f"{name:<{width}}  {probability:.4f}  {path}")
+    results = predict_files(checkpoint, images)
+    errors = [str(result) for result in results if isinstance(result, InputError)]
+    predictions = [
+        (path, result)
+        for path, result in zip(images, results, strict=True)
+        if not isinstance(result, InputError)
+    ]
+    width = max((len(prediction.class_name) for _, prediction in predictions), default=0)
+    for path, prediction in predictions:
+        name = printable(prediction.class_name)
+        print(f"{name:<{width}}  {prediction.probability:.4f}  {printable(str(path))}")
+    if transparent := sum(prediction.header.transparent for _, prediction in predictions):
+        remark = f"{transparent} of {len(predictions)} images have transparency: laid over white"
+        print(f"lenet-ext: {remark}", file=sys.stderr)
+    if errors:
+        raise InputError(*errors)

@@ -17,6 +17,7 @@ from rich.table import Table
 from lenet_ext.commands.stopping import signals_noted
 from lenet_ext.commands.tables import print_table
 from lenet_ext.training.config import ENGINE_TITLES
+from lenet_ext.training.errors import printable
 from lenet_ext.training.loop import EpochRecord, Run
 from lenet_ext.training.session import PICTURES
 
@@ -58,6 +59,9 @@ class TrainingReport:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.cleanup.close()
+
+    def note(self, text: str) -> None:
+        print(f"lenet-ext: {printable(text)}", file=sys.stderr)
 
     def run_started(self, run: Run) -> None:
         self.raise_noted = self.cleanup.enter_context(signals_noted())
@@ -101,18 +105,14 @@ class TrainingReport:
 
     def picture_failed(self, name: str, message: str) -> None:
         self.pictures.remove(name)
-        self.picture_flawed(message)
-
-    def picture_flawed(self, message: str) -> None:
-        print(f"lenet-ext: {' '.join(message.split())}", file=sys.stderr)
+        self.note(message)
 
     def summarize(self, run: Run, folder: Path) -> None:
         """Print the table of results and where the files are."""
         print_table(self.console, results_table(run))
         names = ["checkpoint.safetensors", "metrics.jsonl", *self.pictures]
-        self.console.print(
-            f"written to {folder}: " + ", ".join(names), markup=False, highlight=False, soft_wrap=True
-        )
+        written = f"written to {printable(str(folder))}: " + ", ".join(names)
+        self.console.print(written, markup=False, highlight=False, soft_wrap=True)
 
 
 def results_table(run: Run) -> Table:

@@ -58,7 +58,7 @@ def _lasting(stream: Any, title: str, raw: list[Stream]) -> Any:
     return io.TextIOWrapper(
         buffer,
         encoding=stream.encoding,
-        errors="backslashreplace" if stream.errors == "strict" else stream.errors,
+        errors="backslashreplace" if stream.errors in ("strict", "surrogateescape") else stream.errors,
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )

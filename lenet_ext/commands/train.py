@@ -31,6 +31,10 @@ def train(
     root: Annotated[
         Path | None, _option("The folder the data lies in, as torchvision lays it out", "data")
     ] = None,
+    image_size: Annotated[
+        int | None,
+        _option("Resize the images of a folder to so many pixels, and crop them square", "as they are"),
+    ] = None,
     epochs: Annotated[
         int | None, _option("How often to go through the training images", "by data set")
     ] = None,
@@ -67,6 +71,7 @@ def train(
     options = {
         "data": data,
         "root": None if root is None else str(root),
+        "image_size": image_size,
         "epochs": epochs,
         "batch_size": batch_size,
         "lr": lr,

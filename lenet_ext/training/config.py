@@ -9,10 +9,12 @@ from typing import Any, get_type_hints
 import torch
 
 from lenet_ext import build_info
+from lenet_ext.models import SMALLEST_IMAGE
 from lenet_ext.training.data import DATASETS
 from lenet_ext.training.errors import InputError
 
 ENGINE_TITLES = {"fused": "lenet_ext", "layers": "lenet_ext layers", "torch": "native torch"}
+LARGEST_IMAGE = 2**15  # on a side: torch can still count the weights of its LeNet
 DEVICES = ("auto", "cpu", "cuda")
 # Where a data set wants other values than those of `TrainingConfig`.
 DEFAULTS: dict[str, dict[str, int]] = {
@@ -43,6 +45,7 @@ class TrainingConfig:
     device: str = "cpu"
     seed: int = 0
     compare: bool = True
+    image_size: int | None = None  # images of a folder are resized and cropped to it; None: taken as they are
 
     def __post_init__(self) -> None:
         for name, kind in get_type_hints(TrainingConfig).items():  # a checkpoint may hold anything
@@ -56,6 +59,11 @@ class TrainingConfig:
         _check(in_float32, "lr", self.lr, f"a positive number, {FLOAT32.tiny:.2g} to {FLOAT32.max:.2g}")
         _check(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and less than 1")
         _check(0 <= self.seed < 2**63, "seed", self.seed, "0 to 2**63 - 1")
+        if self.image_size is not None:
+            wanted = f"{SMALLEST_IMAGE} to {LARGEST_IMAGE} pixels"
+            in_range = SMALLEST_IMAGE <= self.image_size <= LARGEST_IMAGE
+            _check(in_range, "image-size", self.image_size, wanted)
+            _check(self.data == "folder", "image-size", self.image_size, "--data folder with it")
         if self.compare and self.engine == "torch":
             raise InputError(
                 "--compare: --engine torch is what the others are compared with; use --no-compare"
@@ -105,7 +113,8 @@ def _option_text(name: str, value: object) -> str:
     """As it is typed."""
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no-{name}"
-    return f"--{name.replace('_', '-')} {value}"
+    option = f"--{name.replace('_', '-')}"
+    return f"no {option}" if value is None else f"{option} {value}"
 
 
 def _given(options: Mapping[str, Any]) -> dict[str, Any]:

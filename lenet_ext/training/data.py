@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from lenet_ext.training.dataset import Dataset
+from lenet_ext.training.dataset import Dataset, Outline
 from lenet_ext.training.errors import require
 
 DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10", "folder")
+IMAGES_AT_A_TIME = 500  # in statistics, which copy them
 
 
-def load_dataset(name: str, root: Path) -> Dataset:
+def load_dataset(
+    name: str,
+    root: Path,
+    image_size: int | None = None,
+    announce: Callable[[Outline], None] = lambda outline: None,
+) -> Dataset:
     """Read the data set `name` (one of `DATASETS`) from under `root`; "digits" needs no folder.
 
-    The readers are imported only when used, so each needs only its own packages.
+    image_size: what the images of "folder" are resized and cropped to. announce: is called once, as soon as
+    it is known what the data will be; if it raises, the rest is not read.
     """
+    if name == "folder":
+        from lenet_ext.training.folder import read_folder
+
+        return read_folder(root, image_size, announce)
+    dataset = _read(name, root)
+    announce(Outline.of(dataset, name))
+    return dataset
+
+
+def _read(name: str, root: Path) -> Dataset:
+    """The readers are imported only when used, so each needs only its own packages."""
     if name == "digits":
         require("sklearn")
         from lenet_ext.training.digits import read_digits
@@ -29,10 +48,6 @@ def load_dataset(name: str, root: Path) -> Dataset:
         from lenet_ext.training.cifar10 import read_cifar10
 
         return read_cifar10(root)
-    if name == "folder":
-        from lenet_ext.training.folder import read_folder
-
-        return read_folder(root)
     from lenet_ext.training.idx import read_idx_dataset
 
     return read_idx_dataset(name, root)
@@ -51,7 +66,9 @@ class Normalization:
         values = torch.arange(256)
         mean, std = [], []
         for channel in images.unbind(1):
-            histogram = torch.bincount(channel.flatten(), minlength=256)
+            histogram = torch.zeros(256, dtype=torch.int64)
+            for some in channel.split(IMAGES_AT_A_TIME):
+                histogram += torch.bincount(some.flatten(), minlength=256)
             count = channel.numel()
             total = int((histogram * values).sum())
             total_of_squares = int((histogram * values**2).sum())

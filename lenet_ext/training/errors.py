@@ -60,6 +60,11 @@ def require(*modules: str) -> None:
             raise InputError(f"the package {module} cannot be imported: {error}") from error
 
 
+def error_text(error: Exception | str) -> str:
+    """What a library said, in one line."""
+    return " ".join(str(error).split())
+
+
 def os_error_text(error: OSError) -> str:
     """What the operating system said, without the error number and the path."""
     return error.strerror or str(error)

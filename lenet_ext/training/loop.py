@@ -30,6 +30,9 @@ EpochRecord = dict[str, Any]  # one line of metrics.jsonl
 class Observer(Protocol):
     """Who wants to follow a run, e.g. a progress display."""
 
+    def note(self, text: str) -> None:
+        """Something that the user may not expect, and that is no error."""
+
     def run_started(self, run: Run) -> None: ...
 
     def going_on(self) -> None:
@@ -42,8 +45,6 @@ class Observer(Protocol):
     def epoch_done(self, record: EpochRecord) -> None: ...
 
     def picture_failed(self, name: str, message: str) -> None: ...
-
-    def picture_flawed(self, message: str) -> None: ...
 
 
 @dataclass

@@ -8,10 +8,9 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from lenet_ext.models import SMALLEST_IMAGE
-from lenet_ext.training.config import TrainingConfig
+from lenet_ext.training.config import LARGEST_IMAGE, TrainingConfig
 from lenet_ext.training.loop import EpochRecord
 
-LARGEST_IMAGE = 2**15  # on a side: torch can still count the weights of its LeNet
 FIGURES = ("train_loss", "test_accuracy", "images_per_second", "seconds")
 
 

@@ -10,12 +10,12 @@ import lenet_ext.nn as lnn
 from lenet_ext.engine.fused import FusedNet, fuse
 from lenet_ext.models import LeNet
 from lenet_ext.training.data import Normalization
-from lenet_ext.training.dataset import Dataset
+from lenet_ext.training.dataset import Dataset, Outline
 
 LAYERS: dict[str, Any] = {"fused": lnn, "layers": lnn, "torch": torch.nn}
 
 
-def network_of(dataset: Dataset) -> dict[str, int]:
+def network_of(dataset: Dataset | Outline) -> dict[str, int]:
     """The arguments of the LeNet that fits `dataset`."""
     return {
         "in_channels": dataset.channels,

@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from PIL import Image
+from torch import Tensor, nn
 
 from lenet_ext.training.checkpoint import load_checkpoint, restore_weights
 from lenet_ext.training.data import Normalization
 from lenet_ext.training.errors import InputError
-from lenet_ext.training.images import open_image, pixels_of
-from lenet_ext.training.learner import EVALUATION_BATCH
+from lenet_ext.training.images import Header, read_header, read_pixels, strict_pillow
 from lenet_ext.training.network import build_network
 
+IMAGES_AT_A_TIME = 32
 
-def predict_files(checkpoint_path: Path, image_paths: Sequence[Path]) -> list[tuple[str, float]]:
-    """The most likely class and its probability for each image.
 
-    Images are turned gray or into RGB and resized as the network needs. Raises `InputError` for a checkpoint
-    or an image that can't be used.
+@dataclass(frozen=True)
+class Prediction:
+    """The most likely class of an image, its probability, and what the file said of itself."""
+
+    class_name: str
+    probability: float
+    header: Header
+
+
+def predict_files(checkpoint_path: Path, image_paths: Sequence[Path]) -> list[Prediction | InputError]:
+    """A prediction for each image, or what is wrong with the file.
+
+    Images are turned gray or into RGB, laid over white, and resized and cropped as the network needs. Raises
+    `InputError` for a checkpoint that can't be used.
     """
     checkpoint = load_checkpoint(checkpoint_path)
     metadata = checkpoint.metadata
@@ -29,24 +40,40 @@ def predict_files(checkpoint_path: Path, image_paths: Sequence[Path]) -> list[tu
         model = build_network(metadata.network, engine)
     restore_weights(checkpoint, model, engine, assign=True)
     normalize = Normalization(metadata.mean, metadata.std)
-    size = metadata.network["image_size"]
-    mode = "L" if metadata.network["in_channels"] == 1 else "RGB"
-    images = [_fitted(open_image(path), mode, size) for path in image_paths]
-    with torch.no_grad():
-        batches = torch.stack(images).split(EVALUATION_BATCH)
-        probabilities = torch.cat([model(normalize(batch)).softmax(dim=1) for batch in batches])
+    results: list[Prediction | InputError] = []
+    with strict_pillow(), torch.no_grad():
+        for start in range(0, len(image_paths), IMAGES_AT_A_TIME):
+            read = [_read(path, metadata.network) for path in image_paths[start : start + IMAGES_AT_A_TIME]]
+            usable = [one[1] for one in read if not isinstance(one, InputError)]
+            best = _best_classes(checkpoint_path, model, normalize, usable)
+            for one in read:
+                if isinstance(one, InputError):
+                    results.append(one)
+                else:
+                    label, probability = next(best)
+                    results.append(Prediction(metadata.class_names[label], probability, one[0]))
+    return results
+
+
+def _read(path: Path, network: dict[str, int]) -> tuple[Header, Tensor] | InputError:
+    """The image as (C, H, W) uint8."""
+    try:
+        pixels = read_pixels(path, network["in_channels"], network["image_size"])
+        return read_header(path), torch.tensor(pixels)
+    except InputError as error:
+        return error
+
+
+def _best_classes(
+    checkpoint_path: Path, model: nn.Module, normalize: Normalization, images: Sequence[Tensor]
+) -> Iterator[tuple[int, float]]:
+    """The most likely class and its probability for each image."""
+    if not images:
+        return iter(())
+    probabilities = model(normalize(torch.stack(tuple(images)))).softmax(dim=1)
     if not probabilities.isfinite().all():
         raise InputError(
             f"{checkpoint_path}: gives probabilities that are not finite; train with a smaller --lr"
         )
     best = probabilities.max(dim=1)
-    names = [metadata.class_names[index] for index in best.indices.tolist()]
-    return list(zip(names, best.values.tolist(), strict=True))
-
-
-def _fitted(image: Image.Image, mode: str, size: int) -> torch.Tensor:
-    """(C, size, size) uint8."""
-    image = image.convert(mode)
-    if image.size != (size, size):
-        image = image.resize((size, size), Image.Resampling.BILINEAR)
-    return torch.tensor(pixels_of(image))
+    return zip(best.indices.tolist(), best.values.tolist(), strict=True)

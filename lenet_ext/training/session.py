@@ -23,11 +23,12 @@ from lenet_ext.training.checkpoint import (
 )
 from lenet_ext.training.config import TrainingConfig, new_config, resumed_config
 from lenet_ext.training.data import Normalization, load_dataset
-from lenet_ext.training.dataset import Dataset
-from lenet_ext.training.errors import InputError, os_error_text
+from lenet_ext.training.dataset import Dataset, Outline
+from lenet_ext.training.errors import InputError, error_text, os_error_text
 from lenet_ext.training.files import locked, write_atomically
 from lenet_ext.training.learner import LEARNERS
 from lenet_ext.training.loop import Observer, Run, fit
+from lenet_ext.training.needs import check_memory
 from lenet_ext.training.network import build_network, network_of
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -57,7 +58,12 @@ def train_in_folder(out: Path, options: Mapping[str, Any], resume: Resume, obser
         _refuse_to_overwrite(out, resume)
         checkpoint = load_checkpoint(checkpoint_path) if resume and checkpoint_path.exists() else None
         config = resumed_config(options, checkpoint.metadata.config) if checkpoint else new_config(options)
-        dataset = load_dataset(config.data, Path(config.root))
+        dataset = load_dataset(
+            config.data,
+            Path(config.root),
+            config.image_size,
+            lambda outline: _announce(outline, config, observer),
+        )
         data_sha256 = dataset.fingerprint()
         if config.device == "cuda":
             torch.backends.cudnn.deterministic = True  # native torch's twin must be resumed exactly too
@@ -76,6 +82,12 @@ def train_in_folder(out: Path, options: Mapping[str, Any], resume: Resume, obser
         fit(run, save, observer)
         _write_pictures(out, run, observer)
     return run
+
+
+def _announce(outline: Outline, config: TrainingConfig, observer: Observer) -> None:
+    memory = check_memory(outline, config)
+    for remark in [*outline.remarks, *([memory] if memory else [])]:
+        observer.note(remark)
 
 
 def _new_run(config: TrainingConfig, dataset: Dataset) -> Run:
@@ -171,10 +183,10 @@ def _write_pictures(out: Path, run: Run, observer: Observer) -> None:
         except InputError as error:
             observer.picture_failed(name, str(error))
         except Exception as error:
-            observer.picture_failed(name, f"{out / name}: cannot be drawn: {error}")
+            observer.picture_failed(name, f"{out / name}: cannot be drawn: {error_text(error)}")
         else:
             if flaws:
-                observer.picture_flawed(f"{out / name}: {flaws[0].message}")
+                observer.note(f"{out / name}: {error_text(flaws[0].message)}")
 
 
 def confusion_matrix(run: Run) -> Tensor:

@@ -84,7 +84,7 @@ BAD_INPUT: dict[str, tuple[tuple[object, ...], Callable[[], object], str]] = {
     "sizes differ": (
         FOLDER,
         lambda: write_image(Path("folder/test/cat/1.png"), random_pixels(0, 17, 17)),
-        "folder/test/cat/1.png: 17x17 pixels, but folder/train/cat/0.png is 16x16 pixels",
+        "1 of 18 images are not 16x16 as the others are: folder/test/cat/1.png is 17x17; --image-size N",
     ),
     "empty class": (
         FOLDER,

@@ -16,7 +16,7 @@ from training_helpers import Program, write_image_folders
 from lenet_ext.commands.report import TrainingReport
 from lenet_ext.training.checkpoint import HEADER_ENTRY, NO_CHECKSUM, load_checkpoint
 from lenet_ext.training.learner import LEARNERS
-from lenet_ext.training.predict import predict_files
+from lenet_ext.training.predict import Prediction, predict_files
 from lenet_ext.training.session import train_in_folder
 
 
@@ -29,10 +29,9 @@ def test_predict_gives_what_the_engine_gave(program: Program, engine: str) -> No
     paths = sorted(Path("data/test").rglob("*.png"))
     predictions = predict_files(Path("out/checkpoint.safetensors"), paths)
     expected = run.learners[0].logits(run.dataset.test.images).softmax(dim=1).max(dim=1)
-    assert [name for name, _ in predictions] == [run.dataset.class_names[i] for i in expected.indices]
-    assert [probability for _, probability in predictions] == pytest.approx(
-        expected.values.tolist(), abs=1e-5
-    )
+    results = [one for one in predictions if isinstance(one, Prediction)]
+    assert [one.class_name for one in results] == [run.dataset.class_names[i] for i in expected.indices]
+    assert [one.probability for one in results] == pytest.approx(expected.values.tolist(), abs=1e-5)
 
 
 def test_predict_exports_nothing(program: Program, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:

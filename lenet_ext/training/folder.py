@@ -125,8 +125,8 @@ def _common_size(root: Path, headers: dict[Path, Header]) -> int:
     if others:
         path, odd = next((path, header.size) for path, header in headers.items() if header.size != common)
         raise InputError(
-            f"{root}: {len(headers) - count} of {len(headers)} images are not {_size_text(common)} as the "
-            f"others are: {path} is {_size_text(odd)}; {FIT_HINT}"
+            f"{root}: {len(headers) - count} of {len(headers)} images are not {_size_text(common)}, the most "
+            f"frequent size: {path} is {_size_text(odd)}; {FIT_HINT}"
         )
     width, height = common
     if width != height or height < SMALLEST_IMAGE:

@@ -10,13 +10,12 @@ from lenet_ext.training.errors import InputError
 GIB = 2**30
 
 
-def require_memory(needed: int, subject: str) -> None:
-    """Raise `InputError` if there are fewer than `needed` bytes; its text begins with `subject`."""
+def require_memory(needed: int, subject: str, advice: str = "") -> None:
+    """Raise `InputError` if there are fewer than `needed` bytes: `subject`, the two numbers, `advice`."""
     available = available_memory()
     if available is not None and needed > available:
-        raise InputError(
-            f"{subject} needs about {gib_text(needed)} of memory, but {gib_text(available)} are available"
-        )
+        there = f"{gib_text(available)} are available"
+        raise InputError(f"{subject} needs about {gib_text(needed)} of memory, but {there}{advice}")
 
 
 def available_memory(root: Path = Path("/")) -> int | None:

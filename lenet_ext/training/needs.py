@@ -29,7 +29,7 @@ def check_memory(outline: Outline, config: TrainingConfig) -> str | None:
     needed, checkpoint = needed_bytes(outline, config)
     size = f"{outline.image_size}x{outline.image_size}"
     subject = f"{outline.source}: training on {outline.train + outline.test:,} images of {size}"
-    require_memory(needed, subject)
+    require_memory(needed, subject, "" if outline.loaded else "; a smaller --image-size takes less")
     if needed <= GIB:
         return None
     return f"{subject} needs about {gib_text(needed)} of memory, and {gib_text(checkpoint)} for a checkpoint"

@@ -84,7 +84,7 @@ BAD_INPUT: dict[str, tuple[tuple[object, ...], Callable[[], object], str]] = {
     "sizes differ": (
         FOLDER,
         lambda: write_image(Path("folder/test/cat/1.png"), random_pixels(0, 17, 17)),
-        "1 of 18 images are not 16x16 as the others are: folder/test/cat/1.png is 17x17; --image-size N",
+        "1 of 18 images are not 16x16, the most frequent size: folder/test/cat/1.png is 17x17; --image",
     ),
     "empty class": (
         FOLDER,

@@ -54,7 +54,7 @@ def _truncate(path: Path) -> None:
 FOLDER_DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     "size": (
         lambda root: write_image(root / "train/dog/3.png", random_pixels(0, 16, 17, 3)),
-        r"1 of 18 images are not 16x16 as the others are: .*train/dog/3\.png is 17x16",
+        r"1 of 18 images are not 16x16, the most frequent size: .*train/dog/3\.png is 17x16",
     ),
     "truncated": (
         lambda root: _truncate(root / "test/dog/2.png"),

@@ -79,7 +79,7 @@ def test_sizes_that_differ_are_counted(program: Program) -> None:
     for number in (1, 2):
         write_image(Path(f"folder/train/dog/{number}.png"), random_pixels(0, 12, 40, 3))
     assert program.error(*FOLDER) == (
-        "folder: 2 of 18 images are not 16x16 as the others are: folder/train/dog/1.png is 40x12; "
+        "folder: 2 of 18 images are not 16x16, the most frequent size: folder/train/dog/1.png is 40x12; "
         "--image-size N resizes and crops all of them to NxN"
     )
     assert not Path("out").exists()
@@ -117,7 +117,7 @@ def test_memory_that_there_is_not(program: Program, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("lenet_ext.training.memory.available_memory", lambda: 2 * GIB)
     message = program.error(*FOLDER)
     assert message.startswith("folder: training on 18 images of 1200x1200 needs about 4.")
-    assert message.endswith(" GiB of memory, but 2.0 GiB are available")
+    assert message.endswith(" GiB of memory, but 2.0 GiB are available; a smaller --image-size takes less")
     assert not Path("out").exists()
 
 

@@ -21,7 +21,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from lenet_ext.training.errors import InputError, os_error_text
-from lenet_ext.training.files import write_atomically
+from lenet_ext.training.files import check_is_file, write_atomically
 from lenet_ext.training.learner import Learner
 from lenet_ext.training.loop import Run
 from lenet_ext.training.metadata import Metadata, checked
@@ -65,6 +65,7 @@ def save_checkpoint(path: Path, run: Run, data_sha256: str) -> None:
 def load_checkpoint(path: Path) -> Checkpoint:
     """Read and verify `path`; an `InputError` if it is missing, damaged, or no checkpoint of this program."""
     try:
+        check_is_file(path)
         content = path.read_bytes()
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {os_error_text(error)}") from error

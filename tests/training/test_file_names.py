@@ -237,5 +237,6 @@ def test_what_is_no_file_is_refused_before_it_is_opened(
 
 def test_predict_of_a_fifo(program: Program, trained: Path) -> None:
     os.mkfifo("fifo")
-    message = program.error("predict", "--checkpoint", trained / "checkpoint.safetensors", "fifo")
-    assert message == "fifo: a FIFO, wanted a regular file"
+    for checkpoint, image in ((trained / "checkpoint.safetensors", "fifo"), ("fifo", "data/test/cat/0.png")):
+        message = program.error("predict", "--checkpoint", checkpoint, image)
+        assert message == "fifo: a FIFO, wanted a regular file"

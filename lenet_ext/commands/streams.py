@@ -59,6 +59,6 @@ def _lasting(stream: Any, title: str, raw: list[Stream]) -> Any:
         buffer,
         encoding=stream.encoding,
         errors="backslashreplace" if stream.errors in ("strict", "surrogateescape") else stream.errors,
-        line_buffering=stream.line_buffering,
-        write_through=stream.write_through,
+        # With PYTHONUNBUFFERED Python writes through to the descriptor; here a buffer would keep it back.
+        line_buffering=stream.line_buffering or stream.write_through,
     )

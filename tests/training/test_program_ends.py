@@ -179,7 +179,24 @@ def test_columns_that_make_no_sense(columns: str) -> None:
     assert "torch.version" in terminal.screen
 
 
-def test_characters_that_the_output_lacks() -> None:
-    environment = {"PYTHONIOENCODING": "ascii"}
+@pytest.mark.parametrize(
+    "encoding", ["ascii", "ascii:surrogateescape"]
+)  # the latter is Python's in the C locale
+def test_characters_that_the_output_lacks(encoding: str) -> None:
+    environment = {"PYTHONIOENCODING": encoding}
     code = "import sys; from lenet_ext.commands.streams import *\nwith lasting_streams(): print('Löwe')"
     assert python("-c", code, environment=environment).stdout == "L\\xf6we\n"
+
+
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_lines_come_in_order(unbuffered: str) -> None:
+    code = """
+import sys
+from lenet_ext.commands.streams import *
+with lasting_streams():
+    for number in range(3):
+        print(number, file=(sys.stdout, sys.stderr)[number % 2])
+"""
+    terminal = Terminal("-c", code, PYTHONUNBUFFERED=unbuffered)
+    assert terminal.finish() == 0
+    assert terminal.screen.split() == ["0", "1", "2"]

@@ -11,22 +11,16 @@ from statistics import median
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import TaskID
 from rich.table import Table
 
+from lenet_ext.commands.progress import TrainingProgress
 from lenet_ext.commands.stopping import signals_noted
 from lenet_ext.commands.tables import print_table
 from lenet_ext.training.config import ENGINE_TITLES
 from lenet_ext.training.errors import printable
 from lenet_ext.training.loop import EpochRecord, Run
 from lenet_ext.training.session import PICTURES
-
-
-class SteadyConsole(Console):
-    """A console whose live displays don't hide the cursor, since nothing could show it after a SIGKILL."""
-
-    def show_cursor(self, show: bool = True) -> bool:
-        return False
 
 
 class TrainingReport:
@@ -37,16 +31,7 @@ class TrainingReport:
 
     def __init__(self, console: Console) -> None:
         self.console = console
-        self.progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=12),
-            TextColumn("{task.percentage:3.0f}%"),
-            TextColumn("{task.fields[figures]}"),
-            TimeRemainingColumn(compact=True),
-            TextColumn("left"),
-            console=console,
-            transient=True,
-        )
+        self.progress = TrainingProgress(console)
         self.task = TaskID(0)
         self.steps_of_learner: dict[str, int] = {}
         self.pictures = list(PICTURES)
@@ -80,7 +65,9 @@ class TrainingReport:
             "starting",
             total=config.epochs * steps * len(run.learners),
             completed=sum(self.steps_of_learner.values()),
-            figures="",
+            engine="",
+            loss="",
+            speed="",
         )
         self.progress.start()
 
@@ -91,9 +78,11 @@ class TrainingReport:
         self.steps_of_learner[learner] = step
         self.progress.update(
             self.task,
-            description=f"epoch {epoch} {ENGINE_TITLES[learner]}",
+            description=f"epoch {epoch}",
             completed=sum(self.steps_of_learner.values()),
-            figures=f"loss {loss:.4f}  {images_per_second:,.0f} images/s ",
+            engine=ENGINE_TITLES[learner],
+            loss=f"loss {loss:.4f}",
+            speed=f"{images_per_second:,.0f} images/s",
         )
 
     def epoch_done(self, record: EpochRecord) -> None:

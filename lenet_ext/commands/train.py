@@ -65,7 +65,8 @@ def train(
     """Train a LeNet, write its checkpoint, metrics and pictures, and compare it with native torch."""
     _keep_matplotlib_to_itself()
     require("numpy", "PIL", "safetensors", "matplotlib")
-    from lenet_ext.commands.report import SteadyConsole, TrainingReport
+    from lenet_ext.commands.progress import SteadyConsole
+    from lenet_ext.commands.report import TrainingReport
     from lenet_ext.training.session import train_in_folder
 
     options = {

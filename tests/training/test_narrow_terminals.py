@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from training_helpers import Program
 
+from lenet_ext.commands.progress import TrainingProgress
 from lenet_ext.commands.tables import print_table
 
 
@@ -45,6 +46,27 @@ def test_tables_lose_no_word(columns: int) -> None:
     ]:
         assert word in words
     assert all(len(line) <= columns for line in output.getvalue().splitlines())
+
+
+@pytest.mark.parametrize(
+    ("columns", "line"),
+    [
+        (80, "epoch 12 native torch ━━━━━━━━━╸    80% loss 0.1815 2,345 images/s --:-- left"),
+        (79, "epoch 12 native torch ━━━━━━━━━╸    80% loss 0.1815 2,345 images/s --:-- left"),
+        (75, "epoch 12 native torch  80% loss 0.1815 2,345 images/s --:-- left"),
+        (60, "epoch 12 native torch  80% loss 0.1815 --:-- left"),
+        (40, "epoch 12 native torch  80% loss 0.1815"),
+        (30, "epoch 12  80% loss 0.1815"),
+        (20, "epoch 12  80%"),
+    ],
+)
+def test_the_live_line_leaves_out_what_does_not_fit(columns: int, line: str) -> None:
+    output = io.StringIO()
+    progress = TrainingProgress(Console(file=output, width=columns))
+    fields = {"engine": "native torch", "loss": "loss 0.1815", "speed": "2,345 images/s"}
+    progress.add_task("epoch 12", total=10, completed=8, **fields)
+    progress.console.print(progress.get_renderable())
+    assert output.getvalue().rstrip() == line
 
 
 @pytest.mark.parametrize("columns", ["20", "71", "72", "80"])

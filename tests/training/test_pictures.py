@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import matplotlib as mpl
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from processes import python
 from training_helpers import Program, write_image_folders
 
@@ -68,6 +72,21 @@ def test_long_names_leave_room_for_the_matrix(classes: int) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         plots.confusion(torch.eye(classes, dtype=torch.int64), ["W" * 300] * classes)
+
+
+@pytest.mark.parametrize("names", ["0123456789", ["cat", "ship", "truck"], ["W" * 20] * 25])
+def test_nothing_touches_the_edge(names: Sequence[str]) -> None:
+    """The layout left the word "true" half outside of the picture."""
+    classes = len(names)
+    record = {"train_loss": 1.0, "test_accuracy": 0.5}
+    for content in (
+        plots.confusion(torch.eye(classes, dtype=torch.int64), names),
+        plots.curves({"fused": [record] * 3, "torch": [record] * 3}),
+        plots.filters(torch.rand(6, 3, 5, 5)),
+    ):
+        pixels = np.asarray(Image.open(io.BytesIO(content)).convert("L"))
+        for edge in (pixels[:5], pixels[-5:], pixels[:, :5], pixels[:, -5:]):
+            assert edge.min() == 255
 
 
 def test_a_picture_that_fails_costs_that_picture(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,7 +33,7 @@ def _run(arguments: list[str]) -> int:
         return _complain(str(error))
     except OSError as error:  # e.g. a folder that this user may not look into
         where = "" if error.filename is None else f"{error.filename}: "
-        return _complain(f"{where}{os_error_text(error)}")
+        return _complain(printable(f"{where}{os_error_text(error)}"))
     except Stopped as stopped:
         return stopped.exit_code
     except KeyboardInterrupt:  # `main` was called in a Python that makes Ctrl-C this exception

@@ -8,7 +8,7 @@ from shutil import get_terminal_size
 import typer
 
 from lenet_ext.commands import check, info, predict, train
-from lenet_ext.training.errors import InputError
+from lenet_ext.training.errors import InputError, error_text
 
 PROGRAM = "lenet-ext"
 
@@ -27,7 +27,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for command in (train.train, predict.predict, check.check, info.info):
-    app.command()(command)
+    app.command(short_help=(command.__doc__ or "").splitlines()[0])(command)  # which is never cut
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -38,9 +38,12 @@ def run(arguments: Sequence[str]) -> int:
     try:
         result = app(given or ["--help"], prog_name=PROGRAM, standalone_mode=False)
     except _UsageError as error:
-        raise InputError(f"{_text_of(error)} (see {PROGRAM} --help)") from error
+        context = getattr(error, "ctx", None)
+        command = PROGRAM if context is None else context.command_path
+        raise InputError(f"{_text_of(error)} (see {command} --help)") from error
     return result if isinstance(result, int) else 0
 
 
 def _text_of(error: Exception) -> str:
-    return str(error.format_message()) if hasattr(error, "format_message") else str(error)
+    text = str(error.format_message()) if hasattr(error, "format_message") else str(error)
+    return error_text(text).rstrip(".")

@@ -26,7 +26,7 @@ def info(
     table = Table(show_header=False, box=None, pad_edge=False)
     for group, entries in facts.items():
         for name, value in entries.items():
-            shown = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
+            shown = ", ".join(map(str, value)) or "none" if isinstance(value, (list, tuple)) else str(value)
             table.add_row(f"{group}.{name}", shown)
     print_table(Console(), table, markup=False)
 

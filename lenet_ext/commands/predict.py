@@ -12,7 +12,7 @@ from lenet_ext.training.errors import InputError, printable, require
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files", metavar="IMAGE...", show_default=False)],
+    images: Annotated[list[Path], typer.Argument(help="Image files", metavar="IMAGE", show_default=False)],
     checkpoint: Annotated[Path, typer.Option(help="The checkpoint.safetensors of a run", show_default=False)],
 ) -> None:
     """Print what the images show, a line each: the most likely class, its probability, the file.
@@ -29,9 +29,9 @@ def predict(
         for path, result in zip(images, results, strict=True)
         if not isinstance(result, InputError)
     ]
-    width = max((len(prediction.class_name) for _, prediction in predictions), default=0)
-    for path, prediction in predictions:
-        name = printable(prediction.class_name)
+    names = [printable(prediction.class_name) for _, prediction in predictions]
+    width = max(map(len, names), default=0)
+    for name, (path, prediction) in zip(names, predictions, strict=True):
         print(f"{name:<{width}}  {prediction.probability:.4f}  {printable(str(path))}")
     if transparent := sum(prediction.header.transparent for _, prediction in predictions):
         remark = f"{transparent} of {len(predictions)} images have transparency: laid over white"

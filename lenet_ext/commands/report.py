@@ -110,7 +110,7 @@ def results_table(run: Run) -> Table:
     rows = {
         "test accuracy": [f"{one.accuracy:.2%}" for one in results],
         "training loss": [f"{one.losses[-1]:.4f}" for one in results],
-        "images/s in training (median epoch)": [f"{one.speed:,.0f}" for one in results],
+        "images/s, median epoch": [f"{one.speed:,.0f}" for one in results],
         "seconds of training": [f"{one.seconds:.1f}" for one in results],
     }
     columns = [ENGINE_TITLES[learner.name] for learner in run.learners]
@@ -120,7 +120,7 @@ def results_table(run: Run) -> Table:
         columns.append("compared")
         rows["test accuracy"].append(f"{(ours.accuracy - native.accuracy) * 100:+.2f} points")
         rows["training loss"].append(f"at most {loss_gap:.1g} apart")
-        rows["images/s in training (median epoch)"].append(f"{ours.speed / native.speed:.2f} times")
+        rows["images/s, median epoch"].append(f"{ours.speed / native.speed:.2f} times")
         rows["seconds of training"].append(f"{ours.seconds / native.seconds:.2f} times")
     title = f"{run.config.data} on {run.config.device}, after epoch {run.epoch}"
     table = Table("", title=title, title_justify="left")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lenet_ext.commands.stopping import Stopped
-from lenet_ext.training.errors import InputError, require
+from lenet_ext.training.errors import InputError, printable, require
 
 if TYPE_CHECKING:
     from lenet_ext.training.session import Resume
@@ -87,7 +87,7 @@ def train(
         with TrainingReport(SteadyConsole()) as report:
             run = train_in_folder(folder, options, _resume(resume), report)
     except Stopped as stopped:
-        again = f"lenet-ext train --resume --out {shlex.quote(str(folder))}"
+        again = printable(f"lenet-ext train --resume --out {shlex.quote(str(folder))}")
         print(f"lenet-ext: {stopped}; {again} goes on from the last epoch that was done", file=sys.stderr)
         raise
     report.summarize(run, folder)

@@ -20,7 +20,7 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from lenet_ext.training.errors import InputError, os_error_text
+from lenet_ext.training.errors import InputError, error_text, os_error_text
 from lenet_ext.training.files import check_is_file, write_atomically
 from lenet_ext.training.learner import Learner
 from lenet_ext.training.loop import Run
@@ -87,7 +87,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         TypeError,
         ValueError,
     ) as error:
-        raise InputError(f"{path}: not a checkpoint of lenet-ext: {error}") from error
+        raise InputError(f"{path}: not a checkpoint of lenet-ext: {error_text(error)}") from error
 
 
 def restore_learners(checkpoint: Checkpoint, learners: Sequence[Learner]) -> None:
@@ -145,7 +145,8 @@ def _header_entry(path: Path, content: bytes) -> dict[str, Any]:
     try:
         header = json.loads(content[8 : 8 + header_length])
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{path}: truncated or corrupt, or not a safetensors file: {error}") from error
+        reason = error_text(error)
+        raise InputError(f"{path}: truncated or corrupt, or not a safetensors file: {reason}") from error
     try:
         entry = json.loads(header["__metadata__"][HEADER_ENTRY])
     except (KeyError, TypeError, ValueError, RecursionError) as error:

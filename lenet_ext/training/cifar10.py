@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from lenet_ext.training.dataset import Dataset, Split, check_class_name, check_dataset, check_labels
-from lenet_ext.training.errors import InputError, os_error_text
+from lenet_ext.training.errors import InputError, error_text, os_error_text
 from lenet_ext.training.files import check_is_file
 from lenet_ext.training.memory import require_memory
 
@@ -84,7 +84,7 @@ def _read_pickle(path: Path) -> dict[Any, Any]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {os_error_text(error)}") from error
     except Exception as error:  # a damaged pickle can raise nearly anything
-        raise InputError(f"{path}: corrupt, or not a CIFAR-10 batch: {error}") from error
+        raise InputError(f"{path}: corrupt, or not a CIFAR-10 batch: {error_text(error)}") from error
     if not isinstance(content, dict):
         raise InputError(f"{path}: holds a {type(content).__name__}, a CIFAR-10 batch is a dict")
     return content

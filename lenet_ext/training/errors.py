@@ -52,12 +52,11 @@ def require(*modules: str) -> None:
         try:
             importlib.import_module(module)
         except ImportError as error:
+            needed = f"this command needs the package {module} ({error_text(error)})"
             extra = EXTRA_OF_MODULE[module]
-            raise InputError(
-                f"this command needs the package {module} ({error}): pip install 'lenet_ext[{extra}]'"
-            ) from error
+            raise InputError(f"{needed}: pip install 'lenet_ext[{extra}]'") from error
         except Exception as error:  # e.g. matplotlib, of a settings file in the current folder
-            raise InputError(f"the package {module} cannot be imported: {error}") from error
+            raise InputError(f"the package {module} cannot be imported: {error_text(error)}") from error
 
 
 def error_text(error: Exception | str) -> str:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lenet_ext.training.dataset import Dataset, Split, check_dataset, check_labels
-from lenet_ext.training.errors import InputError, os_error_text
+from lenet_ext.training.errors import InputError, error_text, os_error_text
 from lenet_ext.training.files import check_is_file
 from lenet_ext.training.memory import require_memory
 
@@ -73,7 +73,7 @@ def read_idx(path: Path, dimensions: int) -> Tensor:
             )
             values = _read_up_to(file, expected + 1)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(f"{path}: truncated or corrupt gzip file: {error}") from error
+        raise InputError(f"{path}: truncated or corrupt gzip file: {error_text(error)}") from error
     except OSError as error:
         raise InputError(f"{path}: cannot be read: {os_error_text(error)}") from error
     if len(values) < expected:

@@ -13,7 +13,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from PIL.ImageFile import ImageFile
 from PIL.TiffImagePlugin import TiffImageFile
 
-from lenet_ext.training.errors import InputError, os_error_text
+from lenet_ext.training.errors import InputError, error_text, os_error_text
 from lenet_ext.training.files import check_is_file
 
 # Formats of pixels only: Pillow would start Ghostscript for an EPS file, whatever its name ends in. Of these
@@ -84,7 +84,8 @@ def read_pixels(path: Path, channels: int, size: int | None) -> np.ndarray:
 def _opened(path: Path) -> Iterator[ImageFile]:
     """The image with its header read; whatever is wrong with it then or later becomes an `InputError`."""
     try:
-        check_is_file(path)
+        if check_is_file(path) == 0:
+            raise InputError(f"{path}: an empty file")
         with Image.open(path, formats=FORMATS) as image:
             _check_pixels(path, image)
             yield image
@@ -102,7 +103,7 @@ def _opened(path: Path) -> Iterator[ImageFile]:
     except OSError as error:
         raise InputError(f"{path}: cannot be read as an image: {os_error_text(error)}") from error
     except Exception as error:  # also SyntaxError, ValueError, struct.error
-        raise InputError(f"{path}: cannot be read as an image: {error}") from error
+        raise InputError(f"{path}: cannot be read as an image: {error_text(error)}") from error
 
 
 def _check_pixels(path: Path, image: ImageFile) -> None:

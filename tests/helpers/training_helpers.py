@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import pickle
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.torch import save
+from torch import Tensor
 
 from lenet_ext.cli import main
+from lenet_ext.training.checkpoint import HEADER_ENTRY, NO_CHECKSUM
 
 
 class Result(NamedTuple):
@@ -67,6 +72,12 @@ def write_image_folders(root: Path, size: int = 16, classes: Sequence[str] = ("c
                 pixels = random_pixels(number, size, size, 3) // 3 + 120 * label
                 write_image(root / split / name / f"{number}.png", pixels.astype(np.uint8))
     return root
+
+
+def write_checkpoint(path: Path, metadata: Mapping[str, object], tensors: dict[str, Tensor]) -> None:
+    """As another program would write it, with the right checksum."""
+    content = save(tensors, {HEADER_ENTRY: json.dumps({"sha256": NO_CHECKSUM, **metadata})})
+    path.write_bytes(content.replace(NO_CHECKSUM.encode(), hashlib.sha256(content).hexdigest().encode(), 1))
 
 
 def idx_bytes(values: np.ndarray) -> bytes:

@@ -49,7 +49,7 @@ def test_train_writes_all_files(program: Program, data: str) -> None:
     )
     assert result.code == 0, result.err
     assert "native torch" in result.out
-    assert "images/s in training" in result.out
+    assert "images/s, median epoch" in result.out
     assert {path.name for path in Path("out").iterdir()} == OUTPUTS
     assert len(Path("out/metrics.jsonl").read_text().splitlines()) == 3
     config = json.loads(Path("out/config.json").read_text())

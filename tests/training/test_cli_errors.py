@@ -189,6 +189,40 @@ def test_folder_that_may_not_be_looked_into(program: Program, monkeypatch: pytes
     assert program.error("train", "--out", "out") == "out: Permission denied"
 
 
+def test_an_error_of_the_system_is_one_line_whatever_the_name(
+    program: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forbidden(path: Path) -> bool:
+        raise PermissionError(13, "Permission denied", "a\nb\x1b")
+
+    monkeypatch.setattr(Path, "exists", forbidden)
+    assert program.error("train", "--out", "out") == r"a\nb\x1b: Permission denied"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("predict", "--checkpoint", "a"), "'IMAGE' (see lenet-ext predict --help)"),
+        (("train", "--zzz", 3), "--zzz (see lenet-ext train --help)"),
+        (("nonsense",), "'nonsense' (see lenet-ext --help)"),
+    ],
+)
+def test_wrong_usage_names_the_help_of_the_command(
+    program: Program, arguments: tuple[object, ...], message: str
+) -> None:
+    assert program.error(*arguments).endswith(message)
+
+
+def test_a_librarys_long_message_is_one_line(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Numpy, for one, fails with a page of advice."""
+
+    def fail(module: str) -> None:
+        raise ImportError(f"{module}:\n\n  PLEASE READ\n")
+
+    monkeypatch.setattr("importlib.import_module", fail)
+    assert "(typer: PLEASE READ): pip install 'lenet_ext[cli]'" in program.error("info")
+
+
 def test_an_error_before_the_run_leaves_no_folder(program: Program) -> None:
     Path("there").mkdir()
     for out in ("there", "new/and/deep"):

@@ -82,6 +82,7 @@ REFUSED: dict[str, tuple[Callable[[Path], Path], str]] = {
         lambda folder: write_png(folder / "a.png", 20000, 20000, 1, GRAY),
         "more than 89,478,485 pixels, the most it may have",
     ),
+    "empty file": (lambda folder: _bytes(folder / "a.png", b""), "a.png: an empty file"),
     "an ICO file": (lambda folder: _saved(folder / "a.ico"), "not BMP, GIF, JPEG, PNG, PPM, TIFF or WEBP"),
 }
 

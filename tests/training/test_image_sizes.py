@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 from png_files import GRAY, write_png
-from training_helpers import Program, files_in, random_pixels, write_image, write_image_folders
+from training_helpers import (
+    Program,
+    files_in,
+    random_pixels,
+    write_checkpoint,
+    write_image,
+    write_image_folders,
+)
 
 from lenet_ext.training.checkpoint import load_checkpoint
 from lenet_ext.training.config import TrainingConfig
@@ -51,6 +59,19 @@ def test_resuming_keeps_the_image_size(program: Program, photos: Path) -> None:
 def test_resuming_a_run_without_image_size(program: Program, trained: Path) -> None:
     message = program.error("train", "--resume", "--out", trained, "--image-size", 16)
     assert message.startswith("--image-size 16: the run to resume was started with")
+
+
+def test_resuming_a_run_of_a_version_without_image_size(program: Program, trained: Path) -> None:
+    """A setting that a checkpoint lacks has its default."""
+    path = trained / "checkpoint.safetensors"
+    before, checkpoint = path.read_bytes(), load_checkpoint(path)
+    metadata = asdict(checkpoint.metadata)
+    del metadata["config"]["image_size"]
+    write_checkpoint(path, metadata, checkpoint.tensors)
+    message = program.error("train", "--resume", "--out", trained, "--image-size", 16)
+    assert message.startswith("--image-size 16: the run to resume was started with no --image-size; leave")
+    assert program("train", "--resume", "--out", trained).code == 0
+    assert path.read_bytes() == before
 
 
 def test_predicting_fits_as_training_does(program: Program, photos: Path) -> None:

@@ -78,6 +78,13 @@ def test_help_names_every_option(columns: str) -> None:
 
 
 @pytest.mark.parametrize("columns", ["20", "80"])
+def test_help_describes_every_command(columns: str) -> None:
+    result = python("-m", "lenet_ext", "--help", environment={"COLUMNS": columns})
+    assert "..." not in result.stdout.replace("[ARGS]...", "")
+    assert "both ways; exit code 1 if one differs." in " ".join(re.sub("│", "", result.stdout).split())
+
+
+@pytest.mark.parametrize("columns", ["20", "80"])
 def test_commands_cut_nothing(program: Program, monkeypatch: pytest.MonkeyPatch, columns: str) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     for arguments in (["info"], ["train", "--epochs", 1]):

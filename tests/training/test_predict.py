@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from rich.console import Console
-from safetensors.torch import save
-from training_helpers import Program, write_image_folders
+from training_helpers import Program, write_checkpoint, write_image_folders
 
 from lenet_ext.commands.report import TrainingReport
-from lenet_ext.training.checkpoint import HEADER_ENTRY, NO_CHECKSUM, load_checkpoint
+from lenet_ext.training.checkpoint import load_checkpoint
 from lenet_ext.training.learner import LEARNERS
 from lenet_ext.training.predict import Prediction, predict_files
 from lenet_ext.training.session import train_in_folder
@@ -51,8 +48,6 @@ def test_predict_with_weights_that_are_too_large(program: Program, trained: Path
     path = trained / "checkpoint.safetensors"
     checkpoint = load_checkpoint(path)
     tensors = {name: tensor * 1e30 for name, tensor in checkpoint.tensors.items()}
-    entry = {"sha256": NO_CHECKSUM, **asdict(checkpoint.metadata)}
-    content = save(tensors, {HEADER_ENTRY: json.dumps(entry)})
-    path.write_bytes(content.replace(NO_CHECKSUM.encode(), hashlib.sha256(content).hexdigest().encode(), 1))
+    write_checkpoint(path, asdict(checkpoint.metadata), tensors)
     message = program.error("predict", "--checkpoint", path, "data/test/cat/0.png")
     assert message.startswith("run/checkpoint.safetensors: gives probabilities that are not finite")

@@ -5,6 +5,7 @@
 
 #include "cpu/dispatch/isa.h"
 #include "engine/network.h"
+#include "ops/fork.h"
 #include "watch.h"
 
 namespace {
@@ -79,5 +80,6 @@ PYBIND11_MODULE(_C, m) {
   m.def("kept_values", &lenet_ext::kept_values,
         "What a network keeps for backward: values, bytes of an argmax.");
   m.def("check_network", &check_network, "Checks a network for images and parameters of some sizes.");
+  m.def("in_forked_child", &lenet_ext::in_forked_child, "Whether this process is the child of a fork.");
   lenet_ext::define_watch(m);
 }

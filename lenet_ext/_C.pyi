@@ -25,6 +25,9 @@ def kept_values(program: str) -> list[tuple[int, int]]:
 def check_network(program: str, images: Sequence[int], parameters: Sequence[Sequence[int]]) -> None:
     """Raises RuntimeError where images and parameters of these shapes do not fit the network."""
 
+def in_forked_child() -> bool:
+    """Whether this process is the child of a fork, which does not have its parent's threads."""
+
 class Watch:
     """True while containers and attributes hold the very objects that they held when they were first watched.
 

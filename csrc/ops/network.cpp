@@ -49,8 +49,7 @@ std::tuple<Tensor, Tensor, Tensor> network_forward(const Tensor& input, Tensors 
   int64_t written = 0;
   for (const Stage& stage : t.network->stages) written += stage.argmax_bytes() * t.batch;
   // The bytes up to whole words are written by no kernel.
-  if (written < argmax.numel())
-    call_torch("set a tensor to zero", [&] { return torch::stable::zero_(argmax); });
+  if (written < argmax.numel()) set_to_zero(argmax);
   if (t.batch > 0) {
     kernels[t.dtype].network.forward(t.network, {.images = t.all_images(),
                                                  .parameters = t.pointers.data(),
@@ -101,9 +100,7 @@ Tensors network_backward(const Tensor& grad_output, const Tensor& input, Tensors
                                        .grad_input = input_grad ? grads[0].mutable_data_ptr() : nullptr,
                                        .grad_parameters = parameter_grads ? pointers.data() : nullptr});
   } else {
-    for (size_t i = 1; i < grads.size(); ++i) {
-      call_torch("set a tensor to zero", [&] { return torch::stable::zero_(grads[i]); });
-    }
+    for (size_t i = 1; i < grads.size(); ++i) set_to_zero(grads[i]);
   }
   return grads;
 }

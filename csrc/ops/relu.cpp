@@ -17,13 +17,24 @@ Tensor relu(const Tensor& input) {
   return output;
 }
 
-void relu_(Tensor input) {
+// As torch, which looks no further either.
+void check_not_expanded(const char* op, const char* name, const Tensor& tensor) {
+  const Sizes sizes = sizes_of(tensor), strides = strides_of(tensor);
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    if (sizes[i] > 1 && strides[i] == 0) {
+      fail(op, ": ", name, " must have a place in memory for each element, but dimension ", i,
+           " is expanded: clone it first");
+    }
+  }
+}
+
+void relu_(const Tensor& input) {
   const DType dtype = dtype_of("relu_", "input", input);
   const Backend kernels("relu_", input);
+  check_not_expanded("relu_", "input", input);
   const Tensor x = dense(input, format_of(input));
   kernels[dtype].activation.forward(Activation::kReLU, x.numel(), x.const_data_ptr(), x.mutable_data_ptr());
-  if (x.data_ptr() != input.data_ptr())
-    call_torch("copy a tensor", [&] { return torch::stable::copy_(input, x); });
+  if (x.data_ptr() != input.data_ptr()) copy(input, x);
 }
 
 Tensor relu_grad(const Tensor& grad_output, const Tensor& output) {

@@ -6,9 +6,12 @@
 
 #include <algorithm>
 #include <array>
+#include <cstring>
 #include <vector>
 
 #include "dtype.h"
+#include "ops/fork.h"
+#include "ops/strided_copy.h"
 #include "ops/torch_call.h"
 #include "shapes.h"
 
@@ -21,6 +24,11 @@ using torch::stable::Tensor;
 inline Sizes sizes_of(const Tensor& tensor) {
   const auto sizes = tensor.sizes();
   return {sizes.data(), sizes.size()};
+}
+
+inline Sizes strides_of(const Tensor& tensor) {
+  const auto strides = tensor.strides();
+  return {strides.data(), strides.size()};
 }
 
 inline constexpr ByDType<ScalarType> kScalarTypes = {
@@ -91,17 +99,7 @@ inline torch::headeronly::MemoryFormat memory_format(Format format) {
                                          : torch::headeronly::MemoryFormat::Contiguous;
 }
 
-// The tensor itself if it is dense in this format, else a copy that is.
-inline Tensor dense(const Tensor& tensor, Format format = Format::kContiguous) {
-  if (format == Format::kContiguous && tensor.is_contiguous()) return tensor;
-  return call_torch("copy a tensor",
-                    [&] { return torch::stable::contiguous(tensor, memory_format(format)); });
-}
-
-// Uninitialised, dense in this format, on the device of `like`. Straight to the shim, which takes half the
-// time of torch::stable::empty with its trip through the dispatcher. dtype: what aoti_torch_dtype_uint8()
-// etc. give.
-inline Tensor empty(int32_t dtype, Sizes sizes, const Tensor& like, Format format) {
+inline std::vector<int64_t> dense_strides(Sizes sizes, Format format) {
   std::vector<int64_t> strides(sizes.size());
   int64_t stride = 1;
   const auto place = [&](size_t axis) {
@@ -113,6 +111,14 @@ inline Tensor empty(int32_t dtype, Sizes sizes, const Tensor& like, Format forma
   } else {
     for (size_t axis = sizes.size(); axis-- > 0;) place(axis);
   }
+  return strides;
+}
+
+// Uninitialised, dense in this format, on the device of `like`. Straight to the shim, which takes half the
+// time of torch::stable::empty with its trip through the dispatcher. dtype: what aoti_torch_dtype_uint8()
+// etc. give.
+inline Tensor empty(int32_t dtype, Sizes sizes, const Tensor& like, Format format) {
+  const std::vector<int64_t> strides = dense_strides(sizes, format);
   int32_t device_type;
   AtenTensorHandle handle;
   check_torch("tell a device", aoti_torch_get_device_type(like.get(), &device_type));
@@ -137,6 +143,50 @@ inline Tensor empty(Sizes sizes, const Tensor& like, Format format = Format::kCo
   int32_t dtype;
   check_torch("tell a dtype", aoti_torch_get_dtype(like.get(), &dtype));
   return empty(dtype, sizes, like, format);
+}
+
+inline bool is_on_cpu(const Tensor& tensor) {
+  return tensor.get_device_index() < 0;  // of the devices for which operators are registered
+}
+
+// Writes the values of `from` into `to`, of the same sizes and dtype. Elements of `to` must not share memory.
+inline void copy(const Tensor& to, const Tensor& from) {
+  if (is_on_cpu(to) && in_forked_child()) {
+    return strided_copy(sizes_of(to), strides_of(from), strides_of(to), to.element_size(),
+                        from.const_data_ptr(), to.mutable_data_ptr());
+  }
+  call_torch("copy a tensor", [&] {
+    Tensor written = to;
+    return torch::stable::copy_(written, from);
+  });
+}
+
+// The tensor itself if it is dense in this format, else a copy that is.
+inline Tensor dense(const Tensor& tensor, Format format = Format::kContiguous) {
+  if (format == Format::kContiguous
+          ? tensor.is_contiguous()
+          : std::ranges::equal(strides_of(tensor), dense_strides(sizes_of(tensor), format))) {
+    return tensor;
+  }
+  if (is_on_cpu(tensor) && in_forked_child()) {
+    Tensor output = empty(sizes_of(tensor), tensor, format);
+    copy(output, tensor);
+    return output;
+  }
+  return call_torch("copy a tensor",
+                    [&] { return torch::stable::contiguous(tensor, memory_format(format)); });
+}
+
+// For tensors that are dense.
+inline void set_to_zero(const Tensor& tensor) {
+  if (is_on_cpu(tensor)) {
+    std::memset(tensor.mutable_data_ptr(), 0, tensor.numel() * tensor.element_size());
+    return;
+  }
+  call_torch("set a tensor to zero", [&] {
+    Tensor written = tensor;
+    return torch::stable::zero_(written);
+  });
 }
 
 }  // namespace lenet_ext

@@ -21,6 +21,7 @@ from lenet_ext.engine.operators import run_block
 from lenet_ext.ops._arguments import Pair, pair
 from lenet_ext.ops._autograd import transformed
 from lenet_ext.ops._conv2d_arguments import checked
+from lenet_ext.ops._fork import serial_in_forked_child
 
 OPERATOR = "conv2d_relu_max_pool2d"
 
@@ -73,8 +74,13 @@ def conv2d_relu_max_pool2d(
         and images.stride(1) <= images.stride(3)
         and suggest_memory_format(images) == torch.channels_last
     ):
-        output = output.contiguous(memory_format=torch.channels_last)
+        output = _in_channels_last(output)
     return output if images is input else output.squeeze(0)
+
+
+@serial_in_forked_child
+def _in_channels_last(tensor: Tensor) -> Tensor:
+    return tensor.contiguous(memory_format=torch.channels_last)
 
 
 # Not functools.lru_cache, which torch.compile warns of.

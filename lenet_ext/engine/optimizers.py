@@ -17,6 +17,7 @@ from lenet_ext._C import Watch
 from lenet_ext._C import optimizers as engine_optimizers
 from lenet_ext.engine.flat_state import FlatState
 from lenet_ext.engine.registered import HOOKS
+from lenet_ext.ops._fork import serial_in_forked_child
 
 __all__ = ["EngineOptimizer", "Step"]
 
@@ -98,6 +99,7 @@ class EngineOptimizer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["optimizer"], state["network"])  # type: ignore[misc]
 
+    @serial_in_forked_child  # which makes state
     def step(self, parameters: list[Tensor], names: Sequence[str], watch: Watch) -> Step:
         """The next step of `parameters`, called `names`, which stay while `watch` sees no change.
 
@@ -176,7 +178,8 @@ class EngineOptimizer:
         if device.type != "cuda":
             return table
         if (self._table.shape, self._table.device) != (table.shape, device):
-            return table.to(device)
+            with torch.inference_mode(False):  # it is written in any mode
+                return table.to(device)
         # Pinned memory spares waiting for the GPU.
         return self._table.copy_(table.pin_memory(), non_blocking=True)
 
@@ -214,6 +217,8 @@ class EngineOptimizer:
         for parameter, name in zip(parameters, names, strict=True):
             if not isinstance(parameter, torch.nn.Parameter):
                 self._refuse(f"{name} is computed, no Parameter that can be changed")
+            if parameter.is_inference():
+                self._refuse(f"{name} was made in torch.inference_mode, and cannot be trained")
             if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
                 self._refuse(f"{name} has hooks on its gradient, which would not be called")
         if len({parameter.data_ptr() for parameter in parameters}) < len(parameters):

@@ -18,6 +18,7 @@ from lenet_ext.engine.optimizers import ELSEWHERE, EngineOptimizer, Step
 from lenet_ext.engine.pace import Pace
 from lenet_ext.engine.step_graphs import StepGraphs
 from lenet_ext.ops._arguments import autocast_is_on
+from lenet_ext.ops._fork import serial_in_forked_child
 
 __all__ = ["TrainStep"]
 
@@ -92,6 +93,7 @@ class TrainStep:
         self._train(images, targets, None, 0, losses)
         return losses[0]
 
+    @serial_in_forked_child
     def epoch(
         self,
         images: Tensor,

@@ -1,8 +1,7 @@
-"""What surrounds a call: saved tensors that are modified, Python threads, forks, other numbers of threads."""
+"""What surrounds a call: saved tensors that are modified, Python threads, other numbers of threads."""
 
 from __future__ import annotations
 
-import multiprocessing
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -139,33 +138,3 @@ def test_the_number_of_threads_changes_between_forward_and_backward() -> None:
             torch.set_num_threads(backward)
             grads = torch.autograd.grad(output, inputs, torch.ones_like(output))
             assert all(map(torch.equal, [output.detach(), *grads], wanted)), name
-
-
-def _in_a_child(inputs: dict[str, list[Tensor]], send: multiprocessing.connection.Connection) -> None:
-    # Without backward: torch's autograd engine refuses to run in a child of a process that used it.
-    send.send({name: CALLS[name][0](*tensors).detach().numpy().tobytes() for name, tensors in inputs.items()})
-
-
-@pytest.mark.usefixtures("threads")
-@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
-@pytest.mark.parametrize("used_before", [False, True])
-def test_after_fork(used_before: bool) -> None:
-    """A child, as of a DataLoader, computes what its parent does, whose pool of threads it does not have."""
-    torch.set_num_threads(2)
-    with torch.no_grad():
-        inputs = {name: [torch.randn(shape) for shape in CALLS[name][2]] for name in CALLS}
-        inputs["relu"] = [torch.randn(1_000_001)]  # more than one thread would take
-        if used_before:
-            F.relu(inputs["relu"][0])
-        context = multiprocessing.get_context("fork")
-        receive, send = context.Pipe(duplex=False)
-        child = context.Process(target=_in_a_child, args=(inputs, send))
-        child.start()
-        try:
-            assert receive.poll(60), "the child hangs"
-            answers = receive.recv()
-        finally:
-            child.kill()
-            child.join()
-        for name, tensors in inputs.items():
-            assert answers[name] == CALLS[name][0](*tensors).numpy().tobytes(), name

@@ -44,12 +44,13 @@ class FlatState:
                 what = f"{self._name} of {name} is {_text(tensor)}, the parameter {_text(parameter)}"
                 raise RuntimeError(f"TrainStep: {what}")
         sizes = [parameter.numel() for parameter in parameters]
-        self._whole = parameters[0].new_zeros(sum(sizes))
-        parts = zip(self._whole.split(sizes), parameters, strict=True)
-        self.views = [part.view(parameter.shape) for part, parameter in parts]
-        for state, tensor, view in zip(states, held, self.views, strict=True):
-            if state is not None and tensor is not None:
-                state[self._name] = view.copy_(tensor)
+        with torch.inference_mode(False), torch.no_grad():  # later steps write into it in any mode
+            self._whole = parameters[0].new_zeros(sum(sizes))
+            parts = zip(self._whole.split(sizes), parameters, strict=True)
+            self.views = [part.view(parameter.shape) for part, parameter in parts]
+            for state, tensor, view in zip(states, held, self.views, strict=True):
+                if state is not None and tensor is not None:
+                    state[self._name] = view.copy_(tensor)
         return self._whole
 
 

@@ -52,8 +52,9 @@ class _Graph:
     """The kernels of a step, recorded without running them."""
 
     def __init__(self, step: Step, images: Tensor, targets: Tensor) -> None:
-        self._images = torch.empty_like(images, memory_format=torch.contiguous_format)
-        self._targets = torch.empty_like(targets, memory_format=torch.contiguous_format)
+        with torch.inference_mode(False):  # a replay writes into them in any mode
+            self._images = torch.empty_like(images, memory_format=torch.contiguous_format)
+            self._targets = torch.empty_like(targets, memory_format=torch.contiguous_format)
         with torch.cuda.device_of(images):  # whose current stream is captured
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):

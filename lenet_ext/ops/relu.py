@@ -110,6 +110,8 @@ class ReLUGrad(Function):
         return grad, 0
 
 
+_view_of = torch._C._autograd._get_creation_meta  # how a view was made
+
 _relu = differentiable(ReLU, tensors=1, direct=_relu_op)
 _relu_inplace = differentiable(ReLUInplace, tensors=1)
 _relu_grad = differentiable(ReLUGrad, tensors=2, direct=_relu_grad_op)
@@ -122,7 +124,8 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
     memory format of `input`, or `input` itself, overwritten, where `inplace` is true.
 
     Raises TypeError where `input` is not a tensor; RuntimeError for another dtype, and with `inplace` for a
-    leaf that requires a gradient, or a view of one.
+    leaf that requires a gradient, or a view of one, for an expanded tensor, and for what torch lets nobody
+    write: inference tensors outside of inference mode, one of several views that a function returned, ...
     """
     if has_torch_function_variadic(input):
         return handle_torch_function(relu, (input,), input, inplace)
@@ -132,9 +135,23 @@ def relu(input: Tensor, inplace: bool = False) -> Tensor:
         return _relu(input)
     if traced_in_python():
         return input.copy_(_relu(input))
+    _let_torch_refuse(input)
     base = input if input._base is None else input._base
     if base.is_leaf and base.requires_grad and torch.is_grad_enabled():
         raise RuntimeError(
             "relu: with inplace=True, input must not be (part of) a leaf that requires a gradient"
         )
     return _relu_inplace(input)
+
+
+def _let_torch_refuse(written: Tensor) -> None:
+    """Raises torch's own error for a tensor that it lets nobody write; it would notice too late here."""
+    if written.is_inference():
+        if not torch.is_inference_mode_enabled():
+            written.as_strided((0,), (1,)).zero_()  # of no element, or torch would write first
+        return
+    base = written._base
+    if base is None or base.is_leaf or not (base.requires_grad and torch.is_grad_enabled()):
+        return
+    if _view_of(written) != torch._C._autograd.CreationMeta.DEFAULT:
+        torch.relu_(written)

@@ -86,3 +86,15 @@ def test_few_kinds_are_kept(weight: Weight) -> None:
     for size in range(1, 3 * MOST_KINDS):
         graphs.run(weight.step, size, *batch(size, size))
     assert len(graphs._kinds) == MOST_KINDS
+
+
+def test_what_a_graph_reads_may_be_written_in_any_mode(weight: Weight) -> None:
+    """Also where it was captured in inference mode."""
+    graphs = StepGraphs(torch.device("cpu"))
+    with torch.inference_mode():
+        for _ in range(WARM_UP_CALLS + 1):
+            graphs.run(weight.step, 3, *batch(3, 0))
+    graph = graphs._kinds[3]
+    assert not isinstance(graph, int)
+    assert not graph._images.is_inference()
+    assert not graph._targets.is_inference()

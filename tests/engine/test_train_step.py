@@ -220,3 +220,15 @@ def test_autograd_sees_the_update() -> None:
     for mode in (torch.no_grad, torch.inference_mode):
         with mode():
             step(images, labels)
+
+
+def test_state_made_in_inference_mode_is_the_optimizers_everywhere() -> None:
+    """torch's own step writes into it later."""
+    steps = [make(lr=0.1, momentum=0.9) for _ in range(2)]
+    images, labels = data(3, "cross_entropy", torch.float64)
+    for step, mode in zip(steps, (torch.no_grad, torch.inference_mode), strict=True):
+        with mode():
+            step(images, labels)
+        F.cross_entropy(step.fused(images), labels).backward()
+        step.optimizer.step()
+    assert all(map(torch.equal, weights(steps[0]), weights(steps[1])))

@@ -240,3 +240,15 @@ def test_states_of_other_networks() -> None:
         (fewer, "doesn't match the size"),
     ):
         unchanged(step, ValueError, message, partial(step.load_state_dict, source.state_dict()))
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
+def test_parameters_made_in_inference_mode_are_refused(mode: Callable[[], Any]) -> None:
+    """As by torch's optimizers, which may not write into them; in that mode there is no backward."""
+    with torch.inference_mode():
+        model = nn.Sequential(nn.Flatten(), nn.Linear(200, 5))
+    step = TrainStep(lenet_ext.fuse(model, IMAGES), lr=0.1)
+    before = [parameter.clone() for parameter in model.parameters()]
+    with mode(), pytest.raises(RuntimeError, match=r"1\.weight was made in torch\.inference_mode"):
+        step(IMAGES, LABELS)
+    assert all(map(torch.equal, model.parameters(), before))

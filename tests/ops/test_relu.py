@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
+
 import pytest
 import torch
 import torch.nn.functional as native
@@ -111,6 +115,51 @@ def test_inplace_on_a_view_reaches_the_base() -> None:
     assert_same(*grads)
 
 
+def _inference_tensor() -> Tensor:
+    with torch.inference_mode():
+        return torch.full((3,), -1.0)
+
+
+def _view(mode: Callable[[], AbstractContextManager[object]]) -> Tensor:
+    whole = torch.full((2, 3), -1.0, requires_grad=True) * 1
+    with mode():
+        return whole[0]
+
+
+FORBIDDEN = {
+    "inference tensor": _inference_tensor,
+    "view of an inference tensor": lambda: _inference_tensor()[1:],
+    "view made in inference mode": lambda: _view(torch.inference_mode),
+    "view made under no_grad": lambda: _view(torch.no_grad),
+    "one of several views": lambda: (torch.full((2, 3), -1.0, requires_grad=True) * 1).unbind()[0],
+    "view made by a custom function": lambda: _CustomView.apply(
+        torch.full((2, 3), -1.0, requires_grad=True) * 1
+    ),
+}
+
+
+class _CustomView(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, whole: Tensor) -> Tensor:
+        return whole[0]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        return torch.stack([grad, torch.zeros_like(grad)])
+
+
+@pytest.mark.parametrize("kind", FORBIDDEN)
+def test_inplace_is_refused_where_torch_refuses_it(kind: str) -> None:
+    """In torch's own words, and before anything is written."""
+    with pytest.raises(RuntimeError) as wanted:
+        native.relu(FORBIDDEN[kind](), inplace=True)
+    target = FORBIDDEN[kind]()
+    with pytest.raises(RuntimeError) as raised:
+        F.relu(target, inplace=True)
+    assert str(raised.value) == str(wanted.value)
+    assert bool((target.detach() == -1).all())
+
+
 def test_inplace_errors() -> None:
     leaf = torch.full((3,), -1.0, requires_grad=True)
     for target in (leaf, leaf[1:]):
@@ -118,7 +167,7 @@ def test_inplace_errors() -> None:
             F.relu(target, inplace=True)
     assert torch.equal(leaf, torch.full((3,), -1.0))
     expanded = torch.full((1,), -1.0).expand(4)
-    with pytest.raises(RuntimeError):
+    with pytest.raises(RuntimeError, match="relu_: input must have a place in memory for each element"):
         F.relu(expanded, inplace=True)
     with pytest.raises(TypeError, match="relu: input must be a Tensor"):
         F.relu([1.0])

@@ -234,3 +234,19 @@ def test_subclass_of_a_tensor() -> None:
         results.append([parameter.grad.as_subclass(Tensor) for parameter in model.parameters()])
     torch.testing.assert_close(*results)
     assert output.shape == (len(batch), CLASSES)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_dynamic_quantization_of_the_reverted_model() -> None:
+    """It knows layers by exact type: ours it leaves in float, so that `revert` comes first."""
+    ours, native = twins()
+    quantize = torch.ao.quantization.quantize_dynamic
+    assert not any(is_quantized(layer) for layer in quantize(ours, {torch.nn.Linear}).modules())
+    quantized, expected = quantize(lenet_ext.revert(ours.float())), quantize(native.float())
+    assert any(is_quantized(layer) for layer in quantized.modules())
+    batch = images(4).float()
+    torch.testing.assert_close(quantized(batch), expected(batch))
+
+
+def is_quantized(layer: Model) -> bool:
+    return "quantized" in type(layer).__module__

@@ -218,7 +218,8 @@ class EngineOptimizer:
             if not isinstance(parameter, torch.nn.Parameter):
                 self._refuse(f"{name} is computed, no Parameter that can be changed")
             if parameter.is_inference():
-                self._refuse(f"{name} was made in torch.inference_mode, and cannot be trained")
+                where = "in torch.inference_mode, and cannot be trained: make the model outside of it"
+                raise RuntimeError(f"TrainStep: {name} was made {where}")
             if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
                 self._refuse(f"{name} has hooks on its gradient, which would not be called")
         if len({parameter.data_ptr() for parameter in parameters}) < len(parameters):

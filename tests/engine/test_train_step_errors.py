@@ -245,9 +245,11 @@ def test_states_of_other_networks() -> None:
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.inference_mode])
 def test_parameters_made_in_inference_mode_are_refused(mode: Callable[[], Any]) -> None:
     """As by torch's optimizers, which may not write into them; in that mode there is no backward."""
+    model = nn.Sequential(nn.Flatten(), nn.Linear(200, 5))
+    fused = lenet_ext.fuse(model, IMAGES)
     with torch.inference_mode():
-        model = nn.Sequential(nn.Flatten(), nn.Linear(200, 5))
-    step = TrainStep(lenet_ext.fuse(model, IMAGES), lr=0.1)
+        model[1].weight = nn.Parameter(torch.randn(5, 200))
+    step = TrainStep(fused, lr=0.1)
     before = [parameter.clone() for parameter in model.parameters()]
     with mode(), pytest.raises(RuntimeError, match=r"1\.weight was made in torch\.inference_mode"):
         step(IMAGES, LABELS)

@@ -92,3 +92,41 @@ def test_float64_is_direct() -> None:
     images[0] *= 1e12
     output = lenet_ext.fuse(model, images)(images)
     torch.testing.assert_close(output, model(images), rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_float64_is_direct_everywhere(shape: tuple, pool: str) -> None:
+    """In each entrance to the convolutions: an infinity reaches the outputs that read it and no other."""
+    model, images = network(shape, pool)
+    model, images = model.double(), images.double()
+    fused, conv = lenet_ext.fuse(model, images), model[0]
+    images[1, 0, images.shape[2] // 2, images.shape[3] // 2] = torch.inf
+    expected = model(images)
+    assert not expected.isfinite().all()
+    arguments = (images, conv.weight, conv.bias, 1, conv.padding)
+    for output, want in (
+        (fused(images), expected),
+        (fused(images.clone().requires_grad_()), expected),
+        (lenet_ext.convert(model)(images), expected),
+        (lenet_ext.functional.conv2d(*arguments), conv(images)),
+        (lenet_ext.functional.conv2d_relu_max_pool2d(*arguments, pool_size=1), conv(images).relu()),
+    ):
+        torch.testing.assert_close(output, want, rtol=1e-12, atol=1e-12, equal_nan=True)
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_float64_gradients_are_direct_everywhere(shape: tuple) -> None:
+    """An infinite gradient of one output reaches what that output read and nothing else."""
+    model, images = network(shape, "none")
+    model, images = model.double(), images.double()
+    twin, fused = copy.deepcopy(model), lenet_ext.fuse(model, images)
+    gradients = []
+    for net in (fused, lenet_ext.convert(model), twin):
+        leaf = images.clone().requires_grad_()
+        output = net(leaf)
+        slope = torch.ones_like(output)
+        slope[1, 0, output.shape[2] // 2, output.shape[3] // 2] = torch.inf
+        gradients.append(torch.autograd.grad(output, [leaf, *net.parameters()], slope))
+    for ours in gradients[:2]:
+        torch.testing.assert_close(ours, gradients[2], rtol=1e-10, atol=1e-10, equal_nan=True)

@@ -61,7 +61,8 @@ struct NetworkTensors {
     dtype = bytes ? dtype_of(op(), "parameters", all_parameters[0]) : dtype_of(op(), "input", images);
     for (const Tensor& parameter : all_parameters) {
       if (parameter.scalar_type() != kScalarTypes[dtype]) {
-        fail(op(), ": all parameters must be of one dtype, that of the input unless it is uint8; got ",
+        fail(op(), ": all parameters must be of one dtype, that of the input unless it is uint8, ",
+             torch::headeronly::toString(kScalarTypes[dtype]), "; got ",
              torch::headeronly::toString(parameter.scalar_type()));
       }
       check_same_device(op(), "input", images, "a parameter", parameter);

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
-from torch.compiler import is_dynamo_compiling
+from torch.compiler import is_compiling
 
 from lenet_ext.engine.capture import Captured, capture
 from lenet_ext.engine.operators import run
+from lenet_ext.engine.reasons import against
 from lenet_ext.engine.registered import Layout, Registered
 from lenet_ext.ops._arguments import autocast
 
@@ -45,12 +46,23 @@ class FusedNet(torch.nn.Module):
         self._registered = Registered()
 
     def forward(self, images: Tensor) -> Tensor:
+        if is_compiling():
+            return self._run(images)
+        try:
+            return self._run(images)
+        except Exception as error:
+            reason = against("FusedNet", images, self._named(), self._normalization is not None)
+            if reason is None:
+                raise
+            raise reason from error
+
+    def _run(self, images: Tensor) -> Tensor:
         images, *parameters = autocast(images, *self._checked_parameters(images))
         return run(self._program, images, self._normalization, parameters)
 
     def _checked_parameters(self, images: Tensor) -> list[Tensor]:
-        """Those of the network in its order, after a look at the sizes and the dtype of `images`."""
-        if is_dynamo_compiling():
+        """Those of the network in its order, after a look at the sizes of `images`."""
+        if is_compiling():
             self._check(images)
             return [_attribute(self, path) for path in self._layout.parameters]
         registered = self._registered
@@ -67,13 +79,11 @@ class FusedNet(torch.nn.Module):
                 f"FusedNet: the network was fused for {self._sizes.text()}, and may compute something else "
                 f"for {tuple(images.shape)}: call lenet_ext.fuse with an example of that shape"
             )
-        if self._normalization is None and images.dtype == torch.uint8:
-            raise RuntimeError("FusedNet: uint8 images need mean and std: give these to lenet_ext.fuse")
-        if self._normalization is not None and images.dtype != torch.uint8:
-            raise RuntimeError(
-                f"FusedNet: images must be uint8, since they are to be normalized, got {images.dtype}; for "
-                "ones that are normalized already call lenet_ext.fuse without mean and std"
-            )
+
+    def _named(self) -> dict[str, Tensor]:
+        """Those of the network's parameters that are registered, in its order."""
+        registered = dict(self.named_parameters(remove_duplicate=False))
+        return {path: registered[path] for path in self._layout.parameters if path in registered}
 
     def extra_repr(self) -> str:
         return f"{len(set(self._layout.parameters))} parameters"
@@ -113,12 +123,12 @@ def fuse(
     model: any chain of conv2d, relu, max_pool2d, flattening, linear, and dropout in eval mode, written with
     modules or functions of torch or of lenet_ext. Its forward is read once, with torch.export. The result
     consists of its modules: an update of one is seen by the other. example_input: (N, C, H, W) or (N,
-    features) of the shape and dtype to expect; its batch size may differ later, and height and width where
-    the model does the same for other ones. mean, std: one number, or one per channel; the module then takes
-    uint8 images, as (image / 255 - mean) / std, and refuses others, which it could not tell from images that
-    are normalized already. Convolutions with stride 1 and 3 or 5 kernel rows may be computed by Winograd's
-    method unless in float64: it rounds differently, and an infinity in an activation may make NaN of results
-    in neighbouring rows.
+    features) of the shape to expect, in the dtype of the parameters; its batch size may differ later, and
+    height and width where the model does the same for other ones. mean, std: one number, or one per channel;
+    the module then takes uint8 images, as (image / 255 - mean) / std, and refuses others, which it could not
+    tell from images that are normalized already. Convolutions with stride 1 and 3 or 5 kernel rows may be
+    computed by Winograd's method unless in float64: it rounds differently, and an infinity in an activation
+    may make NaN of results in neighbouring rows.
 
     Raises TypeError where an argument has the wrong type; RuntimeError that names the layer where `model` is
     no such chain (lenet_ext.convert is for these); ValueError where mean and std do not fit.
@@ -139,7 +149,10 @@ def _normalization(
         return None
     values = []
     for name, value in (("mean", mean), ("std", std)):
-        numbers = torch.as_tensor(value, dtype=torch.float64, device=example.device).flatten()
+        try:
+            numbers = torch.as_tensor(value, dtype=torch.float64, device=example.device).flatten()
+        except (TypeError, ValueError, RuntimeError):
+            raise TypeError(f"fuse: {name} must be a number or numbers, got {value!r}") from None
         if numbers.numel() not in (1, example.shape[1]):
             wanted = f"one number, or one for each of {example.shape[1]} channels"
             raise ValueError(f"fuse: {name} must be {wanted}, got {value!r}")

@@ -145,10 +145,14 @@ def layer_by_layer(
     """What `run` computes, by the functions of the layers; in float32 at least, like the engine."""
     network = Network.of(program)
     dtype = input.dtype if normalization is None else parameters[0].dtype
+    if normalization is not None and input.dtype != torch.uint8:
+        raise RuntimeError(
+            f"{network.name}: input must be uint8, since it is to be normalized, got {input.dtype}"
+        )
     if any(parameter.dtype != dtype for parameter in parameters):
         dtypes = ", ".join(str(parameter.dtype) for parameter in parameters)
         raise RuntimeError(
-            f"{network.name}: all parameters must be of one dtype, that of the input; got {dtypes}"
+            f"{network.name}: all parameters must be of one dtype, that of the input, {dtype}; got {dtypes}"
         )
     shapes = [tuple(tensor.shape) for tensor in (input, *parameters)]
     known = all(type(size) is int for shape in shapes for size in shape)

@@ -16,6 +16,7 @@ from torch import Tensor
 from lenet_ext._C import Watch
 from lenet_ext._C import optimizers as engine_optimizers
 from lenet_ext.engine.flat_state import FlatState
+from lenet_ext.engine.reasons import against_parameters
 from lenet_ext.engine.registered import HOOKS
 from lenet_ext.ops._fork import serial_in_forked_child
 
@@ -214,6 +215,9 @@ class EngineOptimizer:
         return self.optimizer._optimizer_step_pre_hooks, self.optimizer._optimizer_step_post_hooks
 
     def _check(self, parameters: Sequence[Tensor], names: Sequence[str]) -> None:
+        reason = against_parameters("TrainStep", dict(zip(names, parameters, strict=True)))
+        if reason is not None:
+            raise reason
         for parameter, name in zip(parameters, names, strict=True):
             if not isinstance(parameter, torch.nn.Parameter):
                 self._refuse(f"{name} is computed, no Parameter that can be changed")

@@ -16,6 +16,7 @@ from lenet_ext.engine.fused import FusedNet
 from lenet_ext.engine.operators import train, train_in_c
 from lenet_ext.engine.optimizers import ELSEWHERE, EngineOptimizer, Step
 from lenet_ext.engine.pace import Pace
+from lenet_ext.engine.reasons import against
 from lenet_ext.engine.step_graphs import StepGraphs
 from lenet_ext.ops._arguments import autocast_is_on
 from lenet_ext.ops._fork import serial_in_forked_child
@@ -184,9 +185,18 @@ class TrainStep:
         try:
             # In one call into C: no KeyboardInterrupt comes between a step and its losses.
             losses.extend(starmap(train_in_c, [(images, targets, order, *state, batch_size)]))
+        except NotImplementedError as error:  # for tensors of other kinds
+            raise self._reason(images, targets) or error from error
         finally:
             if len(losses) > known and losses[-1].numel() > 0:
                 self._taken(step)
+
+    def _reason(self, images: Tensor, targets: Tensor) -> Exception | None:
+        """What the step has against these, as far as it is known."""
+        parameters, normalized = self.fused._named(), self.fused._normalization is not None
+        reason = against("TrainStep", images, parameters, normalized)
+        like = {"images": images.new_empty(0, dtype=targets.dtype)}  # on their device
+        return reason or against("TrainStep", targets, like, noun="targets")
 
     def _replay(self, images: Tensor, targets: Tensor) -> Tensor:
         """A step through a CUDA graph, where one like it came before."""

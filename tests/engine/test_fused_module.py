@@ -251,10 +251,10 @@ def test_data_parallel(model: Net, fused: nn.Module, tmp_path: Path) -> None:
         (torch.zeros(5, 2, 1, 6), r"was fused for \(N, 2, 6, 6\)"),
         (torch.zeros(2, 6, 6), r"input must be \(N, C, H, W\) or \(N, features\), got \[2, 6, 6\]"),
         (torch.zeros(5, 72), "conv2d needs images"),
-        (torch.zeros(5, 2, 6, 6, dtype=torch.float64), "all parameters must be of one dtype"),
-        (torch.zeros(5, 2, 6, 6, dtype=torch.int64), "must be float32, float64, bfloat16 or float16"),
+        (torch.zeros(5, 2, 6, 6, dtype=torch.float64), "images must be torch.float32 like head.0.weight"),
+        (torch.zeros(5, 2, 6, 6, dtype=torch.int64), "images must be torch.float32 like head.0.weight"),
         (torch.zeros(5, 2, 6, 6, dtype=torch.uint8), "uint8 images need mean and std"),
-        (torch.zeros(5, 2, 6, 6, device="meta"), "must be on one device"),
+        (torch.zeros(5, 2, 6, 6, device="meta"), "images must be on cpu like head.0.weight, got meta"),
     ],
     ids=str,
 )

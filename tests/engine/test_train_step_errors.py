@@ -41,7 +41,11 @@ WRONG: dict[str, tuple[Tensor, Any, str | None]] = {
     "2-D labels": (IMAGES, LABELS[:, None], "targets must be int64 with 1 dimension"),
     "too few labels": (IMAGES, LABELS[:5], r"targets must have the sizes \[6\], got \[5\]"),
     "too many labels": (IMAGES[:5], LABELS, r"targets must have the sizes \[5\], got \[6\]"),
-    "float64 images": (IMAGES.double(), LABELS, "all parameters must be of one dtype"),
+    "float64 images": (
+        IMAGES.double(),
+        LABELS,
+        "of one dtype, that of the input .*, Double; got Float|like 0.weight",
+    ),
     "bytes": (IMAGES.to(torch.uint8), LABELS, "got Byte|uint8 images need mean and std"),
     "3-D images": (IMAGES[0], LABELS, "input must be"),
     "other channels": (IMAGES[:, :1], LABELS, r"fused for \(N, 2, 10, 10\), and may compute something else"),

@@ -16,6 +16,7 @@ from lenet_ext.engine.capture.chain import Chain, Entry
 from lenet_ext.engine.capture.errors import ELSEWHERE, CannotFuse, layer_name
 from lenet_ext.engine.capture.sizes import ImageSizes
 from lenet_ext.engine.network import Network, Node
+from lenet_ext.engine.reasons import against
 
 __all__ = ["CannotFuse", "Captured", "ImageSizes", "capture"]
 
@@ -60,6 +61,9 @@ def capture(model: torch.nn.Module, example_input: Tensor, name: str = "FusedNet
         with _EXPORTS:
             chain, sizes = _read(model, example_input)
     except CannotFuse as error:
+        reason = against("fuse", example_input, dict(model.named_parameters()), noun="example_input")
+        if reason is not None:
+            raise CannotFuse(str(reason)) from error.__cause__
         if example_input.dim() in (2, 4):
             raise
         wanted = "(N, C, H, W) or (N, features)"
@@ -120,6 +124,9 @@ def _check_modules(model: torch.nn.Module) -> None:
         where = layer_name(path, type(module).__name__)
         if any(torch.nn.parameter.is_lazy(parameter) for parameter in module.parameters(recurse=False)):
             raise CannotFuse(f"fuse: {where} has no parameters yet: call the model once first")
+        if any(p.is_inference() and p.requires_grad for p in module.parameters(recurse=False)):
+            how = "make the model outside of it, or call requires_grad_(False)"
+            raise CannotFuse(f"fuse: {where} has parameters made in torch.inference_mode: {how}")
         if any(getattr(module, kind) for kind in HOOKS):
             users = "spectral_norm, weight_norm and pruning work by hooks"
             raise CannotFuse(f"fuse: {where} has hooks, which would not be called ({users}); {ELSEWHERE}")

@@ -51,8 +51,8 @@ Tensor linear_input_grad(const Tensor& grad_output, const Tensor& weight) {
 }
 
 // `stacked`: the first dimension is of members with a weight each.
-std::tuple<Tensor, Tensor> linear_weight_grad(const Tensor& grad_output, const Tensor& input, bool bias,
-                                              bool stacked) {
+std::tuple<Tensor, Tensor> linear_weight_grad(const Tensor& grad_output, const Tensor& input, int64_t bias,
+                                              int64_t stacked) {
   constexpr const char* kOp = "linear_weight_grad";
   const DType dtype = dtype_of(kOp, "input", input);
   const Backend kernels(kOp, input);
@@ -78,7 +78,7 @@ std::tuple<Tensor, Tensor> linear_weight_grad(const Tensor& grad_output, const T
 
 // All three at once, for the sake of one call instead of two.
 std::tuple<Tensor, Tensor, Tensor> linear_grads(const Tensor& grad_output, const Tensor& input,
-                                                const Tensor& weight, bool bias) {
+                                                const Tensor& weight, int64_t bias) {
   const Sizes weight_sizes = sizes_of(weight);
   stacked_linear_shape("linear_grads", "input", sizes_of(input), weight_sizes, Side::kInput);
   Tensor grad_input = linear_input_grad(grad_output, weight);
@@ -86,13 +86,13 @@ std::tuple<Tensor, Tensor, Tensor> linear_grads(const Tensor& grad_output, const
   return {grad_input, grad_weight, grad_bias};
 }
 
+// Flags are ints: torch's DTensor remembers what it found for an operator by its ints, not by its bools.
 const Registration registration = {
     {"linear(Tensor input, Tensor weight, Tensor? bias) -> Tensor", TORCH_BOX(&linear)},
     {"linear_input_grad(Tensor grad_output, Tensor weight) -> Tensor", TORCH_BOX(&linear_input_grad)},
-    {"linear_weight_grad(Tensor grad_output, Tensor input, bool bias, bool stacked=False) -> (Tensor, "
-     "Tensor)",
+    {"linear_weight_grad(Tensor grad_output, Tensor input, int bias, int stacked=0) -> (Tensor, Tensor)",
      TORCH_BOX(&linear_weight_grad)},
-    {"linear_grads(Tensor grad_output, Tensor input, Tensor weight, bool bias) -> (Tensor, Tensor, "
+    {"linear_grads(Tensor grad_output, Tensor input, Tensor weight, int bias) -> (Tensor, Tensor, "
      "Tensor)",
      TORCH_BOX(&linear_grads)},
 };

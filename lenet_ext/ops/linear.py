@@ -38,9 +38,9 @@ def _fake_input_grad(grad_output: Tensor, weight: Tensor) -> Tensor:
 
 @_fake.register("linear_weight_grad")
 def _fake_weight_grad(
-    grad_output: Tensor, input: Tensor, bias: bool, stacked: bool = False
+    grad_output: Tensor, input: Tensor, bias: int, stacked: int = 0
 ) -> tuple[Tensor, Tensor]:
-    lead, out_features = grad_output.shape[: int(stacked)], grad_output.shape[-1]
+    lead, out_features = grad_output.shape[: int(bool(stacked))], grad_output.shape[-1]
     grad_weight = grad_output.new_empty((*lead, out_features, input.shape[-1]))
     return grad_weight, grad_output.new_empty((*lead, out_features if bias else 0))
 

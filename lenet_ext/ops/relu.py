@@ -151,7 +151,9 @@ def _let_torch_refuse(written: Tensor) -> None:
             written.as_strided((0,), (1,)).zero_()  # of no element, or torch would write first
         return
     base = written._base
-    if base is None or base.is_leaf or not (base.requires_grad and torch.is_grad_enabled()):
+    if base is None or not torch.is_grad_enabled() or (base.is_leaf and base.requires_grad):
         return
-    if _view_of(written) != torch._C._autograd.CreationMeta.DEFAULT:
+    if (base.requires_grad or written.requires_grad) and _view_of(
+        written
+    ) != torch._C._autograd.CreationMeta.DEFAULT:
         torch.relu_(written)

@@ -1,4 +1,5 @@
-"""Run by torchrun: our layers in DistributedDataParallel and FSDP2, and a fused network, against one process.
+"""Run by torchrun: our layers in DistributedDataParallel and FSDP2, a fused network, and tensor parallelism,
+against one process.
 
 Prints, for each, the largest relative difference of the parameters after some steps of SGD.
 """
@@ -8,12 +9,15 @@ from __future__ import annotations
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor
+from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
 from torch.nn.parallel import DistributedDataParallel
 from twins import CLASSES, images, twins
 
 import lenet_ext
+import lenet_ext.distributed  # registers how operators are sharded
 
 IMAGES, STEPS = 8, 3
 
@@ -47,6 +51,19 @@ def fused(model: torch.nn.Module) -> DistributedDataParallel:
     return DistributedDataParallel(lenet_ext.fuse(model, images(2)))
 
 
+def sharded_fused(model: torch.nn.Module) -> FSDPModule:
+    """The fused network as a whole is a unit."""
+    return fully_shard(lenet_ext.fuse(model, images(2)))
+
+
+def tensor_parallel(model: torch.nn.Sequential) -> torch.nn.Module:
+    """The linear layers split over the processes, their 5 features unevenly; a ReLU in place in between."""
+    mesh = init_device_mesh("cpu", (dist.get_world_size(),))
+    return parallelize_module(
+        model, mesh, {"6": ColwiseParallel(use_local_output=False), "8": RowwiseParallel()}
+    )
+
+
 def main() -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -55,13 +72,24 @@ def main() -> None:
     (_, native), batch, labels = twins(), images(IMAGES), torch.arange(IMAGES) % CLASSES
     share = slice(rank * IMAGES // processes, (rank + 1) * IMAGES // processes)
     train(native, batch, labels)
-    for name, make in (("ddp", DistributedDataParallel), ("fsdp2", sharded), ("fused", fused)):
+    for name, make in (
+        ("ddp", DistributedDataParallel),
+        ("fsdp2", sharded),
+        ("fused", fused),
+        ("fused fsdp2", sharded_fused),
+    ):
         torch.manual_seed(0)
         model = make(twins()[0])
         train(model, batch[share], labels[share])
         largest = difference(model, native)
         if rank == 0:
             print(name, processes, largest)
+    torch.manual_seed(0)
+    model = tensor_parallel(twins()[0])
+    train(model, batch, labels)
+    largest = difference(model, native)
+    if rank == 0:
+        print("tensor parallel", processes, largest)
     dist.destroy_process_group()
 
 

@@ -43,8 +43,7 @@ def conv2d_relu_max_pool2d(
     The arguments of the convolution are those of torch.nn.functional.conv2d. pool_size and pool_stride
     (default: pool_size): an int or (height, width). bfloat16 and float16 are rounded once, at the end: a
     maximum is that of the sums before rounding. With stride 1 and 3 or 5 kernel rows all but float64 may be
-    computed by Winograd's method, which rounds differently, and where an infinity in the input may make NaN
-    of outputs in neighbouring rows.
+    computed by Winograd's method, with errors of a few times those of direct sums (docs/kernels.md).
 
     Returns (N, out_channels, pooled_height, pooled_width), or the same without N, in the memory format of
     `input`. One kernel forward and one backward; gradients of higher order, torch.func and forward-mode AD go

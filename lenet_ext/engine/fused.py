@@ -127,8 +127,8 @@ def fuse(
     height and width where the model does the same for other ones. mean, std: one number, or one per channel;
     the module then takes uint8 images, as (image / 255 - mean) / std, and refuses others, which it could not
     tell from images that are normalized already. Convolutions with stride 1 and 3 or 5 kernel rows may be
-    computed by Winograd's method unless in float64: it rounds differently, and an infinity in an activation
-    may make NaN of results in neighbouring rows.
+    computed by Winograd's method unless in float64, with errors of a few times those of direct sums
+    (docs/kernels.md).
 
     Raises TypeError where an argument has the wrong type; RuntimeError that names the layer where `model` is
     no such chain (lenet_ext.convert is for these); ValueError where mean and std do not fit.

@@ -1,4 +1,4 @@
-"""Winograd's method, which the fused engine takes for float32 convolutions of 3 or 5 rows with stride 1."""
+"""Winograd's method, which is taken for float32 convolutions of 3 or 5 rows with stride 1."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ SHAPES = [
     (9, 5, (3, 1), (4, 1), (2, 0)),
     (3, 17, (3, 3), (5, 18), (1, 1)),
     (17, 64, (3, 3), (13, 12), (1, 1)),
+    (16, 5, (3, 3), (11, 40), (1, 2)),
+    (10, 33, (3, 5), (9, 7), (0, 2)),
     (2, 20, (3, 5), (14, 31), (0, 2)),
 ]
 POOLS = {"none": None, "2x2": nn.MaxPool2d(2), "3x3": nn.MaxPool2d(3, 2, 1)}
@@ -70,19 +72,13 @@ def test_output_and_gradients(shape: tuple, pool: str) -> None:
 @pytest.mark.parametrize("shape", SHAPES[:4] + SHAPES[-3:], ids=str)
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_nan_and_infinity(shape: tuple, pool: str, value: float) -> None:
-    """They stay in their image, and nothing that torch makes NaN or infinite comes out as a number.
-
-    The rows of a tile share what they read: an infinity may become NaN, also in the next few rows.
-    """
+    """They reach the outputs that read them, as in native torch, and no other."""
     model, images = network(shape, pool)
     fused = lenet_ext.fuse(model, images)
     images[1, 0, images.shape[2] // 2, images.shape[3] // 2] = value
     with torch.no_grad():
         output, expected = fused(images), model(images)
-    assert not output[1][~expected[1].isfinite()].isfinite().any()
-    torch.testing.assert_close(output[0], expected[0], rtol=1e-4, atol=1e-4)
-    finite = output[1].isfinite()
-    torch.testing.assert_close(output[1][finite], expected[1][finite], rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(output, expected, rtol=1e-4, atol=1e-4, equal_nan=True)
 
 
 def test_float64_is_direct() -> None:

@@ -14,8 +14,8 @@ namespace lenet_ext::cpu {
 
 // Who computes a convolution decides between ways that round differently.
 enum class Caller {
-  kLayer,   // the sums as they are defined; the input gradient by patches where that is faster
-  kEngine,  // Winograd's method where it is faster
+  kLayer,   // with the weights of this call; the input gradient by patches where that is faster
+  kEngine,  // with weights that are prepared for many images
 };
 
 // output (N, O, OH, OW) = input (N, C, H, W) * weight + bias, perhaps followed by a max-pool in the same
@@ -29,8 +29,11 @@ class Conv2dForward {
   Conv2dForward(const Conv2dShape& shape, Format format, Caller caller,
                 const MaxPool2dShape* pool = nullptr) {
     if constexpr (kStoredIsComputed) {
-      if (caller == Caller::kEngine && format == Format::kContiguous && WinogradPlan<S>::suits(shape)) {
-        pools_ = pool != nullptr && WinogradPlan<S>::suits(*pool);
+      const bool pooled = pool != nullptr && WinogradPlan<S>::suits(*pool);
+      // A layer transforms its weights for one call, which must have pixels enough to repay that.
+      const bool pays = caller == Caller::kEngine || shape.batch * shape.out_height * shape.out_width >= 512;
+      if (pays && format == Format::kContiguous && WinogradPlan<S>::suits(shape, pooled)) {
+        pools_ = pooled;
         winograd_.emplace(shape, pools_);
         return;
       }

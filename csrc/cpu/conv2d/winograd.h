@@ -5,6 +5,7 @@
 //   y = A^T [(G g) * (B^T d)]      d: the inputs, one per point; g: the taps; y: the results
 //
 //   taps  points                          results   products, and without the transformation
+//   3     0, 1, -1, inf                   2         4   6
 //   3     0, 1, -1, 2, -2, inf            4         6   12
 //   5     0, 1, -1, 2, -2, inf            2         6   10
 //   5     0, 1, -1, 2, -2, 1/2, -1/2, inf 4         8   20
@@ -13,21 +14,28 @@
 // odd terms are summed once for both.
 #pragma once
 
-#include <cstdint>
+#include <algorithm>
 
 namespace lenet_ext::cpu {
 
 template <class S, int kTapCount, int kPointCount>
 struct Winograd {
+  static constexpr bool kDirect = false;
   static constexpr int kTaps = kTapCount, kPoints = kPointCount;
   using T = typename S::Scalar;
   using V = typename S::Vector;
+  static constexpr int kProducts = kPoints;
   static constexpr int kOutputs = kPoints + 1 - kTaps;
-  static_assert((kTaps == 3 && kPoints == 6) || (kTaps == 5 && (kPoints == 6 || kPoints == 8)));
+  static_assert((kTaps == 3 && (kPoints == 4 || kPoints == 6)) ||
+                (kTaps == 5 && (kPoints == 6 || kPoints == 8)));
 
   // v = B^T d
   static void transform_input(const V (&d)[kPoints], V (&v)[kPoints]) {
-    if constexpr (kPoints == 6) {
+    if constexpr (kPoints == 4) {
+      v[0] = S::sub(d[0], d[2]);
+      pair(d[2], d[1], v[1], v[2]);
+      v[3] = S::sub(d[3], d[1]);
+    } else if constexpr (kPoints == 6) {
       v[0] = plus(plus(d[4], -5, d[2]), 4, d[0]);
       pair(plus(d[4], -4, d[2]), plus(d[3], -4, d[1]), v[1], v[2]);
       const V even = S::sub(d[4], d[2]), odd = S::sub(d[3], d[1]);
@@ -47,23 +55,35 @@ struct Winograd {
 
   // u = G g
   static void transform_taps(const V (&g)[kTaps], V (&u)[kPoints]) {
-    constexpr bool kSix = kPoints == 6;
-    u[0] = times(kSix ? 1.0 / 4 : -1.0, g[0]);
-    taps_at(1, kSix ? -1.0 / 6 : -2.0 / 9, g, u[1], u[2]);
-    taps_at(2, kSix ? 1.0 / 24 : 1.0 / 90, g, u[3], u[4]);
-    if constexpr (!kSix) taps_at(0.5, 32.0 / 45, g, u[5], u[6]);
+    if constexpr (kPoints == 4) {
+      u[0] = g[0];
+      taps_at(1, 1.0 / 2, g, u[1], u[2]);
+    } else if constexpr (kPoints == 6) {
+      u[0] = times(1.0 / 4, g[0]);
+      taps_at(1, -1.0 / 6, g, u[1], u[2]);
+      taps_at(2, 1.0 / 24, g, u[3], u[4]);
+    } else {
+      u[0] = times(-1.0, g[0]);
+      taps_at(1, -2.0 / 9, g, u[1], u[2]);
+      taps_at(2, 1.0 / 90, g, u[3], u[4]);
+      taps_at(0.5, 32.0 / 45, g, u[5], u[6]);
+    }
     u[kPoints - 1] = g[kTaps - 1];
   }
 
   // y = A^T m. The coefficients of m[1] are all 1: a bias added to m[1] is added to every result.
   static void transform_output(const V (&m)[kPoints], V (&y)[kOutputs]) {
     const V even1 = S::add(m[1], m[2]), odd1 = S::sub(m[1], m[2]);
-    const V even2 = S::add(m[3], m[4]), odd2 = S::sub(m[3], m[4]);
-    y[0] = S::add(S::add(m[0], even1), even2);
-    y[1] = plus(odd1, 2, odd2);
-    if constexpr (kOutputs == 4) {
-      y[2] = plus(even1, 4, even2);
-      y[3] = plus(odd1, 8, odd2);
+    y[0] = S::add(m[0], even1);
+    y[1] = odd1;
+    if constexpr (kPoints >= 6) {
+      const V even2 = S::add(m[3], m[4]), odd2 = S::sub(m[3], m[4]);
+      y[0] = S::add(y[0], even2);
+      y[1] = plus(odd1, 2, odd2);
+      if constexpr (kOutputs == 4) {
+        y[2] = plus(even1, 4, even2);
+        y[3] = plus(odd1, 8, odd2);
+      }
     }
     if constexpr (kPoints == 8) {
       const V even3 = S::add(m[5], m[6]), odd3 = S::sub(m[5], m[6]);
@@ -91,6 +111,18 @@ struct Winograd {
       (i % 2 == 0 ? even : odd) = plus(i % 2 == 0 ? even : odd, power, g[i]);
     pair(even, odd, at, at_minus);
   }
+};
+
+// The same results straight from the rows that a tile reads, in the layouts of Winograd's method: the "points"
+// are the rows as they are, and each output row has a product of its own, over all taps.
+template <class S, class W>
+struct DirectRows {
+  using V = typename S::Vector;
+  static constexpr bool kDirect = true;
+  static constexpr int kTaps = W::kTaps, kPoints = W::kPoints, kOutputs = W::kOutputs, kProducts = kOutputs;
+
+  static void transform_input(const V (&d)[kPoints], V (&v)[kPoints]) { std::copy_n(d, kPoints, v); }
+  static void transform_output(const V (&m)[kProducts], V (&y)[kOutputs]) { std::copy_n(m, kOutputs, y); }
 };
 
 }  // namespace lenet_ext::cpu

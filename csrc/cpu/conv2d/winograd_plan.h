@@ -21,23 +21,24 @@ struct WinogradPlan {
   const bool lanes_are_channels;
   const int tile_vectors;  // of a contract tile
   const int64_t taps_per_step;
-  const int64_t channels;            // output channels, up to whole contract tiles
-  const int64_t block_tiles, plane;  // of the points of a channel
-  std::vector<Step> steps;
+  const int64_t channels;                 // output channels, up to whole contract tiles
+  const int64_t block_tiles, plane;       // of the points of a channel
+  const int64_t group_tiles;              // that a thread does at least, whole blocks
+  std::vector<Step> steps, direct_steps;  // of one point; of DirectRows
 
-  // In float32 the results are about as exact as the direct ones; float64 is left to the direct way, for
-  // those who ask for every digit.
-  static bool suits(const Conv2dShape& s) {
-    constexpr int64_t kLeastTerms = 9;  // per point; with fewer the transformations cost more than is saved
-    constexpr int64_t kLargest = int64_t{1} << 28;  // offsets are 32 bits wide
+  // float64 is left to the direct way, for those who ask for every digit.
+  static bool suits(const Conv2dShape& s, bool pooled) {
+    // Per point; with fewer the transformations cost more than is saved.
+    const int64_t least_terms = s.kernel_height == 3 && !pooled ? kLeastTermsOfSixPoints : 9;
+    constexpr int64_t kLargest = int64_t{1} << 26;  // offsets, up to 20 times as large, are 32 bits wide
     const int64_t most = kLargest / std::max<int64_t>(s.in_channels, 1);
     if (s.width > most || s.pad_left > most || s.pad_right > most || s.out_channels > most / s.kernel_width) {
       return false;
     }
     return sizeof(typename S::Scalar) == sizeof(float) && s.groups == 1 && s.stride_h == 1 &&
            s.stride_w == 1 && s.dilation_h == 1 && s.dilation_w == 1 &&
-           (s.kernel_height == 3 || s.kernel_height == 5) && s.in_channels * s.kernel_width >= kLeastTerms &&
-           s.out_channels >= 4;
+           (s.kernel_height == 3 || s.kernel_height == 5) && s.in_channels * s.kernel_width >= least_terms &&
+           s.in_channels * s.kernel_width <= kLargest / 32 && s.out_channels >= 4;
   }
   // Whether the pool that follows can be done in the same pass.
   static bool suits(const MaxPool2dShape& p) {
@@ -50,7 +51,7 @@ struct WinogradPlan {
       : shape(s),
         pooled(pooled),
         rows(pooled ? s.out_height / 2 * 2 : s.out_height),
-        points(best_points(s.kernel_height, rows)),
+        points(best_points(s, rows)),
         outputs(points + 1 - s.kernel_height),
         tiles((rows + outputs - 1) / outputs),
         pitch(s.width + s.pad_left + s.pad_right),
@@ -66,7 +67,8 @@ struct WinogradPlan {
         channels((s.out_channels + tile_vectors * kWidth - 1) / (tile_vectors * kWidth) * tile_vectors *
                  kWidth),
         block_tiles(lanes_are_channels ? 1 : std::clamp<int64_t>(tile_vectors * kWidth / pitch, 1, tiles)),
-        plane(block_tiles * pitch) {
+        plane(block_tiles * pitch),
+        group_tiles(std::min(tiles, (kGroupCycles / tile_cost() / block_tiles + 1) * block_tiles)) {
     const int64_t block = lanes_are_channels ? tile_vectors * kWidth : channels;
     for (int64_t c = 0; c < s.in_channels; ++c) {
       for (int64_t kw = 0; kw < s.kernel_width; kw += taps_per_step) {
@@ -75,12 +77,27 @@ struct WinogradPlan {
         steps.push_back(lanes_are_channels ? Step{value, weight} : Step{weight, value});
       }
     }
+    const auto next_weights = static_cast<int32_t>(terms * channels);
+    const auto next_row = static_cast<int32_t>(points_size());
+    for (int32_t row = 0; row < s.kernel_height; ++row) {
+      for (const Step& step : steps) {
+        direct_steps.push_back({step.a + row * (lanes_are_channels ? next_row : next_weights),
+                                step.b + row * (lanes_are_channels ? next_weights : next_row)});
+      }
+    }
   }
 
+  // Cycles, roughly.
+  int64_t tile_cost() const {
+    return points * (terms * shape.out_width * shape.out_channels / kWidth / 2 + 50);
+  }
+  int64_t tile_rows() const { return outputs / (pooled ? 2 : 1); }  // after the pool
   // After the pool.
   int64_t out_rows() const { return pooled ? shape.out_height / 2 : shape.out_height; }
   int64_t out_columns() const { return pooled ? shape.out_width / 2 : shape.out_width; }
   int64_t out_pixels() const { return out_rows() * out_columns(); }
+  // That are needed, before the pool.
+  int64_t columns() const { return pooled ? 2 * out_columns() : out_columns(); }
   // Elements of the points of one point; of its products, for the whole block or with channels as lanes for
   // one tile.
   int64_t points_size() const { return shape.in_channels * plane; }
@@ -90,9 +107,14 @@ struct WinogradPlan {
   int64_t products_pitch() const { return (plane + kWidth - 1) / kWidth * kWidth; }
 
  private:
-  // With the fewest products for so many rows.
-  static int64_t best_points(int64_t taps, int64_t rows) {
-    return taps == 5 && (rows + 3) / 4 * 8 < (rows + 1) / 2 * 6 ? 8 : 6;
+  static constexpr int64_t kLeastTermsOfSixPoints = 48;  // for three rows
+  static constexpr int64_t kGroupCycles = 100'000;       // the first rows of a group are read twice
+
+  // With the fewest products for so many rows. The sums of few products of three rows differ so much that the
+  // guard would leave little to six points.
+  static int64_t best_points(const Conv2dShape& s, int64_t rows) {
+    if (s.kernel_height == 3) return s.in_channels * s.kernel_width < kLeastTermsOfSixPoints ? 4 : 6;
+    return (rows + 3) / 4 * 8 < (rows + 1) / 2 * 6 ? 8 : 6;
   }
   int64_t channel_vectors() const { return (shape.out_channels + kWidth - 1) / kWidth; }
   // Contract tiles of about equal size, since the last one is not smaller.

@@ -1,5 +1,5 @@
-// The rows of a tile into the Winograd domain and out of it, the latter perhaps through a 2x2 max-pool. W is
-// a Winograd (winograd.h); `step` leads from point to point.
+// The rows of a tile into the Winograd domain and out of it, the latter perhaps through a 2x2 max-pool. W is a
+// Winograd or DirectRows (winograd.h); `step` leads from point to point.
 #pragma once
 
 #include <algorithm>
@@ -9,40 +9,85 @@
 
 namespace lenet_ext::cpu {
 
-// The rows of the input that a tile reads, one after the other, to a row of each point.
-template <class S, class W>
-void transform_rows(const typename S::Scalar* rows, int64_t width, typename S::Scalar* points, int64_t step) {
-  typename S::Vector d[W::kPoints], v[W::kPoints];
-  int64_t x = 0;
-  for (; x + S::width <= width; x += S::width) {
+// Where the rows lie that a tile reads, one after the other in each channel.
+template <class T>
+struct TileRows {
+  const T* data;
+  int64_t width, channels, channel_step;
+};
+
+// What tells whether a tile can be left to Winograd's method (winograd_guard.h), by column: the least sum of
+// magnitudes that an output row reads, and the sum of squares of all rows, over all channels.
+template <class T>
+struct TileSums {
+  T *windows, *squares;
+  int64_t output_rows;  // that are needed
+};
+
+// A vector of columns of a tile, the first `lanes` lanes, to the points, [point][channel][column].
+template <class S, class W, bool kPartial>
+[[gnu::always_inline]] inline void transform_columns(TileRows<typename S::Scalar> rows, int lanes,
+                                                     typename S::Scalar* points, int64_t plane, int64_t step,
+                                                     TileSums<typename S::Scalar> sums) {
+  using V = typename S::Vector;
+  V magnitudes[W::kPoints], squares = S::zero(), more_squares = S::zero();
 #pragma GCC unroll 8
-    for (int i = 0; i < W::kPoints; ++i) d[i] = S::load(rows + i * width + x);
+  for (int i = 0; i < W::kPoints; ++i) magnitudes[i] = S::zero();
+  for (int64_t c = 0; c < rows.channels; ++c, rows.data += rows.channel_step, points += plane) {
+    V d[W::kPoints], v[W::kPoints];
+#pragma GCC unroll 8
+    for (int i = 0; i < W::kPoints; ++i) {
+      const auto* const from = rows.data + i * rows.width;
+      d[i] = kPartial ? S::load_partial(from, lanes) : S::load(from);
+      if constexpr (W::kDirect) continue;
+      magnitudes[i] = S::add(magnitudes[i], S::abs(d[i]));
+      (i % 2 == 0 ? squares : more_squares) = S::fma(d[i], d[i], i % 2 == 0 ? squares : more_squares);
+    }
     W::transform_input(d, v);
 #pragma GCC unroll 8
-    for (int i = 0; i < W::kPoints; ++i) S::store(points + i * step + x, v[i]);
+    for (int i = 0; i < W::kPoints; ++i) {
+      kPartial ? S::store_partial(points + i * step, v[i], lanes) : S::store(points + i * step, v[i]);
+    }
   }
-  const int rest = static_cast<int>(width - x);
-  if (rest == 0) return;
+  if constexpr (W::kDirect) return;
+  V window = magnitudes[0];
 #pragma GCC unroll 8
-  for (int i = 0; i < W::kPoints; ++i) d[i] = S::load_partial(rows + i * width + x, rest);
-  W::transform_input(d, v);
+  for (int i = 1; i < W::kTaps; ++i) window = S::add(window, magnitudes[i]);
+  V least = window;
 #pragma GCC unroll 8
-  for (int i = 0; i < W::kPoints; ++i) S::store_partial(points + i * step + x, v[i], rest);
+  for (int i = 1; i < W::kOutputs; ++i) {
+    if (i >= sums.output_rows) break;
+    window = S::add(S::sub(window, magnitudes[i - 1]), magnitudes[i - 1 + W::kTaps]);
+    least = S::min(least, window);
+  }
+  S::store(sums.windows, least), S::store(sums.squares, S::add(squares, more_squares));
+}
+
+// All columns of a tile. Whole vectors of sums are written.
+template <class S, class W>
+void transform_tile(TileRows<typename S::Scalar> rows, typename S::Scalar* points, int64_t plane,
+                    int64_t step, TileSums<typename S::Scalar> sums) {
+  const int rest = static_cast<int>(rows.width % S::width);
+  for (int64_t x = 0; x + S::width <= rows.width; x += S::width) {
+    transform_columns<S, W, false>(rows, S::width, points, plane, step, sums);
+    rows.data += S::width, points += S::width, sums.windows += S::width, sums.squares += S::width;
+  }
+  if (rest > 0) transform_columns<S, W, true>(rows, rest, points, plane, step, sums);
 }
 
 template <class S, class W>
-void load_results(const typename S::Scalar* products, int64_t point_step,
-                  typename S::Vector (&y)[W::kOutputs]) {
-  typename S::Vector m[W::kPoints];
+[[gnu::always_inline]] inline void load_results(const typename S::Scalar* products, int64_t point_step,
+                                                typename S::Vector (&y)[W::kOutputs]) {
+  typename S::Vector m[W::kProducts];
 #pragma GCC unroll 8
-  for (int i = 0; i < W::kPoints; ++i) m[i] = S::load(products + i * point_step);
+  for (int i = 0; i < W::kProducts; ++i) m[i] = S::load(products + i * point_step);
   W::transform_output(m, y);
 }
 
 // The maximum of a window in scan order; its argmax only where it is wanted.
 template <class S, bool kArgmax>
-Maximum<S> pool_window(typename S::Vector a, typename S::Vector b, typename S::Vector c,
-                       typename S::Vector d) {
+[[gnu::always_inline]] inline Maximum<S> pool_window(typename S::Vector a, typename S::Vector b,
+                                                     typename S::Vector c, typename S::Vector d) {
   if constexpr (!kArgmax) return Maximum<S>(S::max_of(S::max_of(a, b), S::max_of(c, d)));
   Maximum<S> best(a);
   best.offer(b, 1);
@@ -88,11 +133,12 @@ void pool_rows(const typename S::Scalar* products, int64_t step, int64_t rows, i
   }
 }
 
-// The same with output channels as lanes, `channels` of a pixel side by side, whole vectors.
+// The same with output channels as lanes, `channels` of a pixel side by side, whole vectors. The output's rows
+// lie row_size apart.
 template <class S, class W>
-void write_pixels(const typename S::Scalar* products, int64_t step, int64_t rows, int64_t row_size,
-                  typename S::Scalar* output) {
-  for (int64_t i = 0; i < row_size; i += S::width) {
+void write_pixels(const typename S::Scalar* products, int64_t step, int64_t rows, int64_t count,
+                  int64_t row_size, typename S::Scalar* output) {
+  for (int64_t i = 0; i < count; i += S::width) {
     typename S::Vector y[W::kOutputs];
     load_results<S, W>(products + i, step, y);
 #pragma GCC unroll 4
@@ -104,8 +150,7 @@ void write_pixels(const typename S::Scalar* products, int64_t step, int64_t rows
 
 template <class S, class W, bool kArgmax>
 void pool_pixels(const typename S::Scalar* products, int64_t step, int64_t rows, int64_t columns,
-                 int64_t channels, typename S::Scalar* output, typename S::Scalar* argmax) {
-  const int64_t row_size = columns * channels;
+                 int64_t channels, int64_t row_size, typename S::Scalar* output, typename S::Scalar* argmax) {
   for (int64_t x = 0; x < columns; ++x, products += channels) {
     for (int64_t o = 0; o < channels; o += S::width, products += S::width) {
       typename S::Vector y[W::kOutputs], next[W::kOutputs];

@@ -41,7 +41,9 @@ struct Scalar1 {
   static Vector add(Vector a, Vector b) { return a + b; }
   static Vector sub(Vector a, Vector b) { return a - b; }
   static Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
-  static T reduce_add(Vector v) { return v; }  // the sum of the elements
+  static Vector abs(Vector v) { return std::abs(v); }
+  static Vector min(Vector a, Vector b) { return a < b ? a : b; }  // either, where one is NaN
+  static T reduce_add(Vector v) { return v; }                      // the sum of the elements
 
   static Vector max_or_nan(Vector v, Vector bound) { return v < bound ? bound : v; }   // NaN in v stays
   static Vector max_of(Vector a, Vector b) { return a > b || std::isnan(a) ? a : b; }  // any NaN stays

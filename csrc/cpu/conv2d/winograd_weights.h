@@ -1,0 +1,101 @@
+// The weights of a convolution in the Winograd domain, as they are for DirectRows, and what they allow.
+#pragma once
+
+#include <algorithm>
+#include <limits>
+
+#include "cpu/conv2d/winograd.h"
+#include "cpu/conv2d/winograd_guard.h"
+#include "cpu/conv2d/winograd_plan.h"
+#include "cpu/microkernels/transpose.h"
+#include "cpu/runtime/scratch.h"
+
+namespace lenet_ext::cpu {
+
+template <class S>
+class WinogradWeights {
+  using T = typename S::Scalar;
+  using V = typename S::Vector;
+  static constexpr int kWidth = S::width;
+
+ public:
+  explicit WinogradWeights(const WinogradPlan<S>& plan)
+      : p_(plan),
+        points_(p_.points * size()),
+        rows_(p_.shape.kernel_height * size()),
+        bias_(2 * p_.channels) {}
+
+  // weight: (O, C, KH, KW); bias: (O) or null.
+  template <class W>
+  void set(const T* weight, const T* bias) {
+    const Conv2dShape& s = p_.shape;
+    std::fill_n(bias_.data(), 2 * p_.channels, T(0));
+    if (bias != nullptr) std::copy_n(bias, s.out_channels, bias_.data() + p_.channels);
+    const int64_t depth = s.in_channels * W::kTaps * s.kernel_width;
+    Scratch<T> by_channel((depth + 2) * p_.channels);
+    std::fill_n(by_channel.data(), (depth + 2) * p_.channels, T(0));
+    T* const magnitudes = by_channel.data() + depth * p_.channels;
+    transpose<S>(weight, depth, by_channel.data(), p_.channels, s.out_channels, depth);
+    for (int64_t c = 0; c < s.in_channels; ++c) {
+      transform<W>(by_channel.data() + c * W::kTaps * s.kernel_width * p_.channels, c * s.kernel_width,
+                   magnitudes);
+    }
+    set_unevenness(magnitudes, depth);
+  }
+
+  const T* point(int64_t i) const { return points_.data() + i * size(); }
+  const T* rows() const { return rows_.data(); }
+  const T* no_bias() const { return bias_.data(); }
+  const T* bias() const { return bias_.data() + p_.channels; }
+  T unevenness() const { return unevenness_; }
+
+ private:
+  int64_t size() const { return p_.terms * p_.channels; }
+
+  // Of one input channel, [kh][kw][output channel], to [point][block of channels][term][output channel of the
+  // block], and the same for the rows of the kernel. first_term: of the channel.
+  // magnitudes: sums of the magnitudes, then of the squares, of each output channel, to be added to.
+  template <class W>
+  void transform(const T* by_channel, int64_t first_term, T* magnitudes) {
+    const int64_t block = p_.lanes_are_channels ? p_.tile_vectors * kWidth : p_.channels;
+    const int64_t tap_step = p_.shape.kernel_width * p_.channels;
+    for (int64_t kw = 0; kw < p_.shape.kernel_width; ++kw, by_channel += p_.channels) {
+      for (int64_t o = 0; o < p_.channels; o += kWidth) {
+        V g[W::kTaps], u[W::kPoints], sum = S::zero(), square = S::zero();
+        const int64_t place = (o / block * p_.terms + first_term + kw) * block + o % block;
+#pragma GCC unroll 8
+        for (int i = 0; i < W::kTaps; ++i) {
+          g[i] = S::load(by_channel + i * tap_step + o);
+          sum = S::add(sum, S::abs(g[i])), square = S::fma(g[i], g[i], square);
+          S::store(rows_.data() + i * size() + place, g[i]);
+        }
+        T* const sums = magnitudes + o;
+        S::store(sums, S::add(S::load(sums), sum));
+        S::store(sums + p_.channels, S::add(S::load(sums + p_.channels), square));
+        W::transform_taps(g, u);
+#pragma GCC unroll 8
+        for (int i = 0; i < W::kPoints; ++i) S::store(points_.data() + i * size() + place, u[i]);
+      }
+    }
+  }
+
+  // Of filters of `count` weights each.
+  void set_unevenness(const T* magnitudes, int64_t count) {
+    unevenness_ = 1;
+    for (int64_t o = 0; o < p_.shape.out_channels; ++o) {
+      const T sum = magnitudes[o], square = magnitudes[p_.channels + o];
+      if (sum == 0) continue;
+      const bool in_range =
+          square >= static_cast<T>(kLeastSquare) && square <= static_cast<T>(kLargestSquare);
+      const T filter =
+          in_range ? static_cast<T>(count) * square / (sum * sum) : std::numeric_limits<T>::infinity();
+      unevenness_ = std::max(unevenness_, filter);
+    }
+  }
+
+  const WinogradPlan<S>& p_;
+  Scratch<T> points_, rows_, bias_;  // bias_: none, then the bias
+  T unevenness_ = 1;                 // see winograd_guard.h; infinite where the method cannot be taken
+};
+
+}  // namespace lenet_ext::cpu

@@ -44,12 +44,12 @@ def test_unknown_or_missing_ones_are_an_import_error(isa: str) -> None:
     assert all(usable in finished.stdout for usable in INFO["isas_usable"])
 
 
-# The bits of a convolution by the raw operator, which rounds differently with each instruction set.
+# The bits of dot products by the raw operator: their partial sums are as many as a vector has elements.
 BITS = """
 generator = torch.Generator().manual_seed(0)
-image = torch.randn(2, 5, 14, 14, generator=generator)
-weight = torch.randn(7, 5, 5, 5, generator=generator)
-output = torch.ops.lenet_ext.conv2d(image, weight, None, 1, 1, 0, 0, 0, 0, 1, 1, 1)
+row = torch.randn(1, 301, generator=generator)
+weight = torch.randn(50, 301, generator=generator)
+output = torch.ops.lenet_ext.linear(row, weight, None)
 print(output.view(torch.int32).flatten().tolist())
 """
 BY_LIBRARY = f"import torch; torch.ops.load_library({lenet_ext._C.__file__!r}){BITS}"

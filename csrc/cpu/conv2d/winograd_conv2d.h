@@ -181,10 +181,11 @@ class WinogradConv2d {
     const std::vector<Step>& steps = W::kDirect ? p_.direct_steps : p_.steps;
     for (int i = 0; i < W::kProducts; ++i) {
       const T* const value = points + i * p_.points_size() + (by_channel ? columns.begin : 0);
-      const T* const weight = W::kDirect ? weights_.rows() : weights_.point(i);
+      const T* const weight = W::kDirect ? weights_.taps() : weights_.point(i);
       Contraction<T> t{};
       t.a = by_channel ? value : weight, t.b = by_channel ? weight : value, t.a_stride = 1;
-      t.b_vector_stride = t.c_vector_stride = t.last_lanes = kWidth, t.b_tap_stride = block;
+      t.b_vector_stride = t.c_vector_stride = t.last_lanes = kWidth;
+      t.b_tap_stride = W::kDirect ? p_.channels : block;
       t.steps = steps.data(), t.step_count = static_cast<int64_t>(steps.size());
       // In the Winograd domain the bias is added to one point: see transform_output.
       t.init = W::kDirect || i == 1 ? weights_.bias() : weights_.no_bias();
@@ -195,7 +196,8 @@ class WinogradConv2d {
         const int64_t vectors = std::min<int64_t>(p_.tile_vectors, (last - first + kWidth - 1) / kWidth);
         ContractTiles<S>::run(t, by_channel ? columns.count() : s_.out_channels, static_cast<int>(vectors),
                               Partial::kNone, static_cast<int>(p_.taps_per_step));
-        t.b += by_channel ? p_.terms * block : block, t.c += block, t.init += by_channel ? block : 0;
+        t.b += by_channel && !W::kDirect ? p_.terms * block : block;
+        t.c += block, t.init += by_channel ? block : 0;
       }
     }
   }

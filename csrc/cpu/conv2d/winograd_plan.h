@@ -77,12 +77,14 @@ struct WinogradPlan {
         steps.push_back(lanes_are_channels ? Step{value, weight} : Step{weight, value});
       }
     }
-    const auto next_weights = static_cast<int32_t>(terms * channels);
-    const auto next_row = static_cast<int32_t>(points_size());
-    for (int32_t row = 0; row < s.kernel_height; ++row) {
-      for (const Step& step : steps) {
-        direct_steps.push_back({step.a + row * (lanes_are_channels ? next_row : next_weights),
-                                step.b + row * (lanes_are_channels ? next_weights : next_row)});
+    for (int64_t row = 0; row < s.kernel_height; ++row) {
+      for (int64_t c = 0; c < s.in_channels; ++c) {
+        for (int64_t kw = 0; kw < s.kernel_width; kw += taps_per_step) {
+          const int64_t tap = (c * s.kernel_height + row) * s.kernel_width + kw;
+          const auto weight = static_cast<int32_t>(tap * channels);
+          const auto value = static_cast<int32_t>(row * points_size() + c * plane + kw);
+          direct_steps.push_back(lanes_are_channels ? Step{value, weight} : Step{weight, value});
+        }
       }
     }
   }

@@ -22,8 +22,10 @@ class WinogradWeights {
   explicit WinogradWeights(const WinogradPlan<S>& plan)
       : p_(plan),
         points_(p_.points * size()),
-        rows_(p_.shape.kernel_height * size()),
-        bias_(2 * p_.channels) {}
+        taps_(p_.shape.kernel_height * size()),
+        bias_(2 * p_.channels) {
+    std::fill_n(taps_.data(), p_.shape.kernel_height * size(), T(0));  // channels that do not exist stay zero
+  }
 
   // weight: (O, C, KH, KW); bias: (O) or null.
   template <class W>
@@ -32,19 +34,18 @@ class WinogradWeights {
     std::fill_n(bias_.data(), 2 * p_.channels, T(0));
     if (bias != nullptr) std::copy_n(bias, s.out_channels, bias_.data() + p_.channels);
     const int64_t depth = s.in_channels * W::kTaps * s.kernel_width;
-    Scratch<T> by_channel((depth + 2) * p_.channels);
-    std::fill_n(by_channel.data(), (depth + 2) * p_.channels, T(0));
-    T* const magnitudes = by_channel.data() + depth * p_.channels;
-    transpose<S>(weight, depth, by_channel.data(), p_.channels, s.out_channels, depth);
+    transpose<S>(weight, depth, taps_.data(), p_.channels, s.out_channels, depth);
+    Scratch<T> magnitudes(2 * p_.channels);
+    std::fill_n(magnitudes.data(), 2 * p_.channels, T(0));
     for (int64_t c = 0; c < s.in_channels; ++c) {
-      transform<W>(by_channel.data() + c * W::kTaps * s.kernel_width * p_.channels, c * s.kernel_width,
-                   magnitudes);
+      transform<W>(taps_.data() + c * W::kTaps * s.kernel_width * p_.channels, c * s.kernel_width,
+                   magnitudes.data());
     }
-    set_unevenness(magnitudes, depth);
+    set_unevenness(magnitudes.data(), depth);
   }
 
   const T* point(int64_t i) const { return points_.data() + i * size(); }
-  const T* rows() const { return rows_.data(); }
+  const T* taps() const { return taps_.data(); }  // [c][kh][kw][output channel]
   const T* no_bias() const { return bias_.data(); }
   const T* bias() const { return bias_.data() + p_.channels; }
   T unevenness() const { return unevenness_; }
@@ -53,21 +54,20 @@ class WinogradWeights {
   int64_t size() const { return p_.terms * p_.channels; }
 
   // Of one input channel, [kh][kw][output channel], to [point][block of channels][term][output channel of the
-  // block], and the same for the rows of the kernel. first_term: of the channel.
-  // magnitudes: sums of the magnitudes, then of the squares, of each output channel, to be added to.
+  // block]. first_term: of the channel. magnitudes: sums of the magnitudes, then of the squares, of each
+  // output channel, to be added to.
   template <class W>
-  void transform(const T* by_channel, int64_t first_term, T* magnitudes) {
+  void transform(const T* taps, int64_t first_term, T* magnitudes) {
     const int64_t block = p_.lanes_are_channels ? p_.tile_vectors * kWidth : p_.channels;
     const int64_t tap_step = p_.shape.kernel_width * p_.channels;
-    for (int64_t kw = 0; kw < p_.shape.kernel_width; ++kw, by_channel += p_.channels) {
+    for (int64_t kw = 0; kw < p_.shape.kernel_width; ++kw, taps += p_.channels) {
       for (int64_t o = 0; o < p_.channels; o += kWidth) {
         V g[W::kTaps], u[W::kPoints], sum = S::zero(), square = S::zero();
         const int64_t place = (o / block * p_.terms + first_term + kw) * block + o % block;
 #pragma GCC unroll 8
         for (int i = 0; i < W::kTaps; ++i) {
-          g[i] = S::load(by_channel + i * tap_step + o);
+          g[i] = S::load(taps + i * tap_step + o);
           sum = S::add(sum, S::abs(g[i])), square = S::fma(g[i], g[i], square);
-          S::store(rows_.data() + i * size() + place, g[i]);
         }
         T* const sums = magnitudes + o;
         S::store(sums, S::add(S::load(sums), sum));
@@ -94,7 +94,7 @@ class WinogradWeights {
   }
 
   const WinogradPlan<S>& p_;
-  Scratch<T> points_, rows_, bias_;  // bias_: none, then the bias
+  Scratch<T> points_, taps_, bias_;  // bias_: none, then the bias
   T unevenness_ = 1;                 // see winograd_guard.h; infinite where the method cannot be taken
 };
 

@@ -280,7 +280,9 @@ def conv2d(
     input: (N, in_channels, H, W) or (in_channels, H, W); weight: (out_channels, in_channels / groups,
     kernel_height, kernel_width); bias: (out_channels,); all float32, float64, bfloat16 or float16. stride,
     padding and dilation are in pixels: an int or (height, width); padding may also be "valid" (none) or
-    "same" (as much as keeps H and W, with the odd pixel at the bottom and the right).
+    "same" (as much as keeps H and W, with the odd pixel at the bottom and the right). float32 with stride 1
+    and 3 or 5 kernel rows may be computed by Winograd's method, with errors of a few times those of direct
+    sums (docs/kernels.md).
 
     Returns (N, out_channels, out_height, out_width), or the same without N, in the memory format of `input`.
     Raises TypeError where an argument has the wrong type; RuntimeError where shapes, dtypes or values do not

@@ -70,8 +70,8 @@ struct Node {
 };
 
 inline ActivationCall activation_of(const Node& node) {
-  ActivationCall call{.kind = node.activation, .options = {}};
-  std::copy(node.reals.begin(), node.reals.end(), call.options.begin());
+  ActivationCall call{.kind = node.activation};
+  std::ranges::copy(node.reals, call.options);
   return call;
 }
 
@@ -176,7 +176,7 @@ class DescriptionReader {
     } else {
       const size_t index = index_of(word, kActivations, "has an unknown kind", line);
       node.activation = static_cast<Activation>(index);
-      kind.reals = kActivations[index].options;
+      kind.reals = static_cast<size_t>(kActivations[index].options);
     }
     node.kind = kind.kind, node.role = kind.role;
     const auto next_part = [&] {

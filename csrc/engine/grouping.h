@@ -31,7 +31,7 @@ inline bool pool_may_go_first(const Node& activation, const Node& pool) {
   const MaxPool2dParameters p = max_pool2d_parameters(pool);
   // A window may lie in the padding alone: its maximum is -inf, which an activation must not change.
   const bool skips_pixels = (p.pad_h > 0 && p.dilation_h > 1) || (p.pad_w > 0 && p.dilation_w > 1);
-  return activation_of(activation).commutes_with_max_pool() && !skips_pixels;
+  return commutes_with_max_pool(activation_of(activation)) && !skips_pixels;
 }
 
 // The layers of a description in stages.
@@ -83,7 +83,7 @@ class Grouping {
     } else {
       // These compute their own gradients from what they give.
       const bool needs_output = core == LayerKind::kSoftmax || core == LayerKind::kLogSoftmax;
-      if (stage.activation >= 0 || needs_output || !activation_of(node).gradient_from_output()) return false;
+      if (stage.activation >= 0 || needs_output || !gradient_from_output(activation_of(node))) return false;
       stage.activation = i;
     }
     givers_[read] = -1;
@@ -95,7 +95,7 @@ class Grouping {
     const Node& node = d_.nodes[i];
     StageLayers stage{.first = i};
     const bool is_activation =
-        node.role == LayerRole::kActivation && activation_of(node).gradient_from_output();
+        node.role == LayerRole::kActivation && gradient_from_output(activation_of(node));
     (is_activation                    ? stage.activation
      : node.role == LayerRole::kPool ? stage.pool
                                      : stage.core) = i;

@@ -64,7 +64,7 @@ class PlainStage final : public StageKernels<S> {
         max_pool2d<S>(pool_shape(count), Format::kContiguous, x, y, z);
         x = y;
       }
-      activate<S>(s_.activation.kind, count * s_.output_size, x, y);
+      activate<S>(s_.activation, count * s_.output_size, x, y);
     }
   }
 
@@ -74,7 +74,7 @@ class PlainStage final : public StageKernels<S> {
                 const GradientSink<T>& sink) const override {
     const int64_t images = call.count;
     const T* const input = call.inputs[0];
-    activation_grad<S>(s_.activation.kind, images * s_.output_size, grad_output, call.output, grad_output);
+    activation_grad<S>(s_.activation, images * s_.output_size, grad_output, call.output, grad_output);
     if (s_.core == Core::kLinear) return linear_backward(images, input, grad_output, grad_inputs[0], sink);
     if (s_.core == Core::kNone || !sink.takes_pieces()) {
       return add_gradients(images, input, call.kept, grad_output, grad_inputs[0], sink.sums());

@@ -49,6 +49,8 @@ struct Avx2<float> {
 
   static Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
   static Vector sub(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
+  static Vector mul(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
+  static Vector div(Vector a, Vector b) { return _mm256_div_ps(a, b); }
   static Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
   static Vector abs(Vector v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), v); }
   static Vector min(Vector a, Vector b) { return _mm256_min_ps(a, b); }
@@ -156,6 +158,8 @@ struct Avx2<double> {
 
   static Vector add(Vector a, Vector b) { return _mm256_add_pd(a, b); }
   static Vector sub(Vector a, Vector b) { return _mm256_sub_pd(a, b); }
+  static Vector mul(Vector a, Vector b) { return _mm256_mul_pd(a, b); }
+  static Vector div(Vector a, Vector b) { return _mm256_div_pd(a, b); }
   static Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_pd(a, b, c); }
   static Vector abs(Vector v) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), v); }
   static Vector min(Vector a, Vector b) { return _mm256_min_pd(a, b); }

@@ -14,7 +14,7 @@ struct PoolWindow {
   int64_t begin, end, divisor;
 };
 
-struct PoolAxis {
+struct WindowAxis {
   int64_t size = 0, out_size = 0;
   // Where all windows are [i * stride - pad, i * stride - pad + kernel) before they are cut to the input; else
   // no kernel.
@@ -29,7 +29,7 @@ struct PoolAxis {
 
 struct WindowPool2dShape {
   int64_t channels;
-  PoolAxis rows, columns;
+  WindowAxis rows, columns;
 
   int64_t in_plane() const { return rows.size * columns.size; }
   int64_t out_plane() const { return rows.out_size * columns.out_size; }
@@ -45,13 +45,13 @@ struct AvgPool2dParameters {
 };
 
 // As in ATen: what padding counts in an average ends where the padding does, not where the window does.
-inline PoolAxis avg_pool_axis(const char* op, const char* axis, int64_t size, int64_t kernel, int64_t stride,
-                              int64_t pad, const AvgPool2dParameters& p) {
+inline WindowAxis avg_pool_axis(const char* op, const char* axis, int64_t size, int64_t kernel,
+                                int64_t stride, int64_t pad, const AvgPool2dParameters& p) {
   if (pad > kernel / 2) {
     fail(op, ": padding must be at most half of the kernel, got ", axis, " padding ", pad, ", kernel ",
          kernel);
   }
-  PoolAxis a{.size = size, .kernel = kernel, .stride = stride, .pad = pad};
+  WindowAxis a{.size = size, .kernel = kernel, .stride = stride, .pad = pad};
   a.out_size = max_pool_output_size(size, kernel, stride, pad, 1, p.ceil_mode);
   if (a.out_size < 1) {
     fail(op, ": padded input ", axis, " ", size + 2 * pad, " is smaller than the kernel's ", kernel);
@@ -95,8 +95,8 @@ inline WindowPool2dShape avg_pool2d_shape(const char* op, Sizes input_sizes, con
 }
 
 // Windows as even as can be that overlap where they must, as in ATen.
-inline PoolAxis adaptive_pool_axis(int64_t size, int64_t out_size) {
-  PoolAxis a{.size = size, .out_size = out_size};
+inline WindowAxis adaptive_pool_axis(int64_t size, int64_t out_size) {
+  WindowAxis a{.size = size, .out_size = out_size};
   if (out_size > 0 && size % out_size == 0) a.kernel = a.stride = size / out_size;
   for (int64_t i = 0; i < out_size; ++i) {
     const int64_t begin = i * size / out_size, end = ((i + 1) * size + out_size - 1) / out_size;

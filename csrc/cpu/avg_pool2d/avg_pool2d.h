@@ -22,7 +22,7 @@ class AvgPool2d {
         divisors_.push_back(static_cast<T>(row.divisor * column.divisor));
       }
     }
-    const PoolAxis& a = s_.columns;
+    const WindowAxis& a = s_.columns;
     // Rows that windows tile lie one after the other, so that vectors are full however short the rows are.
     flat_ = a.is_tiled();
     pitch_ = flat_ ? a.size : a.size + a.pad;

@@ -25,7 +25,7 @@ class ZeroedRows {
 // sums[i] = the sum of window i of `row`, which begins with a.pad zeros, divided by divisors[i]. Of the first
 // `count` windows; more than a row has where the rows are tiled by windows and lie one after the other.
 template <class S, class T = typename S::Scalar>
-void average_columns(const PoolAxis& a, int64_t count, const T* row, const T* divisors, T* averages) {
+void average_columns(const WindowAxis& a, int64_t count, const T* row, const T* divisors, T* averages) {
   const bool vectors = a.is_regular() && a.stride <= 2;
   for (int64_t i = 0; vectors && i < count; i += S::width) {
     const T* const p = row + i * a.stride;
@@ -56,14 +56,14 @@ void average_columns(const PoolAxis& a, int64_t count, const T* row, const T* di
 }
 
 // Zeros that must be before the values of spread_columns: as many windows reach a position besides the last.
-inline int64_t spread_margin(const PoolAxis& a) {
+inline int64_t spread_margin(const WindowAxis& a) {
   return a.is_regular() && a.stride <= 2 ? (a.kernel + a.stride - 1) / a.stride - 1 : 0;
 }
 
 // row[x] = the sum of values[i] over the windows i with position x: the transpose of average_columns without
 // the divisors. Writes vectors that begin in count + spread_margin() windows; zeros are around the values.
 template <class S, class T = typename S::Scalar>
-void spread_columns(const PoolAxis& a, int64_t count, const T* values, T* row) {
+void spread_columns(const WindowAxis& a, int64_t count, const T* values, T* row) {
   if (a.is_regular() && a.stride <= 2) {
     for (int64_t i = 0; i < count + spread_margin(a); i += S::width) {
       auto even = S::zero(), odd = S::zero();

@@ -7,10 +7,10 @@
 namespace lenet_ext::cpu {
 
 template <class S>
-class AvgPool2dStage : public StageKernels<S> {
-  using T = typename S::Scalar;
-
+class AvgPool2dStage final : public StageKernels<S> {
  public:
+  using typename StageKernels<S>::T;
+
   explicit AvgPool2dStage(const WindowPool2dShape& shape) : channels_(shape.channels), pool_(shape) {}
 
   void forward(const StageCall<T>& call) const override {

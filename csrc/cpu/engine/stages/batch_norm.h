@@ -1,6 +1,5 @@
-// Batch normalization in the fused engine, perhaps followed by an activation whose gradient comes from its
-// output: with running statistics, which are given; or with those of the batch, which all tiles must have
-// been seen for:
+// Batch normalization in the fused engine: with running statistics, which are given; or with those of the
+// batch, which all tiles must have been seen for:
 //
 //   observe for each tile, finish_statistics, set_statistics, forward for each tile
 //   set_statistics, backward for each tile, finish_sums, finish_input_gradient for each tile
@@ -8,8 +7,6 @@
 
 #include <vector>
 
-#include "activation.h"
-#include "cpu/activation.h"
 #include "cpu/batch_norm/normalize.h"
 #include "cpu/batch_norm/statistics.h"
 #include "cpu/engine/stage_kernels.h"
@@ -24,12 +21,12 @@ struct BatchNormParameters {
 };
 
 template <class S>
-class BatchNormStage : public StatisticsKernels<S> {
-  using T = typename S::Scalar;
-
+class BatchNormStage final : public StatisticsKernels<S> {
  public:
-  BatchNormStage(const BatchNormShape& shape, const BatchNormParameters& parameters, Activation activation)
-      : s_(shape), p_(parameters), activation_(activation) {}
+  using typename StageKernels<S>::T;
+
+  BatchNormStage(const BatchNormShape& shape, const BatchNormParameters& parameters)
+      : s_(shape), p_(parameters) {}
 
   void set_parameters(const StageParameters<T>& parameters) override {
     by_.weight = p_.weight < 0 ? nullptr : parameters.tensors[p_.weight];
@@ -73,7 +70,6 @@ class BatchNormStage : public StatisticsKernels<S> {
 
   void forward(const StageCall<T>& call) const override {
     normalize<S>(s_, call.count, by_, call.inputs[0], call.output);
-    activate<S>(activation_, call.count * s_.image(), call.output, call.output);
   }
 
   // Of g and of g * xhat, where g is the gradient of the normalized values: the gradients of bias and weight.
@@ -85,7 +81,6 @@ class BatchNormStage : public StatisticsKernels<S> {
   // With the batch's statistics grad_inputs[0] becomes g, for finish_input_gradient.
   void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,
                 const GradientSink<T>& sink) const override {
-    activation_grad<S>(activation_, call.count * s_.image(), grad_output, call.output, grad_output);
     if (sums_size() > 0 && sink.sums() != nullptr) add_sums(call, grad_output, sink.sums());
     if (p_.weight >= 0 && sink.takes_pieces()) {
       Scratch<T> sums(sums_size());
@@ -128,7 +123,6 @@ class BatchNormStage : public StatisticsKernels<S> {
 
   const BatchNormShape s_;
   const BatchNormParameters p_;
-  const Activation activation_;
   Normalization<T> by_{};
   std::vector<T> running_inv_std_;
   std::vector<T> grad_means_;  // of g and g * xhat over the batch

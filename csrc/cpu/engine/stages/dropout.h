@@ -7,10 +7,10 @@
 namespace lenet_ext::cpu {
 
 template <class S>
-class DropoutStage : public StageKernels<S> {
-  using T = typename S::Scalar;
-
+class DropoutStage final : public StageKernels<S> {
  public:
+  using typename StageKernels<S>::T;
+
   // layer: a number that no other of the network has. channels, plane: as in Dropout.
   DropoutStage(int64_t channels, int64_t plane, double p, uint32_t layer)
       : dropout_(channels, plane, p, layer) {}

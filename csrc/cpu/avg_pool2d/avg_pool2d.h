@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "cpu/avg_pool2d/columns.h"
+#include "cpu/microkernels/lanes.h"
 
 namespace lenet_ext::cpu {
 
@@ -61,24 +62,10 @@ class AvgPool2d {
   }
 
  private:
-  // body(i, load, store) for vectors of n values, and the rest of them.
-  template <class Body>
-  static void for_vectors(int64_t n, const Body& body) {
-    const auto load = [](const T* p) { return S::load(p); };
-    const auto store = [](T* p, V v) { S::store(p, v); };
-    int64_t i = 0;
-    for (; i + S::width <= n; i += S::width) body(i, load, store);
-    if (i == n) return;
-    const auto rest = static_cast<int>(n - i);
-    body(
-        i, [&](const T* p) { return S::load_partial(p, rest); },
-        [&](T* p, V v) { S::store_partial(p, v, rest); });
-  }
-
   // sums (W) = the sum of the rows of a window
   void add_rows(const PoolWindow& window, const T* plane, T* sums) const {
     const int64_t width = s_.columns.size;
-    for_vectors(width, [&](int64_t i, const auto& load, const auto& store) {
+    for_each_lanes<S>(width, [&](int64_t i, const auto& load, const auto& store) {
       auto sum = S::zero();
       for (int64_t row = window.begin; row < window.end; ++row)
         sum = S::add(sum, load(plane + row * width + i));
@@ -87,7 +74,7 @@ class AvgPool2d {
   }
 
   static void divide(int64_t count, const T* values, const T* divisors, T* quotients) {
-    for_vectors(count, [&](int64_t i, const auto& load, const auto& store) {
+    for_each_lanes<S>(count, [&](int64_t i, const auto& load, const auto& store) {
       store(quotients + i, S::div(load(values + i), load(divisors + i)));
     });
   }
@@ -103,7 +90,7 @@ class AvgPool2d {
       }
       for (int64_t row = window.begin; row < window.end; ++row) {
         T* const to = plane + row * width;
-        for_vectors(width, [&](int64_t i, const auto& load, const auto& store) {
+        for_each_lanes<S>(width, [&](int64_t i, const auto& load, const auto& store) {
           store(to + i, row < written ? S::add(load(to + i), load(spread + i)) : load(spread + i));
         });
       }
@@ -122,7 +109,7 @@ class AvgPool2d {
       for (; i + kWays * S::width <= size; i += kWays * S::width) {
         for (int way = 0; way < kWays; ++way) sums[way] = S::add(sums[way], S::load(x + i + way * S::width));
       }
-      for_vectors(size - i, [&](int64_t j, const auto& load, const auto&) {
+      for_each_lanes<S>(size - i, [&](int64_t j, const auto& load, const auto&) {
         sums[0] = S::add(sums[0], load(x + i + j));
       });
       for (int way = 1; way < kWays; ++way) sums[0] = S::add(sums[0], sums[way]);

@@ -14,6 +14,7 @@
 #include <cmath>
 
 #include "cpu/dropout/philox.h"
+#include "cpu/microkernels/lanes.h"
 
 namespace lenet_ext::cpu {
 
@@ -40,14 +41,16 @@ class Dropout {
         T factors[kTogether];
         find_factors(seed, image, channel, factors);
         const int64_t here = std::min<int64_t>(kTogether, channels_ - channel);
-        if (plane_ == 1) {
-          multiply(here, x, y, [&](int64_t i, int n) { return S::load_partial(factors + i, n); });
-        } else {
-          for (int64_t c = 0; c < here; ++c) {
-            const auto factor = S::broadcast(factors[c]);
-            multiply(plane_, x + c * plane_, y + c * plane_, [&](int64_t, int) { return factor; });
-          }
+        // Products with zero, not zeros: what is not finite becomes NaN, as in ATen.
+        for (int64_t c = 0; plane_ > 1 && c < here; ++c) {
+          const auto factor = S::broadcast(factors[c]);
+          for_each_lanes<S>(plane_, [&](int64_t i, const auto& load, const auto& store) {
+            store(y + c * plane_ + i, S::mul(load(x + c * plane_ + i), factor));
+          });
         }
+        for_each_lanes<S>(plane_ > 1 ? 0 : here, [&](int64_t i, const auto& load, const auto& store) {
+          store(y + i, S::mul(load(x + i), load(factors + i)));
+        });
         x += here * plane_, y += here * plane_;
       }
     }
@@ -70,18 +73,6 @@ class Dropout {
         factors[word * kBlocks + i] = words[word][i] < limit ? T(0) : scale;
       }
     }
-  }
-
-  // A product with zero, not a zero: what is not finite becomes NaN, as in ATen.
-  template <class Factor>
-  static void multiply(int64_t count, const T* x, T* y, const Factor& factor) {
-    int64_t i = 0;
-    for (; i + S::width <= count; i += S::width) {
-      S::store(y + i, S::mul(S::load(x + i), factor(i, S::width)));
-    }
-    if (i == count) return;
-    const auto rest = static_cast<int>(count - i);
-    S::store_partial(y + i, S::mul(S::load_partial(x + i, rest), factor(i, rest)), rest);
   }
 
   const int64_t channels_, plane_;

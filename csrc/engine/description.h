@@ -39,7 +39,7 @@ enum class LayerRole { kNone, kCore, kPool, kActivation };
 struct Node {
   LayerKind kind;
   LayerRole role;
-  Activation activation = Activation::kNone;
+  ActivationCall activation{};
   SizeList values, parameters, numbers;
   std::string label;
 };
@@ -118,7 +118,10 @@ class DescriptionReader {
     if (known != std::end(kKinds)) {
       kind = *known;
     } else {
-      node.activation = static_cast<Activation>(index_of(word, kActivations, "has an unknown kind", line));
+      node.activation.kind =
+          static_cast<Activation>(index_of(word, kActivations, "has an unknown kind", line));
+      const ActivationInfo& info = kActivations[static_cast<int>(node.activation.kind)];
+      if (info.options > 0 || !gradient_from_output(node.activation)) refuse("has an unknown kind", line);
     }
     node.kind = kind.kind, node.role = kind.role;
     for (SizeList* list : {&node.values, &node.parameters, &node.numbers}) {

@@ -24,12 +24,12 @@ inline MaxPool2dParameters max_pool2d_parameters(const Node& node) {
 }
 
 // Where an activation commutes with a pool, the pool goes first: the stage is the same for either order.
-inline bool pool_may_go_first(Activation activation, const Node& pool) {
+inline bool pool_may_go_first(const ActivationCall& activation, const Node& pool) {
   if (pool.kind != LayerKind::kMaxPool2d) return false;
   const MaxPool2dParameters p = max_pool2d_parameters(pool);
   // A window may lie in the padding alone: its maximum is -inf, which an activation must not change.
   const bool skips_pixels = (p.pad_h > 0 && p.dilation_h > 1) || (p.pad_w > 0 && p.dilation_w > 1);
-  return kActivations[static_cast<int>(activation)].commutes_with_max_pool && !skips_pixels;
+  return commutes_with_max_pool(activation) && !skips_pixels;
 }
 
 inline std::vector<StageLayers> group_layers(const Description& description) {

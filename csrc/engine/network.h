@@ -19,7 +19,7 @@ struct Stage {
   LinearShape linear{};
   bool pooled = false;
   MaxPool2dShape pool{};
-  Activation activation = Activation::kNone;
+  ActivationCall activation{};
   int weight = -1, bias = -1;                  // parameters, -1 where there is none
   int64_t weight_size = 0, bias_size = 0;      // elements
   int64_t input_size, core_size, output_size;  // elements of one image: in, after the core, out

@@ -28,7 +28,7 @@ class Dropout {
   // Of images of (channels, plane) values, a channel of which stays or goes as a whole; plane is 1 where each
   // value does so.
   Dropout(int64_t channels, int64_t plane, double p, uint32_t layer)
-      : channels_(channels), plane_(plane), layer_(layer) {
+      : channels_(plane > 0 ? channels : 0), plane_(plane), layer_(layer) {
     constexpr double kWords = 4294967296;
     limit_ = static_cast<uint32_t>(std::min(std::round(p * kWords), kWords - 1));
     scale_ = p >= 1 ? T(0) : static_cast<T>(1 / (1 - p));

@@ -13,7 +13,8 @@ class ActivatedStage final : public StageKernels<S> {
   using typename StageKernels<S>::T;
 
   // output_size: elements of one image.
-  ActivatedStage(std::unique_ptr<StageKernels<S>> stage, Activation activation, int64_t output_size)
+  ActivatedStage(std::unique_ptr<StageKernels<S>> stage, const ActivationCall& activation,
+                 int64_t output_size)
       : stage_(std::move(stage)), activation_(activation), output_size_(output_size) {}
 
   void set_parameters(const StageParameters<T>& parameters) override { stage_->set_parameters(parameters); }
@@ -36,7 +37,7 @@ class ActivatedStage final : public StageKernels<S> {
 
  private:
   const std::unique_ptr<StageKernels<S>> stage_;
-  const Activation activation_;
+  const ActivationCall activation_;
   const int64_t output_size_;
 };
 

@@ -108,11 +108,14 @@ inline WindowAxis adaptive_pool_axis(int64_t size, int64_t out_size) {
 // input_sizes (N, C, H, W).
 inline WindowPool2dShape adaptive_pool2d_shape(const char* op, Sizes input_sizes, int64_t out_height,
                                                int64_t out_width) {
+  constexpr int64_t kLargestPlane = int64_t{1} << 24;  // its positions are exact in float32
   check_pool_input(op, input_sizes);
   check_parameter(op, "output height", out_height, 0);
   check_parameter(op, "output width", out_width, 0);
-  multiply_sizes(op, input_sizes[2], out_height + 1);
-  multiply_sizes(op, input_sizes[3], out_width + 1);
+  if (multiply_sizes(op, input_sizes[2], input_sizes[3]) > kLargestPlane) {
+    fail(op, ": an image of ", input_sizes[2], " x ", input_sizes[3], " has more than ", kLargestPlane,
+         " positions");
+  }
   element_count(op, std::array{input_sizes[0], input_sizes[1], out_height, out_width});
   return {input_sizes[1], adaptive_pool_axis(input_sizes[2], out_height),
           adaptive_pool_axis(input_sizes[3], out_width)};

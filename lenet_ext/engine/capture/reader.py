@@ -197,6 +197,8 @@ class Reader:
 
     def _mutate(self, node: Node) -> None:
         target = node.args[0]
+        while isinstance(target, Node) and target.op == "call_function" and operator_name(target).endswith("_"):
+            target = target.args[0]  # the same tensor
         if isinstance(target, Node) and target.op == "placeholder":
             name = self.names.get(target.name, "")
             if name.endswith(COUNTER) and operator_name(node) == "aten.add_" and node.args[1] == 1:

@@ -60,6 +60,11 @@ class Captured:
     paths: tuple[str, ...]
     modes: Mapping[Flags, Mode | str]
 
+    @property
+    def network(self) -> Network:
+        """That of the first mode that can be fused: the one in which the model was handed over, if it can."""
+        return next(mode.network for mode in self.modes.values() if isinstance(mode, Mode))
+
 
 def capture(model: torch.nn.Module, example_input: Tensor, name: str = "FusedNet") -> Captured:
     """What `model` computes in each of its modes, read from its forward; the networks are called `name`.
@@ -187,8 +192,9 @@ def _export(
         torch.inference_mode(False),  # ends no_grad as well
         _no_autocast(example.device.type),
     ):
+        modules = dict(model.named_modules())
         for path, training in modes.items():
-            model.get_submodule(path).training = training
+            modules[path].training = training
         for module in model.modules():
             # Or the graph would divide by the number of batches.
             if isinstance(module, torch.nn.modules.batchnorm._NormBase) and module.momentum is None:

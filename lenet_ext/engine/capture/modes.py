@@ -36,7 +36,8 @@ def _asks(module: nn.Module) -> bool:
 
 def flags(root: nn.Module, paths: Sequence[str]) -> Flags:
     """The modes of the modules at `paths`."""
-    return tuple(root.get_submodule(path).training for path in paths)
+    modules = dict(root.named_modules(remove_duplicate=False))
+    return tuple(modules[path].training for path in paths)
 
 
 def patterns(root: nn.Module, paths: Sequence[str]) -> Iterator[Flags]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
-import torch
+from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Node
 
@@ -130,7 +130,9 @@ class Reader:
     def apply(self, call: Call, layer: Layer, parameters: Sequence[str] = ()) -> None:
         """Makes the result of `call` that of a layer which reads its input."""
         value = self.value(call, call.source)
-        self.give(call, self.emit(layer, [value], image_shape(call.node), parameters))
+        # Some operators in place return nothing.
+        shape = self.shape(value) if layer.is_pointwise else image_shape(call.node)
+        self.give(call, self.emit(layer, [value], shape, parameters))
 
     def reshaped(self, call: Call, value: int, shape: Sequence[Any]) -> int:
         """`value` in another shape."""
@@ -170,7 +172,8 @@ class Reader:
         call = Call(node, self.names, self.model)
         self.builder.where = call.where
         reader(self, call)
-        if node in self.held and not same_sizes(tensor(node).shape[:1], self.batch):
+        returned = node.meta.get("val")
+        if isinstance(returned, Tensor) and not same_sizes(returned.shape[:1], self.batch):
             call.refuse(BATCH)
 
     def _take_item(self, node: Node) -> None:
@@ -223,7 +226,7 @@ class Reader:
                 if held is None:
                     self.fail(f"{self.model} returns a view whose elements were changed in place")
                 if held.value == 0:
-                    self.fail(f"{self.model} returns its input, which the engine does not compute")
+                    self.fail(f"{self.model} has no layer to fuse, or returns its input")
                 if held.value not in outputs:
                     outputs.append(held.value)
                 self.leaves.append(Leaf(outputs.index(held.value)))

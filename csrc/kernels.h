@@ -36,10 +36,11 @@ struct LinearKernels {
                       void* grad_bias);
 };
 
-// The gradient from that of the output, and the output. Results may be written over what is read.
+// The gradient from that of the output, and `saved`: the output, or the input (gradient_from_output). Results
+// may be written over what is read.
 struct ActivationKernels {
-  void (*forward)(Activation activation, int64_t count, const void* input, void* output);
-  void (*input_grad)(Activation activation, int64_t count, const void* grad_output, const void* output,
+  void (*forward)(const ActivationCall& call, int64_t count, const void* input, void* output);
+  void (*input_grad)(const ActivationCall& call, int64_t count, const void* grad_output, const void* saved,
                      void* grad_input);
 };
 

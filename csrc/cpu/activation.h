@@ -1,33 +1,49 @@
 // The activations and their gradients: as traits, and as one pass over memory, bound by bandwidth.
+//
+// A trait is made of a call, whose options it holds as vectors: value(x), and gradient(grad_output, saved), where
+// saved is the output or, where gradient_from_output says so, the input.
 #pragma once
 
-#include "activation.h"
+#include "cpu/activations/exponential.h"
+#include "cpu/activations/piecewise.h"
 #include "cpu/runtime/parallel.h"
 
 namespace lenet_ext::cpu {
 
-// max(x, 0); a NaN stays. The gradient is 0 where the output is not above 0, so a NaN passes it on, as in
-// ATen.
-template <class S>
-struct ReLU {
-  using V = typename S::Vector;
-  static V value(V x) { return S::max_or_nan(x, S::zero()); }
-  static V gradient(V grad_output, V output) {
-    return S::select(S::not_positive(output), S::zero(), grad_output);
-  }
-};
-
 // body(trait) for an activation that is not kNone.
 template <class S, class Body>
-void with_activation(Activation activation, const Body& body) {
-  switch (activation) {
-    case Activation::kReLU:
-      return body(ReLU<S>{});
+void with_activation(const ActivationCall& call, const Body& body) {
+  switch (call.kind) {
     case Activation::kNone:
       break;
+    case Activation::kReLU:
+      return body(ReLU<S>(call));
+    case Activation::kLeakyReLU:
+      return body(LeakyReLU<S>(call));
+    case Activation::kELU:
+      return body(ELU<S>(call));
+    case Activation::kGELU:
+      return body(GELU<S>(call));
+    case Activation::kGELUTanh:
+      return body(GELUTanh<S>(call));
+    case Activation::kSiLU:
+      return body(SiLU<S>(call));
+    case Activation::kHardswish:
+      return body(Hardswish<S>(call));
+    case Activation::kHardtanh:
+      return body(Hardtanh<S>(call));
+    case Activation::kSigmoid:
+      return body(Sigmoid<S>(call));
+    case Activation::kTanh:
+      return body(Tanh<S>(call));
+    case Activation::kSoftplus:
+      return body(Softplus<S>(call));
+    case Activation::kHardsigmoid:
+      return body(Hardsigmoid<S>(call));
+    case Activation::kScale:
+      return body(Scale<S>(call));
   }
 }
-
 // body(offset, n) for vectors of a range; n == width except for the last.
 template <class S, class Body>
 void for_each_vector(int64_t count, const Body& body) {
@@ -43,8 +59,8 @@ void for_each_vector(int64_t count, const Body& body) {
 
 // output may be input.
 template <class S, class Stored>
-void activate(Activation activation, int64_t count, const Stored* input, Stored* output) {
-  with_activation<S>(activation, [&](auto trait) {
+void activate(const ActivationCall& call, int64_t count, const Stored* input, Stored* output) {
+  with_activation<S>(call, [&](const auto& trait) {
     for_each_vector<S>(count, [&](int64_t i, int n) {
       if (n == S::width) {
         S::store(output + i, trait.value(S::load(input + i)));
@@ -57,15 +73,15 @@ void activate(Activation activation, int64_t count, const Stored* input, Stored*
 
 // grad_input may be grad_output.
 template <class S, class Stored>
-void activation_grad(Activation activation, int64_t count, const Stored* grad_output, const Stored* output,
-                     Stored* grad_input) {
-  with_activation<S>(activation, [&](auto trait) {
+void activation_grad(const ActivationCall& call, int64_t count, const Stored* grad_output,
+                     const Stored* saved, Stored* grad_input) {
+  with_activation<S>(call, [&](const auto& trait) {
     for_each_vector<S>(count, [&](int64_t i, int n) {
       if (n == S::width) {
-        S::store(grad_input + i, trait.gradient(S::load(grad_output + i), S::load(output + i)));
+        S::store(grad_input + i, trait.gradient(S::load(grad_output + i), S::load(saved + i)));
       } else {
         S::store_partial(grad_input + i,
-                         trait.gradient(S::load_partial(grad_output + i, n), S::load_partial(output + i, n)),
+                         trait.gradient(S::load_partial(grad_output + i, n), S::load_partial(saved + i, n)),
                          n);
       }
     });

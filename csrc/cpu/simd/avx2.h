@@ -49,6 +49,8 @@ struct Avx2<float> {
 
   static Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
   static Vector sub(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
+  static Vector mul(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
+  static Vector div(Vector a, Vector b) { return _mm256_div_ps(a, b); }
   static Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
   static Vector abs(Vector v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), v); }
   static Vector min(Vector a, Vector b) { return _mm256_min_ps(a, b); }
@@ -62,13 +64,25 @@ struct Avx2<float> {
   static Vector max_of(Vector a, Vector b) {
     return _mm256_blendv_ps(_mm256_max_ps(a, b), a, _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
   }
+  static Vector min_or_nan(Vector v, Vector bound) { return _mm256_min_ps(bound, v); }
   static Mask positive(Vector v) { return _mm256_cmp_ps(v, zero(), _CMP_GT_OQ); }
   static Mask not_positive(Vector v) { return _mm256_cmp_ps(v, zero(), _CMP_LE_OQ); }
   static Mask greater_or_nan(Vector a, Vector b) {
     return _mm256_or_ps(_mm256_cmp_ps(a, b, _CMP_GT_OQ), _mm256_cmp_ps(a, a, _CMP_UNORD_Q));
   }
   static Mask equal(Vector a, Vector b) { return _mm256_cmp_ps(a, b, _CMP_EQ_OQ); }
+  static Mask less_equal(Vector a, Vector b) { return _mm256_cmp_ps(a, b, _CMP_LE_OQ); }
   static Vector select(Mask mask, Vector yes, Vector no) { return _mm256_blendv_ps(no, yes, mask); }
+
+  static Vector copy_sign(Vector v, Vector sign) {
+    const Vector bit = _mm256_set1_ps(-0.0F);
+    return _mm256_or_ps(_mm256_andnot_ps(bit, v), _mm256_and_ps(bit, sign));
+  }
+  static Vector round(Vector v) { return _mm256_round_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static Vector times_power_of_2(Vector v, Vector n) {
+    const Vector half = round(mul(n, broadcast(0.5)));
+    return mul(mul(v, power_of_2(half)), power_of_2(sub(n, half)));
+  }
 
   static Vector even(Vector a, Vector b) { return order_pairs(_mm256_shuffle_ps(a, b, 0x88)); }
   static Vector odd(Vector a, Vector b) { return order_pairs(_mm256_shuffle_ps(a, b, 0xdd)); }
@@ -116,6 +130,11 @@ struct Avx2<float> {
   }
 
  private:
+  // The sum's last bits are n and the bias, at the place of the exponent after the shift.
+  static Vector power_of_2(Vector n) {
+    const __m256i bits = _mm256_castps_si256(add(n, broadcast(0x1.8p23F + 127)));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 23));
+  }
   static __m256i first(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
   }
@@ -156,6 +175,8 @@ struct Avx2<double> {
 
   static Vector add(Vector a, Vector b) { return _mm256_add_pd(a, b); }
   static Vector sub(Vector a, Vector b) { return _mm256_sub_pd(a, b); }
+  static Vector mul(Vector a, Vector b) { return _mm256_mul_pd(a, b); }
+  static Vector div(Vector a, Vector b) { return _mm256_div_pd(a, b); }
   static Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_pd(a, b, c); }
   static Vector abs(Vector v) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), v); }
   static Vector min(Vector a, Vector b) { return _mm256_min_pd(a, b); }
@@ -168,13 +189,25 @@ struct Avx2<double> {
   static Vector max_of(Vector a, Vector b) {
     return _mm256_blendv_pd(_mm256_max_pd(a, b), a, _mm256_cmp_pd(a, a, _CMP_UNORD_Q));
   }
+  static Vector min_or_nan(Vector v, Vector bound) { return _mm256_min_pd(bound, v); }
   static Mask positive(Vector v) { return _mm256_cmp_pd(v, zero(), _CMP_GT_OQ); }
   static Mask not_positive(Vector v) { return _mm256_cmp_pd(v, zero(), _CMP_LE_OQ); }
   static Mask greater_or_nan(Vector a, Vector b) {
     return _mm256_or_pd(_mm256_cmp_pd(a, b, _CMP_GT_OQ), _mm256_cmp_pd(a, a, _CMP_UNORD_Q));
   }
   static Mask equal(Vector a, Vector b) { return _mm256_cmp_pd(a, b, _CMP_EQ_OQ); }
+  static Mask less_equal(Vector a, Vector b) { return _mm256_cmp_pd(a, b, _CMP_LE_OQ); }
   static Vector select(Mask mask, Vector yes, Vector no) { return _mm256_blendv_pd(no, yes, mask); }
+
+  static Vector copy_sign(Vector v, Vector sign) {
+    const Vector bit = _mm256_set1_pd(-0.0);
+    return _mm256_or_pd(_mm256_andnot_pd(bit, v), _mm256_and_pd(bit, sign));
+  }
+  static Vector round(Vector v) { return _mm256_round_pd(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+  static Vector times_power_of_2(Vector v, Vector n) {
+    const Vector half = round(mul(n, broadcast(0.5)));
+    return mul(mul(v, power_of_2(half)), power_of_2(sub(n, half)));
+  }
 
   static Vector even(Vector a, Vector b) { return _mm256_permute4x64_pd(_mm256_unpacklo_pd(a, b), 0xd8); }
   static Vector odd(Vector a, Vector b) { return _mm256_permute4x64_pd(_mm256_unpackhi_pd(a, b), 0xd8); }
@@ -211,6 +244,11 @@ struct Avx2<double> {
   }
 
  private:
+  // The sum's last bits are n and the bias, at the place of the exponent after the shift.
+  static Vector power_of_2(Vector n) {
+    const __m256i bits = _mm256_castpd_si256(add(n, broadcast(0x1.8p52 + 1023)));
+    return _mm256_castsi256_pd(_mm256_slli_epi64(bits, 52));
+  }
   static __m256i first(int n) {
     return _mm256_cmpgt_epi64(_mm256_set1_epi64x(n), _mm256_setr_epi64x(0, 1, 2, 3));
   }

@@ -47,6 +47,8 @@ struct Avx512<float> {
 
   static Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
   static Vector sub(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
+  static Vector mul(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
+  static Vector div(Vector a, Vector b) { return _mm512_div_ps(a, b); }
   static Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
   static Vector abs(Vector v) { return _mm512_abs_ps(v); }
   static Vector min(Vector a, Vector b) { return _mm512_min_ps(a, b); }
@@ -56,13 +58,24 @@ struct Avx512<float> {
   static Vector max_of(Vector a, Vector b) {
     return _mm512_mask_max_ps(a, _mm512_cmp_ps_mask(a, a, _CMP_ORD_Q), a, b);
   }
+  static Vector min_or_nan(Vector v, Vector bound) { return _mm512_min_ps(bound, v); }
   static Mask positive(Vector v) { return _mm512_cmp_ps_mask(v, zero(), _CMP_GT_OQ); }
   static Mask not_positive(Vector v) { return _mm512_cmp_ps_mask(v, zero(), _CMP_LE_OQ); }
   static Mask greater_or_nan(Vector a, Vector b) {
     return _mm512_cmp_ps_mask(a, b, _CMP_GT_OQ) | _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q);
   }
   static Mask equal(Vector a, Vector b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_OQ); }
+  static Mask less_equal(Vector a, Vector b) { return _mm512_cmp_ps_mask(a, b, _CMP_LE_OQ); }
   static Vector select(Mask mask, Vector yes, Vector no) { return _mm512_mask_blend_ps(mask, no, yes); }
+
+  static Vector copy_sign(Vector v, Vector sign) {
+    const Vector bit = _mm512_set1_ps(-0.0F);
+    return _mm512_or_ps(_mm512_andnot_ps(bit, v), _mm512_and_ps(bit, sign));
+  }
+  static Vector round(Vector v) {
+    return _mm512_roundscale_ps(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  static Vector times_power_of_2(Vector v, Vector n) { return _mm512_scalef_ps(v, n); }
 
   static Vector even(Vector a, Vector b) {
     const __m512i index = _mm512_set_epi32(30, 28, 26, 24, 22, 20, 18, 16, 14, 12, 10, 8, 6, 4, 2, 0);
@@ -185,6 +198,8 @@ struct Avx512<double> {
 
   static Vector add(Vector a, Vector b) { return _mm512_add_pd(a, b); }
   static Vector sub(Vector a, Vector b) { return _mm512_sub_pd(a, b); }
+  static Vector mul(Vector a, Vector b) { return _mm512_mul_pd(a, b); }
+  static Vector div(Vector a, Vector b) { return _mm512_div_pd(a, b); }
   static Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_pd(a, b, c); }
   static Vector abs(Vector v) { return _mm512_abs_pd(v); }
   static Vector min(Vector a, Vector b) { return _mm512_min_pd(a, b); }
@@ -194,13 +209,24 @@ struct Avx512<double> {
   static Vector max_of(Vector a, Vector b) {
     return _mm512_mask_max_pd(a, _mm512_cmp_pd_mask(a, a, _CMP_ORD_Q), a, b);
   }
+  static Vector min_or_nan(Vector v, Vector bound) { return _mm512_min_pd(bound, v); }
   static Mask positive(Vector v) { return _mm512_cmp_pd_mask(v, zero(), _CMP_GT_OQ); }
   static Mask not_positive(Vector v) { return _mm512_cmp_pd_mask(v, zero(), _CMP_LE_OQ); }
   static Mask greater_or_nan(Vector a, Vector b) {
     return _mm512_cmp_pd_mask(a, b, _CMP_GT_OQ) | _mm512_cmp_pd_mask(a, a, _CMP_UNORD_Q);
   }
   static Mask equal(Vector a, Vector b) { return _mm512_cmp_pd_mask(a, b, _CMP_EQ_OQ); }
+  static Mask less_equal(Vector a, Vector b) { return _mm512_cmp_pd_mask(a, b, _CMP_LE_OQ); }
   static Vector select(Mask mask, Vector yes, Vector no) { return _mm512_mask_blend_pd(mask, no, yes); }
+
+  static Vector copy_sign(Vector v, Vector sign) {
+    const Vector bit = _mm512_set1_pd(-0.0);
+    return _mm512_or_pd(_mm512_andnot_pd(bit, v), _mm512_and_pd(bit, sign));
+  }
+  static Vector round(Vector v) {
+    return _mm512_roundscale_pd(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+  }
+  static Vector times_power_of_2(Vector v, Vector n) { return _mm512_scalef_pd(v, n); }
 
   static Vector even(Vector a, Vector b) {
     return _mm512_permutex2var_pd(a, _mm512_set_epi64(14, 12, 10, 8, 6, 4, 2, 0), b);

@@ -45,6 +45,8 @@ struct Neon<float> {
 
   static Vector add(Vector a, Vector b) { return vaddq_f32(a, b); }
   static Vector sub(Vector a, Vector b) { return vsubq_f32(a, b); }
+  static Vector mul(Vector a, Vector b) { return vmulq_f32(a, b); }
+  static Vector div(Vector a, Vector b) { return vdivq_f32(a, b); }
   static Vector fma(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
   static Vector abs(Vector v) { return vabsq_f32(v); }
   static Vector min(Vector a, Vector b) { return vminq_f32(a, b); }
@@ -53,11 +55,20 @@ struct Neon<float> {
   // Not FMAX, which would take a NaN from bound too.
   static Vector max_or_nan(Vector v, Vector bound) { return select(vcltq_f32(v, bound), bound, v); }
   static Vector max_of(Vector a, Vector b) { return vmaxq_f32(a, b); }
+  static Vector min_or_nan(Vector v, Vector bound) { return select(vcgtq_f32(v, bound), bound, v); }
   static Mask positive(Vector v) { return vcgtzq_f32(v); }
   static Mask not_positive(Vector v) { return vclezq_f32(v); }
   static Mask greater_or_nan(Vector a, Vector b) { return vornq_u32(vcgtq_f32(a, b), vceqq_f32(a, a)); }
   static Mask equal(Vector a, Vector b) { return vceqq_f32(a, b); }
+  static Mask less_equal(Vector a, Vector b) { return vcleq_f32(a, b); }
   static Vector select(Mask mask, Vector yes, Vector no) { return vbslq_f32(mask, yes, no); }
+
+  static Vector copy_sign(Vector v, Vector sign) { return vbslq_f32(vdupq_n_u32(0x80000000), sign, v); }
+  static Vector round(Vector v) { return vrndnq_f32(v); }
+  static Vector times_power_of_2(Vector v, Vector n) {
+    const Vector half = round(vmulq_n_f32(n, 0.5));
+    return mul(mul(v, power_of_2(half)), power_of_2(sub(n, half)));
+  }
 
   static Vector even(Vector a, Vector b) { return vuzp1q_f32(a, b); }
   static Vector odd(Vector a, Vector b) { return vuzp2q_f32(a, b); }
@@ -91,6 +102,10 @@ struct Neon<float> {
   }
 
  private:
+  // Of a whole number in the range of exponents.
+  static Vector power_of_2(Vector n) {
+    return vreinterpretq_f32_s32(vshlq_n_s32(vaddq_s32(vcvtq_s32_f32(n), vdupq_n_s32(127)), 23));
+  }
   static uint16x4_t narrow_bfloat16(Vector v) {
     const uint32x4_t bits = vreinterpretq_u32_f32(v);
     const uint32x4_t last_bit = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
@@ -125,6 +140,8 @@ struct Neon<double> {
 
   static Vector add(Vector a, Vector b) { return vaddq_f64(a, b); }
   static Vector sub(Vector a, Vector b) { return vsubq_f64(a, b); }
+  static Vector mul(Vector a, Vector b) { return vmulq_f64(a, b); }
+  static Vector div(Vector a, Vector b) { return vdivq_f64(a, b); }
   static Vector fma(Vector a, Vector b, Vector c) { return vfmaq_f64(c, a, b); }
   static Vector abs(Vector v) { return vabsq_f64(v); }
   static Vector min(Vector a, Vector b) { return vminq_f64(a, b); }
@@ -132,11 +149,22 @@ struct Neon<double> {
 
   static Vector max_or_nan(Vector v, Vector bound) { return select(vcltq_f64(v, bound), bound, v); }
   static Vector max_of(Vector a, Vector b) { return vmaxq_f64(a, b); }
+  static Vector min_or_nan(Vector v, Vector bound) { return select(vcgtq_f64(v, bound), bound, v); }
   static Mask positive(Vector v) { return vcgtzq_f64(v); }
   static Mask not_positive(Vector v) { return vclezq_f64(v); }
   static Mask greater_or_nan(Vector a, Vector b) { return vornq_u64(vcgtq_f64(a, b), vceqq_f64(a, a)); }
   static Mask equal(Vector a, Vector b) { return vceqq_f64(a, b); }
+  static Mask less_equal(Vector a, Vector b) { return vcleq_f64(a, b); }
   static Vector select(Mask mask, Vector yes, Vector no) { return vbslq_f64(mask, yes, no); }
+
+  static Vector copy_sign(Vector v, Vector sign) {
+    return vbslq_f64(vdupq_n_u64(uint64_t{1} << 63), sign, v);
+  }
+  static Vector round(Vector v) { return vrndnq_f64(v); }
+  static Vector times_power_of_2(Vector v, Vector n) {
+    const Vector half = round(vmulq_n_f64(n, 0.5));
+    return mul(mul(v, power_of_2(half)), power_of_2(sub(n, half)));
+  }
 
   static Vector even(Vector a, Vector b) { return vuzp1q_f64(a, b); }
   static Vector odd(Vector a, Vector b) { return vuzp2q_f64(a, b); }
@@ -157,6 +185,12 @@ struct Neon<double> {
     const Vector first = rows[0], second = rows[1];
     rows[0] = vtrn1q_f64(first, second);
     rows[1] = vtrn2q_f64(first, second);
+  }
+
+ private:
+  // Of a whole number in the range of exponents.
+  static Vector power_of_2(Vector n) {
+    return vreinterpretq_f64_s64(vshlq_n_s64(vaddq_s64(vcvtq_s64_f64(n), vdupq_n_s64(1023)), 52));
   }
 };
 

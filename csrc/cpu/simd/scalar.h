@@ -2,7 +2,10 @@
 // offers.
 #pragma once
 
+#include <bit>
 #include <cmath>
+#include <limits>
+#include <type_traits>
 
 #include "dtype.h"
 
@@ -40,6 +43,8 @@ struct Scalar1 {
 
   static Vector add(Vector a, Vector b) { return a + b; }
   static Vector sub(Vector a, Vector b) { return a - b; }
+  static Vector mul(Vector a, Vector b) { return a * b; }
+  static Vector div(Vector a, Vector b) { return a / b; }
   static Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
   static Vector abs(Vector v) { return std::abs(v); }
   static Vector min(Vector a, Vector b) { return a < b ? a : b; }  // either, where one is NaN
@@ -47,11 +52,23 @@ struct Scalar1 {
 
   static Vector max_or_nan(Vector v, Vector bound) { return v < bound ? bound : v; }   // NaN in v stays
   static Vector max_of(Vector a, Vector b) { return a > b || std::isnan(a) ? a : b; }  // any NaN stays
+  static Vector min_or_nan(Vector v, Vector bound) { return v > bound ? bound : v; }   // NaN in v stays
   static Mask positive(Vector v) { return v > T(0); }
   static Mask not_positive(Vector v) { return v <= T(0); }  // false for a NaN
   static Mask greater_or_nan(Vector a, Vector b) { return a > b || std::isnan(a); }
   static Mask equal(Vector a, Vector b) { return a == b; }
+  static Mask less_equal(Vector a, Vector b) { return a <= b; }
   static Vector select(Mask mask, Vector yes, Vector no) { return mask ? yes : no; }
+
+  static Vector copy_sign(Vector v, Vector sign) { return std::copysign(v, sign); }  // |v| with sign's sign
+  // The nearest whole number, ties to even, where |v| is below a quarter of the numbers of a mantissa: 2^22
+  // for float, 2^51 for double. Zeros have any sign.
+  static Vector round(Vector v) { return (v + kWhole) - kWhole; }
+  // v * 2^n, rounded once where |v| is from 1/2 to 2; n: whole, at most twice the largest exponent.
+  static Vector times_power_of_2(Vector v, Vector n) {
+    const Vector half = round(n * T(0.5));
+    return v * power_of_2(half) * power_of_2(n - half);
+  }
 
   // Of the 2 * width elements a, b: those at even places; those at odd places.
   static Vector even(Vector a, Vector) { return a; }
@@ -67,6 +84,18 @@ struct Scalar1 {
   static Vector load_bytes(const uint8_t* p, int n) { return n > 0 ? T(*p) : T(0); }
 
   static void transpose(Vector (&)[1]) {}  // of a width x width matrix
+
+ private:
+  using Bits = std::conditional_t<sizeof(T) == 4, uint32_t, uint64_t>;
+  static constexpr int kMantissaBits = std::numeric_limits<T>::digits - 1;
+  // Added to a small number, it leaves no bits for fractions, and the whole number in the lowest ones.
+  static constexpr T kWhole = T(3) * (Bits{1} << (kMantissaBits - 1));
+
+  // Of a whole number in the range of exponents.
+  static Vector power_of_2(Vector n) {
+    constexpr T kBias = std::numeric_limits<T>::max_exponent - 1;
+    return std::bit_cast<T>(std::bit_cast<Bits>(n + (kWhole + kBias)) << kMantissaBits);
+  }
 };
 
 }  // namespace lenet_ext::simd

@@ -49,10 +49,10 @@ class Calls {
     collect({&y, &gx, &gw, &gb});
   }
 
-  void activation(Activation activation, int64_t count) {
+  void activation(const ActivationCall& call, int64_t count) {
     const Array x = numbers(dtype_, count, 1), y(dtype_, count), gx(dtype_, count);
-    typed_.activation.forward(activation, count, x.get(), y.get());
-    typed_.activation.input_grad(activation, count, x.get(), y.get(), gx.get());
+    typed_.activation.forward(call, count, x.get(), y.get());
+    typed_.activation.input_grad(call, count, x.get(), y.get(), gx.get());
     collect({&y, &gx});
   }
 

@@ -73,7 +73,9 @@ Results results_of(const Kernels& kernels, DType dtype, int with_threads) {
   calls.linear({67, 130, 65});
   calls.linear({1, 1025, 129});
   calls.linear({7, 40, 33, 50});
-  calls.activation(Activation::kReLU, 40'003);
+  for (int kind = 1; kind < static_cast<int>(std::size(kActivations)); ++kind) {
+    calls.activation({static_cast<Activation>(kind), {0.5, 1.5, 0.7}}, kind == 1 ? 40'003 : 1'003);
+  }
   calls.network(37, 3, 40);
   calls.network(37, 5, 33);
   calls.network(5, 3, 1030);  // a wide layer

@@ -19,11 +19,14 @@ def optimizers() -> dict[str, tuple[list[str], list[str]]]:
     Of each the options of its parameter groups, and the tensors of a parameter's state.
     """
 
-def kept_values(program: str) -> list[tuple[int, int]]:
-    """What forward keeps for backward: the numbers of values, and the bytes of argmax for each element."""
+def saved_sizes(
+    program: str, images: Sequence[int], parameters: Sequence[Sequence[int]]
+) -> tuple[list[list[int]], int, int, int]:
+    """What a network gives and saves for backward, for images (N, ...) and parameters of these shapes.
 
-def check_network(program: str, images: Sequence[int], parameters: Sequence[Sequence[int]]) -> None:
-    """Raises RuntimeError where images and parameters of these shapes do not fit the network."""
+    The sizes of its outputs, without N; the values of each image and of the batch's statistics, and the bytes
+    of each image. Raises RuntimeError where the shapes do not fit the network.
+    """
 
 def in_forked_child() -> bool:
     """Whether this process is the child of a fork, which does not have its parent's threads."""

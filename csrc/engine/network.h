@@ -42,8 +42,8 @@ struct Stage {
   // Whether it normalizes by the statistics of the whole batch, which must be known before.
   bool needs_statistics() const { return core == Core::kBatchNorm && layer.numbers[0] != 0; }
   int64_t channels() const { return input_sizes[0].empty() ? 1 : input_sizes[0][0]; }
-  // Mean, inverse standard deviation and unbiased variance of each channel.
-  int64_t statistics_size() const { return needs_statistics() ? 3 * channels() : 0; }
+  // Of each channel: BatchNormShape::statistics_size().
+  int64_t statistics_size() const { return needs_statistics() ? 4 * channels() : 0; }
 };
 
 struct NetworkOutput {

@@ -156,8 +156,11 @@ class NetworkBuilder {
                            .dilation_h = n[6],
                            .dilation_w = n[7],
                            .groups = n[8]});
-    const SizeList wanted = {s.conv.out_channels, s.conv.out_height, s.conv.out_width};
-    if (in != wanted) fail(op, ": weight ", to_string(w), " does not fit images of ", to_string(in));
+    if (in[0] != s.conv.out_channels) {
+      fail(op, ": weight ", to_string(w), " does not fit images of ", to_string(in));
+    }
+    // An output padding beyond the stride has room for windows that are none.
+    s.conv.out_height = in[1], s.conv.out_width = in[2];
     return finish_core(node, s, {image[1], image[2], image[3]}, 0);
   }
 

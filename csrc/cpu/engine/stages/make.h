@@ -7,6 +7,7 @@
 #include "cpu/engine/stages/avg_pool2d.h"
 #include "cpu/engine/stages/batch_norm.h"
 #include "cpu/engine/stages/combine.h"
+#include "cpu/engine/stages/conv_transpose2d.h"
 #include "cpu/engine/stages/dropout.h"
 #include "cpu/engine/stages/plain.h"
 #include "cpu/engine/stages/rearrange.h"
@@ -20,9 +21,8 @@ std::unique_ptr<StageKernels<S>> make_batch_norm(const Stage& s) {
   const SizeList& p = s.layer.parameters;
   const bool affine = s.layer.numbers[1] != 0;
   const int64_t channels = s.channels();
-  const BatchNormShape shape{.channels = channels,
-                             .plane = channels == 0 ? 0 : s.input_size / channels,
-                             .eps = s.layer.reals[0]};
+  const BatchNormShape shape{
+      .channels = channels, .plane = channels == 0 ? 0 : s.input_size / channels, .eps = s.layer.reals[0]};
   BatchNormParameters parameters;
   if (affine) parameters.weight = static_cast<int>(p[0]), parameters.bias = static_cast<int>(p[1]);
   if (!s.needs_statistics()) {
@@ -83,11 +83,15 @@ inline Rearrangement rearrangement_of(const Stage& s) {
 
 // The core of a stage alone.
 template <class S>
-std::unique_ptr<StageKernels<S>> make_core(const Stage& s) {
+std::unique_ptr<StageKernels<S>> make_core(const Stage& s, int64_t images, bool backward, bool input_grad) {
   switch (s.core) {
+    case LayerKind::kConvTranspose2d:
+      return std::make_unique<ConvTranspose2dStage<S>>(s.conv, s.weight, s.bias, images, backward,
+                                                       input_grad);
     case LayerKind::kAvgPool2d:
     case LayerKind::kAdaptiveAvgPool2d:
-      return std::make_unique<AvgPool2dStage<S>>(window_pool2d_shape(s.name.c_str(), s.layer, s.input_sizes[0]));
+      return std::make_unique<AvgPool2dStage<S>>(
+          window_pool2d_shape(s.name.c_str(), s.layer, s.input_sizes[0]));
     case LayerKind::kAdaptiveMaxPool2d:
       return std::make_unique<AdaptiveMaxPool2dStage<S>>(
           window_pool2d_shape(s.name.c_str(), s.layer, s.input_sizes[0]));
@@ -122,7 +126,7 @@ std::unique_ptr<StageKernels<S>> make_stage_kernels(const Stage& s, int64_t imag
   if (s.core == LayerKind::kNone || s.core == LayerKind::kConv2d || s.core == LayerKind::kLinear) {
     return std::make_unique<PlainStage<S>>(s, images, backward, input_grad);
   }
-  std::unique_ptr<StageKernels<S>> core = make_core<S>(s);
+  std::unique_ptr<StageKernels<S>> core = make_core<S>(s, images, backward, input_grad);
   if (s.activation.kind == Activation::kNone) return core;
   return std::make_unique<ActivatedStage<S>>(std::move(core), s.activation, s.output_size);
 }

@@ -86,11 +86,11 @@ FUNCTIONS = {
     "sigmoid": Function(named("sigmoid"), sigmoid, 2),
     "tanh": Function(named("tanh"), torch.tanh, 2),
     "ln(1 + exp(x))": Function(
-        named("softplus", 1.0, torch.inf), lambda x: x.clamp(min=0) + torch.log1p((-x.abs()).exp()), 2
+        named("softplus", 1.0, torch.inf), lambda x: x.clamp(min=0) + torch.log1p((-x.abs()).exp()), 3
     ),
     "x sigmoid(x)": Function(named("silu"), lambda x: x * sigmoid(x), 3, begin=-85),
-    "gelu in the tail": Function(named("gelu"), gelu, 5, begin=-12.5, end=-0.9),
-    "gelu elsewhere": Function(named("gelu"), gelu, 3, begin=-0.9),
+    "gelu in the tail": Function(named("gelu"), gelu, 6, begin=-12.5, end=-0.9),
+    "gelu elsewhere": Function(named("gelu"), gelu, 4, begin=-0.9),
 }
 
 

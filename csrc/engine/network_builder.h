@@ -213,6 +213,10 @@ class NetworkBuilder {
              to_string(sizes));
       }
     }
+    if (node.kind == LayerKind::kPRelu) {
+      s.weight = static_cast<int>(node.parameters[0]);
+      s.weight_size = net_.parameter_sizes[s.weight];
+    }
     if (node.kind == LayerKind::kBatchNorm) check_batch_norm(node);
     if (node.kind == LayerKind::kDropout && !(node.reals[0] >= 0 && node.reals[0] <= 1)) {
       fail(at_, ": p must be in [0, 1], got ", node.reals[0]);

@@ -48,8 +48,8 @@ template <class Compute>
 struct TileStage {
   Stage::Core core;
   bool pooled, byte_argmax;
-  Activation activation, input_activation;  // input_activation: of the stage before
-  Axis rows, columns;                       // of the convolution; 1 x 1 if there is none
+  ActivationCall activation, input_activation;  // input_activation: of the stage before
+  Axis rows, columns;                           // of the convolution; 1 x 1 if there is none
   Axis pool_rows, pool_columns;
   int32_t groups, group_in, group_out;          // channels of a group, or features
   int32_t input_size, core_size, output_size;   // of an image, without padding

@@ -66,23 +66,39 @@ __device__ inline int64_t source_image(const Images& images, int64_t i) {
   return source < 0 || source >= images.available ? 0 : source;
 }
 
+// Calls, so that the registers of exponentials are not those of each loop that ends in an activation.
+template <class Compute>
+__device__ __noinline__ Compute activated_otherwise(const ActivationCall& call, Compute value) {
+  return OtherActivation(call).value(value);
+}
+template <class Compute>
+__device__ __noinline__ Compute otherwise_activation_grad(const ActivationCall& call, Compute grad,
+                                                          Compute output) {
+  return OtherActivation(call).gradient(grad, output);
+}
+
 template <class Compute, int kImages>
-__device__ Values<Compute, kImages> activated(Activation activation, Values<Compute, kImages> values) {
-  with_activation(activation, [&](auto trait) {
+__device__ Values<Compute, kImages> activated(const ActivationCall& call, Values<Compute, kImages> values) {
+  if (call.kind == Activation::kNone) return values;
 #pragma unroll
-    for (int i = 0; i < kImages; ++i) values.values[i] = trait.value(values.values[i]);
-  });
+  for (int i = 0; i < kImages; ++i) {
+    Compute& value = values.values[i];
+    value = call.kind == Activation::kReLU ? ReLU::value(value) : activated_otherwise(call, value);
+  }
   return values;
 }
 
 // The gradient before an activation, from that of its output, and the output.
 template <class Compute, int kImages>
-__device__ Values<Compute, kImages> activation_grad(Activation activation, Values<Compute, kImages> grad,
+__device__ Values<Compute, kImages> activation_grad(const ActivationCall& call, Values<Compute, kImages> grad,
                                                     const Values<Compute, kImages>& output) {
-  with_activation(activation, [&](auto trait) {
+  if (call.kind == Activation::kNone) return grad;
 #pragma unroll
-    for (int i = 0; i < kImages; ++i) grad.values[i] = trait.gradient(grad.values[i], output.values[i]);
-  });
+  for (int i = 0; i < kImages; ++i) {
+    Compute& value = grad.values[i];
+    value = call.kind == Activation::kReLU ? ReLU::gradient(value, output.values[i])
+                                           : otherwise_activation_grad(call, value, output.values[i]);
+  }
   return grad;
 }
 

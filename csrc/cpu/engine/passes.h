@@ -2,6 +2,7 @@
 // Each takes the segments in turn, and each segment tile by tile.
 #pragma once
 
+#include "cpu/engine/batch_loss.h"
 #include "cpu/engine/engine.h"
 #include "cpu/engine/tensors.h"
 
@@ -197,8 +198,9 @@ void network_train(const NetworkPtr& network, const TrainPass& pass) {
     input.set_values(segments[i].output(kept, 0), segments[i].output_size());
   }
 
-  const auto take = [&](int parameter, auto... piece) {
-    update_parameter<S, Stored>(*network, pass, parameter, piece...);
+  BatchLoss<S, Stored> loss(*network, pass);
+  const auto take = [&](int parameter, auto... piece) {  // once the loss of the whole batch is known
+    if (!loss.is_refused()) update_parameter<S, Stored>(*network, pass, parameter, piece...);
   };
   BackwardChain<S, Stored> chain(*network, pass.images, *engine, saved, GradientSink<T>::pieces(take),
                                  first_trained_stage(*network, pass), nullptr);
@@ -211,14 +213,14 @@ void network_train(const NetworkPtr& network, const TrainPass& pass) {
               Scratch<uint8_t> tile_argmax(tile * segment.argmax_size());
               const Activations<T> kept{tile_values.data(), tile_argmax.data(), tile};
               segment.forward(count, x, kept, 0);
-              losses[chunk] +=
-                  loss_and_gradient<S, Stored>(*network, pass, first, count, segment.output(kept, 0), grad);
+              losses[chunk] += loss.of_tile(first, count, segment.output(kept, 0), grad);
               backward(kept, 0);
             });
   chain.run_all_before(last);
-  double mean = 0;
-  for (double loss : losses) mean += loss / loss_terms(*network, pass.images);
-  from_compute(static_cast<T>(mean), *static_cast<Stored*>(pass.mean_loss));
+  double total = 0;
+  for (const double part : losses) total += part;
+  from_compute(static_cast<T>(total), *static_cast<Stored*>(pass.batch_loss));
+  if (loss.is_refused()) *pass.refused = true;
 }
 
 }  // namespace lenet_ext::cpu

@@ -66,7 +66,7 @@ struct Loss {
     return kind == LossKind::kCrossEntropy || kind == LossKind::kNegativeLogLikelihood;
   }
   // The class whose targets count nothing.
-  constexpr int64_t ignored() const { return static_cast<int64_t>(options[0]); }
+  constexpr int64_t ignored() const { return is_of_classes() ? static_cast<int64_t>(options[0]) : 0; }
   constexpr double label_smoothing() const { return kind == LossKind::kCrossEntropy ? options[1] : 0; }
   constexpr double width() const { return options[0]; }  // beta or delta
 };

@@ -46,28 +46,22 @@ inline void check_int64(const char* op, const char* name, const Tensor& tensor, 
   }
 }
 
-// Dense, kept alive while the kernels use them. Of the targets those that `order`, which is checked before,
-// has are looked at. A weight is that of the classes, (classes,), or else one of
+// Dense, kept alive while the kernels use them. A weight is that of the classes, (classes,), or else one of
 // elements: (1, ...) for all images, or (N, ...) where every batch has N of them.
 class LossTargets {
  public:
-  LossTargets(const NetworkTensors& t, const Backend& kernels, const Tensor& targets,
-              const std::optional<Tensor>& order, const std::optional<Tensor>& weight,
+  LossTargets(const NetworkTensors& t, const Tensor& targets, const std::optional<Tensor>& weight,
               const std::optional<Tensor>& pos_weight)
       : t_(t), targets_(targets) {
     if (!t.network->loss) fail(op(), ": program names no loss");
     const Loss& loss = *t.network->loss;
     if (loss.is_of_classes()) {
-      check_classes();
+      check_class_targets();
     } else {
-      check_values();
+      check_kind();
     }
     check_same_device(op(), "images", t.images, "targets", targets_);
     targets_ = dense(targets_);
-    if (kernels.on_host() && loss.is_of_classes() && !tensors_.soft) {
-      check_indices(op(), "target", targets_, outputs()[0], order, loss.ignored());
-    }
-    if (kernels.on_host() && loss.kind == LossKind::kBinaryCrossEntropy) check_probabilities(order);
     const size_t used = kLosses[static_cast<int>(loss.kind)].tensors.size();
     if ((weight && used < 1) || (pos_weight && used < 2)) fail(op(), ": the loss has no such weight");
     if (weight) tensors_.weight = add(weight_, "weight", *weight, tensors_.weight_step);
@@ -75,6 +69,15 @@ class LossTargets {
       tensors_.pos_weight = add(pos_weight_, "pos_weight", *pos_weight, tensors_.pos_weight_step);
     image_bytes_ = targets_.element_size();
     for (const int64_t size : sizes_of(targets_).subspan(1)) image_bytes_ *= size;
+  }
+
+  // Of the targets that `order` has, on the host. It is checked before.
+  void check_values(const std::optional<Tensor>& order) const {
+    const Loss& loss = *t_.network->loss;
+    if (loss.is_of_classes() && !tensors_.soft) {
+      check_indices(op(), "target", targets_, outputs()[0], order, loss.ignored());
+    }
+    if (loss.kind == LossKind::kBinaryCrossEntropy) check_probabilities(order);
   }
 
   // Where the targets of image `first` of those that are available lie, and of later ones behind it.
@@ -102,7 +105,7 @@ class LossTargets {
   const SizeList& outputs() const { return t_.network->output_sizes; }
   ScalarType stored() const { return kScalarTypes[t_.dtype]; }
 
-  void check_values() const {
+  void check_kind() const {
     if (targets_.scalar_type() != stored()) {
       fail(op(), ": targets must be ", torch::headeronly::toString(stored()), ", got ",
            torch::headeronly::toString(targets_.scalar_type()));
@@ -110,7 +113,7 @@ class LossTargets {
     check_sizes(op(), "targets", targets_, t_.with_batch(outputs()));
   }
 
-  void check_classes() {
+  void check_class_targets() {
     const Loss& loss = *t_.network->loss;
     if (outputs().empty()) {
       fail(op(), ": the loss needs outputs (N, classes, ...), got sizes ",
@@ -120,7 +123,7 @@ class LossTargets {
     const bool floating = std::ranges::find(kScalarTypes.values, type) != std::end(kScalarTypes.values);
     const SizeList sizes = t_.with_batch(outputs());
     if (loss.kind == LossKind::kCrossEntropy && floating && std::ranges::equal(sizes_of(targets_), sizes)) {
-      check_values();
+      check_kind();
       if (loss.ignored() >= 0) fail(op(), ": ignore_index is not for targets that are probabilities");
       tensors_.soft = true;
       return;

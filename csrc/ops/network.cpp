@@ -175,8 +175,9 @@ Tensor network_train(const Tensor& images, const Tensor& targets, std::optional<
   }
   if (batch_size < 0) fail(op, ": batch_size must be at least 0, got ", batch_size);
   const Backend kernels(op, t.images);
+  const LossTargets wanted(t, targets, loss_weight, loss_pos_weight);
   const StepTensors s(t, kernels, order, state, options);
-  const LossTargets wanted(t, kernels, targets, s.order, loss_weight, loss_pos_weight);
+  if (kernels.on_host()) wanted.check_values(s.order);
   const int64_t count = s.order ? s.order->numel() : t.batch;
   const bool one_step = batch_size == 0;
   if (one_step && count == 0) fail(op, ": the batch is empty");

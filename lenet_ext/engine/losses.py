@@ -189,16 +189,12 @@ def _refuse(what: str) -> NoReturn:
     raise TypeError(f"TrainStep: {what}: {ELSEWHERE}")
 
 
-def _checked(name: str, tensor: object) -> Tensor:
+def _checked(name: str, tensor: Tensor) -> Tensor:
     """A plain tensor, of which nobody wants the gradient."""
-    if not isinstance(tensor, Tensor):
-        raise TypeError(f"TrainStep: {name} must be a torch.Tensor, got {type(tensor).__name__}")
     if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided or tensor.is_quantized:
         raise RuntimeError(f"TrainStep: {name} must be a plain dense tensor, got {type(tensor).__name__}")
     if tensor.requires_grad:
-        raise RuntimeError(
-            f"TrainStep: {name} requires a gradient, which would not be computed: {ELSEWHERE}"
-        )
+        raise RuntimeError(f"TrainStep: {name} requires a gradient, which would not be computed: {ELSEWHERE}")
     return tensor
 
 

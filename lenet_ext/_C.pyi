@@ -10,8 +10,11 @@ def cpu_isa() -> str:
 def activations() -> list[str]:
     """The names of the engine's activations."""
 
-def losses() -> list[str]:
-    """The names of the engine's losses."""
+def losses() -> dict[str, tuple[list[str], list[str]]]:
+    """The engine's losses by its names for them.
+
+    Of each the attributes of torch's module that are numbers, and those that are tensors.
+    """
 
 def optimizers() -> dict[str, tuple[list[str], list[str]]]:
     """The engine's optimizers by the names of their classes in torch.optim.

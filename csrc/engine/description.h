@@ -13,7 +13,8 @@
 //   linear 4 | 2 3 | | | fc
 //   return 5
 //
-// For training two lines stand before the last: `loss cross_entropy` and `optimizer SGD`.
+// For training two lines stand before the last: `loss cross_entropy` and `optimizer SGD`. Behind a loss may
+// stand its reduction, mean or sum, and the options of loss.h: `loss cross_entropy mean -100 0.1`.
 #pragma once
 
 #include <algorithm>
@@ -158,12 +159,33 @@ class DescriptionReader {
       if (d_.outputs.empty()) refuse("returns nothing", line);
       check_values(d_.outputs, line);
     } else if (word == "loss") {
-      d_.loss = static_cast<Loss>(index_of(rest, kLosses, "names no loss", line));
+      read_loss(rest, line);
     } else if (word == "optimizer") {
       d_.optimizer = static_cast<Optimizer>(index_of(rest, kOptimizers, "names no optimizer", line));
     } else {
       read_node(word, rest, line);
     }
+  }
+
+  void read_loss(std::string_view rest, std::string_view line) {
+    const auto next_word = [&] {
+      const std::string_view word = rest.substr(0, rest.find(' '));
+      rest.remove_prefix(std::min(word.size() + 1, rest.size()));
+      return word;
+    };
+    const size_t kind = index_of(next_word(), kLosses, "names no loss", line);
+    d_.loss = Loss::of(static_cast<LossKind>(kind));
+    if (rest.empty()) return;
+    const std::string_view reduction = next_word();
+    if (reduction != "mean" && reduction != "sum") refuse("has no reduction", line);
+    d_.loss->mean = reduction == "mean";
+    for (size_t i = 0; i < kLosses[kind].options.size(); ++i) {
+      const std::string_view word = next_word();
+      const char* const end = word.data() + word.size();
+      const auto [next, error] = std::from_chars(word.data(), end, d_.loss->options[i]);
+      if (error != std::errc{} || next != end) refuse("has something that is no number", line);
+    }
+    if (!rest.empty()) refuse("has a wrong number of numbers", line);
   }
 
   void read_node(std::string_view word, std::string_view rest, std::string_view line) {

@@ -50,7 +50,11 @@ struct TrainPass {
   const double* options;
   // For each of the optimizer's names a pointer for each parameter, all null where no parameter has any.
   void* const* state;
-  void* mean_loss;  // one value of the stored type
+  void* batch_loss;  // one value of the stored type
+  LossTensors loss = {};
+  // Becomes true where the outputs have no loss and the step was not taken; null where the device keeps that
+  // to itself, and gives the loss NaN.
+  bool* refused = nullptr;
 };
 
 // Doubles of a row of TrainPass::options.

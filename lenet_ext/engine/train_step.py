@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from lenet_ext import _C
 from lenet_ext.engine.fused import FusedNet
+from lenet_ext.engine.losses import EngineLoss
 from lenet_ext.engine.operators import train, train_in_c
 from lenet_ext.engine.optimizers import ELSEWHERE, EngineOptimizer, Step
 from lenet_ext.engine.pace import Pace
@@ -31,15 +31,18 @@ class TrainStep:
     its parameter groups at each call and keeps its state where torch does, so that schedulers work on
     `step.optimizer`, and one may go on with `loss.backward()` and `step.optimizer.step()` at any time.
     Without it one is made: `TrainStep(fused, lr=0.1, momentum=0.9)` takes the options of torch.optim.SGD.
-    loss: "cross_entropy", of logits (N, classes) and int64 targets (N,), or "mse", of outputs and targets of
-    one shape and dtype; means over the batch.
+    loss: a CrossEntropyLoss, NLLLoss, MSELoss, L1Loss, SmoothL1Loss, HuberLoss, BCELoss or BCEWithLogitsLoss
+    of torch.nn with the reduction "mean" or "sum", whose options are read at each call; its function in
+    torch.nn.functional, "cross_entropy" or "mse" for torch's defaults. Targets are classes, int64, for the
+    first two, or the probabilities of all classes for the first; else of the outputs' shape and dtype.
 
     The same numbers as torch's, up to rounding; gradients are not kept. As in torch, parameters that do not
     require a gradient or are in no group stay as they are. Results are bitwise the same from run to run and
     for every number of threads.
 
     On CUDA a step that repeats becomes a CUDA graph, captured anew for batches of other sizes, and it does
-    not wait for the GPU: a batch with a target that is no class changes nothing and has the loss NaN.
+    not wait for the GPU: a batch with a target that is no class, or for BCELoss an output or target that is
+    no probability, changes nothing and has the loss NaN.
 
     Raises TypeError or ValueError for an argument that does not fit. A step raises RuntimeError for what it
     would pass over: hooks of modules, of parameters or of the optimizer, autocast, a parameter that is used
@@ -50,7 +53,7 @@ class TrainStep:
         self,
         fused: FusedNet,
         optimizer: torch.optim.Optimizer | None = None,
-        loss: str = "cross_entropy",
+        loss: str | torch.nn.Module | Callable[..., Tensor] = "cross_entropy",
         **options: Any,
     ) -> None:
         if not isinstance(fused, FusedNet):
@@ -58,9 +61,7 @@ class TrainStep:
                 f"TrainStep: fused must come from lenet_ext.fuse, got {type(fused).__name__}: "
                 "call lenet_ext.fuse(model, example_input) first"
             )
-        if loss not in _C.losses():
-            known = " or ".join(f'"{name}"' for name in _C.losses())
-            raise ValueError(f"TrainStep: loss must be {known}, got {loss!r}")
+        self._loss = EngineLoss(loss)
         if optimizer is None:
             optimizer = torch.optim.SGD(fused.parameters(), **options)
         elif not isinstance(optimizer, torch.optim.Optimizer):
@@ -70,8 +71,7 @@ class TrainStep:
             raise TypeError(f"TrainStep: {next(iter(options))} is an option of the optimizer, which is given")
         self.fused, self.loss = fused, loss
         self._optimizer = EngineOptimizer(optimizer, fused)
-        network = replace(fused._network, name="TrainStep")  # whose errors the user gets
-        self._program = network.program(f"loss {loss}", f"optimizer {self._optimizer.name}")
+        self._loss_line = self._program = ""
         self._step: Step | None = None  # the last one
         self._graphs: StepGraphs | None = None
         self._pace = Pace()
@@ -134,9 +134,11 @@ class TrainStep:
                 if callback is not None:
                     count = min(count, callback_steps - done % callback_steps)
                 part = order[done * batch_size : (done + count) * batch_size]
+                before = len(losses)
                 with self._pace.measured(len(part)):
                     self._train(images, targets, part, batch_size, losses)
-                done += count
+                # Fewer where the next one cannot be taken, which then raises as the first of its part.
+                done += sum(map(len, losses[before:]))
                 if callback is not None and (done % callback_steps == 0 or done == steps):
                     callback(done, torch.cat(losses))
         except BaseException as error:
@@ -170,6 +172,15 @@ class TrainStep:
             fused._checked_parameters(images)
         return step
 
+    def _loss_tensors(self, images: Tensor, targets: Tensor) -> list[Tensor | None]:
+        """Those among the options of the loss; its numbers are in the program."""
+        line, tensors = self._loss.arguments(images, targets)
+        if line != self._loss_line:
+            network = replace(self.fused._network, name="TrainStep")  # whose errors the user gets
+            self._program = network.program(line, f"optimizer {self._optimizer.name}")
+            self._loss_line = line
+        return tensors
+
     def _train(
         self, images: Tensor, targets: Tensor, order: Tensor | None, batch_size: int, losses: list[Tensor]
     ) -> None:
@@ -181,10 +192,11 @@ class TrainStep:
                 self._train(images, targets, part, batch_size, losses)
             return
         known, normalization = len(losses), self.fused._normalization
+        loss_tensors = self._loss_tensors(images, targets)
         state = (step.parameters, step.state, step.options, self._program, normalization)
         try:
             # In one call into C: no KeyboardInterrupt comes between a step and its losses.
-            losses.extend(starmap(train_in_c, [(images, targets, order, *state, batch_size)]))
+            losses.extend(starmap(train_in_c, [(images, targets, order, *state, batch_size, *loss_tensors)]))
         except NotImplementedError as error:  # for tensors of other kinds
             raise self._reason(images, targets) or error from error
         finally:
@@ -203,15 +215,17 @@ class TrainStep:
         step, normalization = self._next(images), self.fused._normalization
         if self._graphs is None or self._graphs.device != images.device:
             self._graphs = StepGraphs(images.device)
-        tensors = [*step.parameters, *step.state, step.options, normalization]
+        loss_tensors = self._loss_tensors(images, targets)
+        tensors = [*step.parameters, *step.state, step.options, normalization, *loss_tensors]
         kind = (
+            self._loss_line,
             *((tensor.shape, tensor.dtype, tensor.device) for tensor in (images, targets)),
             *(None if tensor is None else (tensor.data_ptr(), tensor.dtype) for tensor in tensors),
         )
         loss = self._graphs.run(
             lambda images, targets: train(
                 *(images, targets, None, step.parameters, step.state, step.options),
-                *(self._program, normalization, 0),
+                *(self._program, normalization, 0, *loss_tensors),
             ),
             *(kind, images, targets),
         )
@@ -227,10 +241,13 @@ class TrainStep:
         """Raises IndexError for what the operator could not check without waiting, or not before its first
         step.
         """
-        if self.loss == "cross_entropy" and targets.dtype == torch.int64 and len(images) > 0:
+
+        def outputs() -> torch.Size:
             with torch.no_grad():
-                classes = self.fused(images[:1]).shape[-1]
-            _check_range("target", targets, classes)
+                return self.fused(images[:1]).shape
+
+        if len(images) > 0:
+            self._loss.check_targets(targets, outputs)
         if order is not None:
             _check_range("order", order, len(images))
 

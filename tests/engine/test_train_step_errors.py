@@ -62,7 +62,7 @@ def test_wrong_batches(case: str) -> None:
     unchanged(step, RuntimeError, message, lambda: step.epoch(images, labels, 2, callback=print))
 
 
-@pytest.mark.parametrize("value", [5, -1, -100, 2**62, -(2**63)])
+@pytest.mark.parametrize("value", [5, -1, -99, 2**62, -(2**63)])
 def test_labels_out_of_range(value: int) -> None:
     step = make(torch.float32, **NESTEROV)
     labels, message = with_label(value), rf"target {value} at position 4 is out of range \[0, 5\)"
@@ -122,7 +122,7 @@ def test_wrong_values(targets: Tensor) -> None:
 
 def test_cross_entropy_of_images() -> None:
     step = TrainStep(fuse(nn.Sequential(nn.Conv2d(2, 5, 3))))
-    with pytest.raises(RuntimeError, match=r"cross entropy needs an output \(N, classes\)"):
+    with pytest.raises(RuntimeError, match="targets must be int64 with 3 dimensions"):
         step(IMAGES, LABELS)
 
 

@@ -1,8 +1,7 @@
-// Where tensors enter and leave the fused engine: images, parameters, targets and updates, widened from
-// 16-bit types and narrowed to them.
+// Where tensors enter and leave the fused engine: images, parameters and updates, widened from 16-bit types
+// and narrowed to them.
 #pragma once
 
-#include "cpu/engine/loss.h"
 #include "cpu/engine/optimizer.h"
 #include "cpu/microkernels/transpose.h"
 #include "cpu/runtime/parallel.h"
@@ -78,34 +77,6 @@ class WideParameters {
   Scratch<T> memory_;
   std::vector<const T*> pointers_;
 };
-
-// What the mean of the losses is taken over.
-inline double loss_terms(const Network& network, const Images& images) {
-  const int64_t size = *network.loss == Loss::kCrossEntropy ? 1 : network.output_size();
-  return static_cast<double>(images.count * size);
-}
-
-// The sum of the losses of images [first, first + count) of the batch; grads: the gradient of the mean loss.
-template <class S, class Stored>
-double loss_and_gradient(const Network& network, const TrainPass& pass, int64_t first, int64_t count,
-                         const typename S::Scalar* output, typename S::Scalar* grads) {
-  using T = typename S::Scalar;
-  const int64_t size = network.output_size();
-  const T scale = static_cast<T>(1 / loss_terms(network, pass.images));
-  double sum = 0;
-  for (int64_t i = 0; i < count; ++i, output += size, grads += size) {
-    const int64_t source = source_image(pass.images, first + i);
-    switch (*network.loss) {
-      case Loss::kCrossEntropy:
-        sum += cross_entropy(size, output, static_cast<const int64_t*>(pass.targets)[source], scale, grads);
-        break;
-      case Loss::kMeanSquaredError:
-        copy_row<S>(static_cast<const Stored*>(pass.targets) + source * size, grads, size);
-        sum += squared_error(size, output, grads, scale, grads);
-    }
-  }
-  return sum;
-}
 
 // A piece of a gradient, factor * values, to elements [first, first + count) of where a parameter's is
 // wanted: added to those of other layers.

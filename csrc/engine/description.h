@@ -12,7 +12,8 @@
 //   linear 4 | 2 3 | | fc
 //   return 5
 //
-// For training two lines stand before the last: `loss cross_entropy` and `optimizer SGD`.
+// For training two lines stand before the last: `loss cross_entropy` and `optimizer SGD`, with the norm that the
+// gradients are clipped to behind it, if they are.
 #pragma once
 
 #include <algorithm>
@@ -50,6 +51,7 @@ struct Description {
   SizeList outputs;
   std::optional<Loss> loss;
   std::optional<Optimizer> optimizer;
+  std::optional<double> max_grad_norm;
 };
 
 // Takes a description apart; every error names its line.
@@ -104,7 +106,9 @@ class DescriptionReader {
     } else if (word == "loss") {
       d_.loss = static_cast<Loss>(index_of(rest, kLosses, "names no loss", line));
     } else if (word == "optimizer") {
-      d_.optimizer = static_cast<Optimizer>(index_of(rest, kOptimizers, "names no optimizer", line));
+      const std::string_view name = rest.substr(0, rest.find(' '));
+      d_.optimizer = static_cast<Optimizer>(index_of(name, kOptimizers, "names no optimizer", line));
+      if (name != rest) d_.max_grad_norm = real(rest.substr(name.size() + 1), line);
     } else {
       read_node(word, rest, line);
     }
@@ -157,6 +161,13 @@ class DescriptionReader {
         refuse("has something that is no number", line);
       at = next;
     }
+  }
+
+  double real(std::string_view part, std::string_view line) const {
+    double value;
+    const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), value);
+    if (error != std::errc{} || end != part.data() + part.size()) refuse("has something that is no number", line);
+    return value;
   }
 
   static std::string_view name_of(const char* name) { return name; }

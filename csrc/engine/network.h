@@ -37,6 +37,7 @@ struct Network {
   SizeList parameter_sizes;            // elements of each parameter
   std::optional<Loss> loss;
   std::optional<Optimizer> optimizer;
+  std::optional<double> max_grad_norm;
 
   int64_t image_size() const { return stages.front().input_size; }
   int64_t output_size() const { return stages.back().output_size; }
@@ -70,6 +71,7 @@ class NetworkBuilder {
     }
     element_count(op(), image_sizes);
     net_.name = d_.name, net_.loss = d_.loss, net_.optimizer = d_.optimizer;
+    net_.max_grad_norm = d_.max_grad_norm;
     sizes_.assign(image_sizes.begin() + 1, image_sizes.end());
     net_.image_sizes = sizes_;
   }

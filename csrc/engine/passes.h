@@ -41,10 +41,13 @@ struct TrainPass {
   const void* targets;  // of all available images: int64_t classes, or values of the stored type
   void* const* parameters;
   // A row for each parameter, on the device of the parameters: 1 if the parameter is to be changed, else 0,
-  // and the options of the network's optimizer.
+  // and the options of the network's optimizer. Entries of one memory are one parameter, with equal rows.
   const double* options;
   // For each of the optimizer's names a pointer for each parameter, all null where no parameter has any.
   void* const* state;
+  // How many steps each parameter has taken, of those that are trained one more after the pass; null where the
+  // optimizer does not count. On the device of the parameters.
+  float* steps;
   void* mean_loss;  // one value of the stored type
 };
 

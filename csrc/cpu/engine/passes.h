@@ -2,6 +2,7 @@
 // Each takes the segments in turn, and each segment tile by tile.
 #pragma once
 
+#include "cpu/engine/collected_gradients.h"
 #include "cpu/engine/engine.h"
 #include "cpu/engine/tensors.h"
 
@@ -197,8 +198,15 @@ void network_train(const NetworkPtr& network, const TrainPass& pass) {
     input.set_values(segments[i].output(kept, 0), segments[i].output_size());
   }
 
+  Scratch<StepRow> rows(static_cast<int64_t>(network->parameter_sizes.size()));
+  begin_step(*network, pass, rows.data());
+  std::optional<CollectedGradients<S, Stored>> collected;
+  if (CollectedGradients<S, Stored>::are_needed(*network, pass)) {
+    collected.emplace(*network, pass, rows.data());
+  }
   const auto take = [&](int parameter, auto... piece) {
-    update_parameter<S, Stored>(*network, pass, parameter, piece...);
+    if (collected) return collected->add(parameter, piece...);
+    update_parameter<S, Stored>(*network, pass, rows.data(), parameter, piece...);
   };
   BackwardChain<S, Stored> chain(*network, pass.images, *engine, saved, GradientSink<T>::pieces(take),
                                  first_trained_stage(*network, pass), nullptr);
@@ -216,6 +224,7 @@ void network_train(const NetworkPtr& network, const TrainPass& pass) {
               backward(kept, 0);
             });
   chain.run_all_before(last);
+  if (collected) collected->update();
   double mean = 0;
   for (double loss : losses) mean += loss / loss_terms(*network, pass.images);
   from_compute(static_cast<T>(mean), *static_cast<Stored*>(pass.mean_loss));

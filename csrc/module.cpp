@@ -43,9 +43,9 @@ py::dict build_info() {
 py::dict optimizers() {
   py::dict known;
   for (const lenet_ext::OptimizerInfo& info : lenet_ext::kOptimizers) {
-    known[info.name] = py::make_tuple(std::vector<std::string>(info.options.begin(), info.options.end()),
-                                      std::vector<std::string>(info.state.begin(), info.state.end()),
-                                      info.counts_steps);
+    known[info.name] =
+        py::make_tuple(std::vector<std::string>(info.options.begin(), info.options.end()),
+                       std::vector<std::string>(info.state.begin(), info.state.end()), info.counts_steps);
   }
   return known;
 }

@@ -13,10 +13,10 @@ def activations() -> list[str]:
 def losses() -> list[str]:
     """The names of the engine's losses."""
 
-def optimizers() -> dict[str, tuple[list[str], list[str]]]:
+def optimizers() -> dict[str, tuple[list[str], list[str], bool]]:
     """The engine's optimizers by the names of their classes in torch.optim.
 
-    Of each the options of its parameter groups, and the tensors of a parameter's state.
+    Of each the options of its parameter groups, the tensors of a parameter's state, and whether it counts steps.
     """
 
 def kept_values(program: str) -> list[tuple[int, int]]:

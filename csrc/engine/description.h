@@ -166,7 +166,8 @@ class DescriptionReader {
   double real(std::string_view part, std::string_view line) const {
     double value;
     const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), value);
-    if (error != std::errc{} || end != part.data() + part.size()) refuse("has something that is no number", line);
+    if (error != std::errc{} || end != part.data() + part.size())
+      refuse("has something that is no number", line);
     return value;
   }
 

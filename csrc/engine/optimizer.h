@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstdint>
 #include <span>
+#include <type_traits>
 
 #ifdef __CUDACC__
 #define LENET_EXT_ALSO_ON_DEVICE __host__ __device__
@@ -115,21 +116,28 @@ inline constexpr OptimizerInfo kOptimizers[] = {
     {"Adadelta", kAdadeltaOptions, kAdadeltaState, true},
 };
 
-// body(options) for the optimizer's own struct of the options that lie at `options`.
-template <class Body>
-LENET_EXT_ALSO_ON_DEVICE void with_options(Optimizer optimizer, double* options, const Body& body) {
+// `From` as another type, constant where it is.
+template <class Options, class From>
+LENET_EXT_ALSO_ON_DEVICE auto& options_as(From* options) {
+  using Result = std::conditional_t<std::is_const_v<From>, const Options, Options>;
+  return *reinterpret_cast<Result*>(options);
+}
+
+// body(options) for the optimizer's own struct of the options, doubles that lie at `options`.
+template <class Double, class Body>
+LENET_EXT_ALSO_ON_DEVICE void with_options(Optimizer optimizer, Double* options, const Body& body) {
   switch (optimizer) {
     case Optimizer::kSgd:
-      return body(*reinterpret_cast<SgdOptions*>(options));
+      return body(options_as<SgdOptions>(options));
     case Optimizer::kAdam:
     case Optimizer::kAdamW:
-      return body(*reinterpret_cast<AdamOptions*>(options));
+      return body(options_as<AdamOptions>(options));
     case Optimizer::kRmsprop:
-      return body(*reinterpret_cast<RmspropOptions*>(options));
+      return body(options_as<RmspropOptions>(options));
     case Optimizer::kAdagrad:
-      return body(*reinterpret_cast<AdagradOptions*>(options));
+      return body(options_as<AdagradOptions>(options));
     case Optimizer::kAdadelta:
-      return body(*reinterpret_cast<AdadeltaOptions*>(options));
+      return body(options_as<AdadeltaOptions>(options));
   }
 }
 

@@ -56,4 +56,18 @@ inline int64_t options_per_parameter(const Network& network) {
   return 1 + static_cast<int64_t>(kOptimizers[static_cast<int>(*network.optimizer)].options.size());
 }
 
+// Whether a parameter is used in several places.
+inline bool shares_parameters(const Network& network, const TrainPass& pass) {
+  std::vector<const void*> used;
+  for (const Stage& stage : network.stages) {
+    for (const int parameter : {stage.weight, stage.bias}) {
+      if (parameter < 0) continue;
+      const void* const memory = pass.parameters[parameter];
+      if (std::ranges::find(used, memory) != used.end()) return true;
+      used.push_back(memory);
+    }
+  }
+  return false;
+}
+
 }  // namespace lenet_ext

@@ -44,8 +44,8 @@ class TrainStep:
     not wait for the GPU: a batch with a target that is no class changes nothing and has the loss NaN.
 
     Raises TypeError or ValueError for an argument that does not fit. A step raises RuntimeError for what it
-    would pass over: hooks of modules, of parameters or of the optimizer, autocast, a parameter that is computed
-    from others, and on CUDA one that is used twice.
+    would pass over: hooks of modules, of parameters or of the optimizer, autocast, a parameter that is
+    computed from others, and on CUDA one that is used twice.
     """
 
     def __init__(

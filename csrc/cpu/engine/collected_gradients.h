@@ -31,17 +31,7 @@ class CollectedGradients {
 
   // Whether a training pass needs them.
   static bool are_needed(const Network& network, const TrainPass& pass) {
-    if (network.max_grad_norm) return true;
-    std::vector<const void*> used;
-    for (const Stage& stage : network.stages) {
-      for (const int parameter : {stage.weight, stage.bias}) {
-        if (parameter < 0) continue;
-        const void* const memory = pass.parameters[parameter];
-        if (std::ranges::find(used, memory) != used.end()) return true;
-        used.push_back(memory);
-      }
-    }
-    return false;
+    return network.max_grad_norm || shares_parameters(network, pass);
   }
 
   // Adds a piece of a gradient, factor * values.
@@ -81,7 +71,8 @@ class CollectedGradients {
     Scratch<double> sums(blocks);
     parallel_for(blocks, kBlock / 4, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) {
-        const T *at = values_->data() + block * kBlock, *const last = at + std::min(kBlock, size_ - block * kBlock);
+        const T *at = values_->data() + block * kBlock, *const last =
+                                                            at + std::min(kBlock, size_ - block * kBlock);
         double lanes[kLanes] = {};
         for (; at + kLanes <= last; at += kLanes) {
           for (int lane = 0; lane < kLanes; ++lane) lanes[lane] += double{at[lane]} * double{at[lane]};

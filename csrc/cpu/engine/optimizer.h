@@ -170,22 +170,31 @@ struct Adadelta : OptimizerTrait<S, AdadeltaOptions> {
   V minus_lr, rho, rest, eps;
 };
 
+template <class S>
+auto optimizer_trait(const SgdOptions& options) {
+  return Sgd<S>(options);
+}
+template <class S>
+auto optimizer_trait(const AdamOptions& options) {
+  return Adam<S>(options);
+}
+template <class S>
+auto optimizer_trait(const RmspropOptions& options) {
+  return Rmsprop<S>(options);
+}
+template <class S>
+auto optimizer_trait(const AdagradOptions& options) {
+  return Adagrad<S>(options);
+}
+template <class S>
+auto optimizer_trait(const AdadeltaOptions& options) {
+  return Adadelta<S>(options);
+}
+
 // body(trait) for the optimizer with these options.
 template <class S, class Body>
 void with_optimizer(Optimizer optimizer, const StepRow& row, const Body& body) {
-  switch (optimizer) {
-    case Optimizer::kSgd:
-      return body(Sgd<S>(*reinterpret_cast<const SgdOptions*>(row.options)));
-    case Optimizer::kAdam:
-    case Optimizer::kAdamW:
-      return body(Adam<S>(*reinterpret_cast<const AdamOptions*>(row.options)));
-    case Optimizer::kRmsprop:
-      return body(Rmsprop<S>(*reinterpret_cast<const RmspropOptions*>(row.options)));
-    case Optimizer::kAdagrad:
-      return body(Adagrad<S>(*reinterpret_cast<const AdagradOptions*>(row.options)));
-    case Optimizer::kAdadelta:
-      return body(Adadelta<S>(*reinterpret_cast<const AdadeltaOptions*>(row.options)));
-  }
+  with_options(optimizer, row.options, [&](const auto& options) { body(optimizer_trait<S>(options)); });
 }
 
 // A step of `count` parameters, whose gradients are factor * values. state: the tensors of the trait, or

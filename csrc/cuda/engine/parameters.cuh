@@ -37,14 +37,24 @@ struct ReadyParameters {
   int32_t stage_count;
   IndexCheck order, targets;  // targets: those of the images in this order
   int32_t* bad;               // becomes whether an index is out of range; or null
+  BeginStep step;             // if none is
+};
+
+// What begins a step of the optimizer: TrainPass::options and ::steps, of which the rows are made.
+struct BeginStep {
+  Optimizer optimizer;
+  const double* options;
+  int64_t option_count, parameters;
+  float* steps;
+  StepRow* rows;
 };
 
 // Where the gradient of a parameter goes: as it is, or as a step of the optimizer that changes the parameter.
 template <class Stored>
 struct SummedParameter {
   Stored* values;
-  // For training: a row of TrainPass::options, and the tensors of the optimizer's state, or nulls.
-  const double* options;
+  // For training: the parameter's row, and the tensors of the optimizer's state, or nulls.
+  int32_t row;
   Stored* state[kMostStates];
 };
 
@@ -63,6 +73,7 @@ struct SummedParameters {
   // For training:
   bool trains;
   Optimizer optimizer;
+  const StepRow* rows;
   const int32_t* bad;
   const ComputeType<Stored>* losses;
   int64_t batch;
@@ -112,9 +123,10 @@ __global__ __launch_bounds__(kElementThreads) void ready_elements(
   }
 }
 
-// One block: whether any index is out of range.
-__global__ __launch_bounds__(kElementThreads) static void find_bad_indices(IndexCheck order,
-                                                                           IndexCheck targets, int32_t* bad) {
+// One block: whether any index is out of range; if none is, the step begins.
+__global__ __launch_bounds__(kElementThreads) static void check_and_begin_step(IndexCheck order,
+                                                                               IndexCheck targets,
+                                                                               int32_t* bad, BeginStep step) {
   __shared__ int32_t found;
   if (threadIdx.x == 0) found = 0;
   __syncthreads();
@@ -130,6 +142,11 @@ __global__ __launch_bounds__(kElementThreads) static void find_bad_indices(Index
   }
   __syncthreads();
   if (threadIdx.x == 0) *bad = found;
+  if (found) return;
+  for (int64_t i = threadIdx.x; i < step.parameters; i += kElementThreads) {
+    begin_step(step.optimizer, step.options + i * (1 + step.option_count), step.option_count,
+               step.steps == nullptr ? nullptr : step.steps + i, step.rows + i);
+  }
 }
 
 constexpr int kSumLanes = 32;                            // neighbouring parameters of a block
@@ -188,13 +205,13 @@ __global__ __launch_bounds__(kElementThreads) void sum_slices(
   const int64_t place = is_weight ? i : i - s.weight_count;
   if (!p.trains) {
     parameter.values[place] = narrow<Stored>(total);
-  } else if (*p.bad == 0 && parameter.options[0] != 0) {
-    Stored* state[kMostStates];
+  } else if (*p.bad == 0 && p.rows[parameter.row].trained != 0) {
+    StateElement<Stored> state[kMostStates];
 #pragma unroll
     for (size_t k = 0; k < kMostStates; ++k) {
-      state[k] = parameter.state[k] != nullptr ? parameter.state[k] + place : nullptr;
+      state[k].place = parameter.state[k] != nullptr ? parameter.state[k] + place : nullptr;
     }
-    optimizer_step(p.optimizer, parameter.options + 1, total, parameter.values + place, state);
+    optimizer_step(p.optimizer, p.rows[parameter.row], total, parameter.values + place, state);
   }
 }
 
@@ -207,7 +224,7 @@ void make_ready(const char* op, const ReadyParameters<Stored>& p) {
   }
   launch_elements(op, count, &ready_elements<Stored>, p);
   if (p.bad != nullptr) {
-    launch(op, 1, kElementThreads, &find_bad_indices, p.order, p.targets, p.bad);
+    launch(op, 1, kElementThreads, &check_and_begin_step, p.order, p.targets, p.bad, p.step);
   }
 }
 

@@ -48,12 +48,14 @@ py::dict losses() {
   return known;
 }
 
-// By name: the options of its parameter groups in the order of their numbers, and the tensors of its state.
+// By name: the options of its parameter groups in the order of their numbers, the tensors of its state, and
+// whether it counts steps.
 py::dict optimizers() {
   py::dict known;
   for (const lenet_ext::OptimizerInfo& info : lenet_ext::kOptimizers) {
-    known[info.name] = py::make_tuple(std::vector<std::string>(info.options.begin(), info.options.end()),
-                                      std::vector<std::string>(info.state.begin(), info.state.end()));
+    known[info.name] =
+        py::make_tuple(std::vector<std::string>(info.options.begin(), info.options.end()),
+                       std::vector<std::string>(info.state.begin(), info.state.end()), info.counts_steps);
   }
   return known;
 }

@@ -16,10 +16,10 @@ def losses() -> dict[str, tuple[list[str], list[str]]]:
     Of each the attributes of torch's module that are numbers, and those that are tensors.
     """
 
-def optimizers() -> dict[str, tuple[list[str], list[str]]]:
+def optimizers() -> dict[str, tuple[list[str], list[str], bool]]:
     """The engine's optimizers by the names of their classes in torch.optim.
 
-    Of each the options of its parameter groups, and the tensors of a parameter's state.
+    Of each the options of its parameter groups, the tensors of a parameter's state, and whether it counts steps.
     """
 
 def saved_sizes(

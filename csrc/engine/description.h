@@ -15,6 +15,7 @@
 //
 // For training two lines stand before the last: `loss cross_entropy` and `optimizer SGD`. Behind a loss may
 // stand its reduction, mean or sum, and the options of loss.h: `loss cross_entropy mean -100 0.1`.
+// Behind the optimizer stands the norm that the gradients are clipped to, if they are.
 #pragma once
 
 #include <algorithm>
@@ -82,6 +83,7 @@ struct Description {
   SizeList outputs;
   std::optional<Loss> loss;
   std::optional<Optimizer> optimizer;
+  std::optional<double> max_grad_norm;
 };
 
 // What lines of each kind have, apart from activations.
@@ -161,7 +163,9 @@ class DescriptionReader {
     } else if (word == "loss") {
       read_loss(rest, line);
     } else if (word == "optimizer") {
-      d_.optimizer = static_cast<Optimizer>(index_of(rest, kOptimizers, "names no optimizer", line));
+      const std::string_view name = rest.substr(0, rest.find(' '));
+      d_.optimizer = static_cast<Optimizer>(index_of(name, kOptimizers, "names no optimizer", line));
+      if (name != rest) d_.max_grad_norm = real(rest.substr(name.size() + 1), line);
     } else {
       read_node(word, rest, line);
     }
@@ -242,6 +246,14 @@ class DescriptionReader {
         refuse("has something that is no number", line);
       at = next;
     }
+  }
+
+  double real(std::string_view part, std::string_view line) const {
+    double value;
+    const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), value);
+    if (error != std::errc{} || end != part.data() + part.size())
+      refuse("has something that is no number", line);
+    return value;
   }
 
   static std::string_view name_of(const char* name) { return name; }

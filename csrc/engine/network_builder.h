@@ -17,6 +17,7 @@ class NetworkBuilder {
     }
     element_count(op(), image_sizes);
     net_.name = d_.name, net_.loss = d_.loss, net_.optimizer = d_.optimizer;
+    net_.max_grad_norm = d_.max_grad_norm;
     net_.image_sizes.assign(image_sizes.begin() + 1, image_sizes.end());
     net_.image_elements = element_count(op(), net_.image_sizes);
     sizes_ = {net_.image_sizes};

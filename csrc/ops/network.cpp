@@ -197,15 +197,19 @@ struct StepTensors {
   Tensor options;
   std::optional<Tensor> order;
   std::vector<void*> state;
+  float* steps = nullptr;
 
  private:
-  // Of each name one tensor for all parameters, one after the other; an empty one if none has any.
+  // Of each name one tensor for all parameters, one after the other; an empty one if none has any. Behind
+  // them, of an optimizer that counts its steps, those of each parameter.
   void check_state(const NetworkTensors& t, const Tensors& tensors) {
     const char* const op = t.op();
-    const std::span names = kOptimizers[static_cast<int>(*t.network->optimizer)].state;
-    if (tensors.size() != names.size()) {
-      fail(op, ": the state must have ", names.size(), " tensors, got ", tensors.size());
+    const OptimizerInfo& info = kOptimizers[static_cast<int>(*t.network->optimizer)];
+    const std::span names = info.state;
+    if (tensors.size() != names.size() + info.counts_steps) {
+      fail(op, ": the state must have ", names.size() + info.counts_steps, " tensors, got ", tensors.size());
     }
+    if (info.counts_steps) check_steps(t, tensors.back());
     for (size_t k = 0; k < names.size(); ++k) {
       const Tensor& tensor = tensors[k];
       check_same_device(op, "images", t.images, names[k], tensor);
@@ -220,6 +224,17 @@ struct StepTensors {
       }
       if (place != nullptr) check_sizes(op, names[k], tensor, std::array{count});
     }
+  }
+
+  void check_steps(const NetworkTensors& t, const Tensor& tensor) {
+    const char* const op = t.op();
+    check_same_device(op, "images", t.images, "step", tensor);
+    if (tensor.scalar_type() != ScalarType::Float || !tensor.is_contiguous()) {
+      fail(op, ": step must be contiguous and float32");
+    }
+    if (tensor.numel() == 0) return;
+    check_sizes(op, "step", tensor, std::array{static_cast<int64_t>(t.parameters.size())});
+    steps = static_cast<float*>(tensor.mutable_data_ptr());
   }
 };
 
@@ -289,6 +304,7 @@ Tensor network_train(const Tensor& images, const Tensor& targets, std::optional<
                     .statistics = statistics.mutable_data_ptr(),
                     .options = static_cast<const double*>(s.options.const_data_ptr()),
                     .state = s.state.data(),
+                    .steps = s.steps,
                     .batch_loss = static_cast<char*>(losses.mutable_data_ptr()) + step * stored_bytes,
                     .loss = wanted.tensors(),
                     .refused = &refused});

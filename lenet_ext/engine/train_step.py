@@ -27,14 +27,17 @@ __all__ = ["TrainStep"]
 class TrainStep:
     """A training step in one call: `loss = step(images, targets)`.
 
-    fused: made by `fuse`. optimizer: a torch.optim.SGD over its parameters, or some of them; the step reads
-    its parameter groups at each call and keeps its state where torch does, so that schedulers work on
-    `step.optimizer`, and one may go on with `loss.backward()` and `step.optimizer.step()` at any time.
+    fused: made by `fuse`. optimizer: a torch.optim.SGD, Adam, AdamW, RMSprop, Adagrad or Adadelta over its
+    parameters, or some of them; the step reads its parameter groups at each call and keeps its state where
+    torch does, so that schedulers work on `step.optimizer`, and one may go on with `loss.backward()` and
+    `step.optimizer.step()` at any time.
     Without it one is made: `TrainStep(fused, lr=0.1, momentum=0.9)` takes the options of torch.optim.SGD.
     loss: a CrossEntropyLoss, NLLLoss, MSELoss, L1Loss, SmoothL1Loss, HuberLoss, BCELoss or BCEWithLogitsLoss
     of torch.nn with the reduction "mean" or "sum", whose options are read at each call; its function in
     torch.nn.functional, "cross_entropy" or "mse" for torch's defaults. Targets are classes, int64, for the
     first two, or the probabilities of all classes for the first; else of the outputs' shape and dtype.
+    max_grad_norm: gradients are clipped before the update, as by torch.nn.utils.clip_grad_norm_ of all
+    parameters that are trained; on the CPU alone.
 
     The same numbers as torch's, up to rounding; gradients are not kept. As in torch, parameters that do not
     require a gradient or are in no group stay as they are. Results are bitwise the same from run to run and
@@ -45,8 +48,8 @@ class TrainStep:
     no probability, changes nothing and has the loss NaN.
 
     Raises TypeError or ValueError for an argument that does not fit. A step raises RuntimeError for what it
-    would pass over: hooks of modules, of parameters or of the optimizer, autocast, a parameter that is used
-    twice or computed from others.
+    would pass over: hooks of modules, of parameters or of the optimizer, autocast, a parameter that is
+    computed from others, and on CUDA one that is used twice.
     """
 
     def __init__(
@@ -54,6 +57,8 @@ class TrainStep:
         fused: FusedNet,
         optimizer: torch.optim.Optimizer | None = None,
         loss: str | torch.nn.Module | Callable[..., Tensor] = "cross_entropy",
+        *,
+        max_grad_norm: float | None = None,
         **options: Any,
     ) -> None:
         if not isinstance(fused, FusedNet):
@@ -69,9 +74,11 @@ class TrainStep:
             raise TypeError(f"TrainStep: optimizer must be a torch.optim.Optimizer, got {kind}")
         elif options:
             raise TypeError(f"TrainStep: {next(iter(options))} is an option of the optimizer, which is given")
+        clipped = "" if max_grad_norm is None else f" {_norm(max_grad_norm)!r}"
         self.fused, self.loss = fused, loss
         self._optimizer = EngineOptimizer(optimizer, fused)
         self._loss_line = self._program = ""
+        self._optimizer_line = f"optimizer {self._optimizer.name}{clipped}"
         self._step: Step | None = None  # the last one
         self._graphs: StepGraphs | None = None
         self._pace = Pace()
@@ -177,7 +184,7 @@ class TrainStep:
         line, tensors = self._loss.arguments(images, targets)
         if line != self._loss_line:
             network = replace(self.fused._network, name="TrainStep")  # whose errors the user gets
-            self._program = network.program(line, f"optimizer {self._optimizer.name}")
+            self._program = network.program(line, self._optimizer_line)
             self._loss_line = line
         return tensors
 
@@ -250,6 +257,15 @@ class TrainStep:
             self._loss.check_targets(targets, outputs)
         if order is not None:
             _check_range("order", order, len(images))
+
+
+def _norm(max_norm: object) -> float:
+    """Raises TypeError or ValueError for what is no norm."""
+    if isinstance(max_norm, bool) or not isinstance(max_norm, (int, float)):
+        raise TypeError(f"TrainStep: max_grad_norm must be a number, got {type(max_norm).__name__}")
+    if not max_norm >= 0:
+        raise ValueError(f"TrainStep: max_grad_norm must be at least 0, got {max_norm}")
+    return float(max_norm)
 
 
 def _check_tensors(images: Tensor, targets: Tensor, permutation: Tensor | None = None) -> None:

@@ -3,6 +3,7 @@
 #pragma once
 
 #include "cpu/engine/batch_loss.h"
+#include "cpu/engine/collected_gradients.h"
 #include "cpu/engine/run.h"
 
 namespace lenet_ext::cpu {
@@ -120,8 +121,14 @@ void network_train(const NetworkPtr& network, const TrainPass& pass) {
   };
   run.want_gradients(network->values_with_gradients(false, is_trained), nullptr);
   BatchLoss<S, Stored> loss(*network, pass);
+  Scratch<StepRow> rows(static_cast<int64_t>(network->parameter_sizes.size()));
+  begin_step(*network, pass, rows.data());
+  std::optional<CollectedGradients<S, Stored>> collected;
+  if (CollectedGradients<S, Stored>::are_needed(*network, pass)) collected.emplace(*network, pass, rows.data());
   const auto take = [&](int parameter, auto... piece) {  // once the loss of the whole batch is known
-    if (!loss.is_refused()) update_parameter<S, Stored>(*network, pass, parameter, piece...);
+    if (loss.is_refused()) return;
+    if (collected) return collected->add(parameter, piece...);
+    update_parameter<S, Stored>(*network, pass, rows.data(), parameter, piece...);
   };
   const auto pieces = GradientSink<T>::pieces(take);
   Segment<S>& segment = run.engine().segment(last);
@@ -139,10 +146,13 @@ void network_train(const NetworkPtr& network, const TrainPass& pass) {
     if (!run.reaches(before)) continue;
     run.backward(before, pieces, false, [&](auto&, int64_t, auto&, const auto& backward) { backward(); });
   }
+  if (collected && !loss.is_refused()) collected->update();
   double total = 0;
   for (const double part : losses) total += part;
   from_compute(static_cast<T>(total), *static_cast<Stored*>(pass.batch_loss));
-  if (loss.is_refused()) *pass.refused = true;
+  if (!loss.is_refused()) return;
+  *pass.refused = true;
+  undo_step(*network, pass);
 }
 
 }  // namespace lenet_ext::cpu

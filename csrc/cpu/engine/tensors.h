@@ -93,29 +93,46 @@ void write_gradient(const Network& network, const BackwardPass& pass, int parame
   }
 }
 
-// The optimizer's step of elements [first, first + count) of a parameter, by a piece of its gradient.
+// The optimizer's step of elements [first, first + count) of a parameter, by a piece of its gradient. rows: of
+// this step, one for each parameter.
 template <class S, class Stored>
-void update_parameter(const Network& network, const TrainPass& pass, int parameter, int64_t first,
-                      int64_t count, const typename S::Scalar* values, typename S::Scalar factor) {
-  const double* const row = pass.options + parameter * options_per_parameter(network);
-  if (row[0] == 0) return;
+void update_parameter(const Network& network, const TrainPass& pass, const StepRow* rows, int parameter,
+                      int64_t first, int64_t count, const typename S::Scalar* values,
+                      typename S::Scalar factor) {
+  if (rows[parameter].trained == 0) return;
   const auto at = [&](void* tensor) {
     return tensor == nullptr ? nullptr : static_cast<Stored*>(tensor) + first;
   };
-  with_optimizer<S>(*network.optimizer, row + 1, [&]<class Trait>(const Trait& trait) {
+  with_optimizer<S>(*network.optimizer, rows[parameter], [&]<class Trait>(const Trait& trait) {
     std::array<Stored*, Trait::kStates> state;
     for (size_t k = 0; k < state.size(); ++k) {
       state[k] = at(pass.state[k * network.parameter_sizes.size() + parameter]);
     }
     Stored* const to = at(pass.parameters[parameter]);
-    constexpr int64_t kBlock = 8192;
-    parallel_for((count + kBlock - 1) / kBlock, kBlock / 4, [&](int64_t first_block, int64_t last_block) {
+    constexpr int64_t kBlock = 4096;
+    parallel_for((count + kBlock - 1) / kBlock, kBlock / 2, [&](int64_t first_block, int64_t last_block) {
       const int64_t begin = first_block * kBlock, size = std::min(last_block * kBlock, count) - begin;
       std::array<Stored*, Trait::kStates> part = state;
       for (Stored*& tensor : part) tensor += tensor == nullptr ? 0 : begin;
       optimizer_step<S>(trait, size, values + begin, factor, part, to + begin);
     });
   });
+}
+
+// Begins a step: the row of each parameter as it is in this step, which is counted.
+inline void begin_step(const Network& network, const TrainPass& pass, StepRow* rows) {
+  const int64_t width = options_per_parameter(network);
+  for (size_t i = 0; i < network.parameter_sizes.size(); ++i) {
+    begin_step(*network.optimizer, pass.options + static_cast<int64_t>(i) * width, width - 1,
+               pass.steps == nullptr ? nullptr : pass.steps + i, rows + i);
+  }
+}
+
+// Where a step that was begun is not taken.
+inline void undo_step(const Network& network, const TrainPass& pass) {
+  for (size_t i = 0; pass.steps != nullptr && i < network.parameter_sizes.size(); ++i) {
+    if (pass.options[static_cast<int64_t>(i) * options_per_parameter(network)] != 0) pass.steps[i] -= 1;
+  }
 }
 
 }  // namespace lenet_ext::cpu

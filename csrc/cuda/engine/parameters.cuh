@@ -41,6 +41,15 @@ struct TargetCheck {
   double known_divisor;  // 0 if it is the weights of the targets
 };
 
+// What begins a step of the optimizer: TrainPass::options and ::steps, of which the rows are made.
+struct BeginStep {
+  Optimizer optimizer;
+  const double* options;
+  int64_t option_count, parameters;
+  float* steps;
+  StepRow* rows;
+};
+
 template <class Stored>
 struct ReadyParameters {
   ReadyStage<Stored> stages[kMostStages];
@@ -48,14 +57,16 @@ struct ReadyParameters {
   IndexCheck order;
   TargetCheck targets;  // of the images in this order
   int32_t* bad;         // becomes whether an index is out of range; or null
+  BeginStep step;       // if none is
 };
+
 
 // Where the gradient of a parameter goes: as it is, or as a step of the optimizer that changes the parameter.
 template <class Stored>
 struct SummedParameter {
   Stored* values;
-  // For training: a row of TrainPass::options, and the tensors of the optimizer's state, or nulls.
-  const double* options;
+  // For training: the parameter's row, and the tensors of the optimizer's state, or nulls.
+  int32_t row;
   Stored* state[kMostStates];
 };
 
@@ -74,6 +85,7 @@ struct SummedParameters {
   // For training:
   bool trains;
   Optimizer optimizer;
+  const StepRow* rows;
   const int32_t* bad;
   const ComputeType<Stored>* losses;
   int64_t batch;
@@ -134,10 +146,10 @@ __device__ inline double sum_of_block(double value) {
   return threadIdx.x == 0 ? sums[0] : 0;
 }
 
-// One block: whether any index is out of range, and what the loss is divided by.
+// One block: whether any index is out of range, and what the loss is divided by; if none is, the step begins.
 template <class Compute>
 __global__ __launch_bounds__(kElementThreads) void look_at_targets(IndexCheck order, TargetCheck check,
-                                                                   int32_t* bad) {
+                                                                   int32_t* bad, BeginStep step) {
   __shared__ int32_t found;
   if (threadIdx.x == 0) found = 0;
   __syncthreads();
@@ -160,9 +172,15 @@ __global__ __launch_bounds__(kElementThreads) void look_at_targets(IndexCheck or
   }
   weights = sum_of_block(weights);
   __syncthreads();
-  if (threadIdx.x != 0) return;
-  *bad = found;
-  *check.divisor = check.known_divisor != 0 ? check.known_divisor : weights;
+  if (threadIdx.x == 0) {
+    *bad = found;
+    *check.divisor = check.known_divisor != 0 ? check.known_divisor : weights;
+  }
+  if (found) return;
+  for (int64_t i = threadIdx.x; i < step.parameters; i += kElementThreads) {
+    begin_step(step.optimizer, step.options + i * (1 + step.option_count), step.option_count,
+               step.steps == nullptr ? nullptr : step.steps + i, step.rows + i);
+  }
 }
 
 constexpr int kSumLanes = 32;                            // neighbouring parameters of a block
@@ -216,13 +234,13 @@ __global__ __launch_bounds__(kElementThreads) void sum_slices(
   const int64_t place = is_weight ? i : i - s.weight_count;
   if (!p.trains) {
     parameter.values[place] = narrow<Stored>(total);
-  } else if (*p.bad == 0 && parameter.options[0] != 0) {
-    Stored* state[kMostStates];
+  } else if (*p.bad == 0 && p.rows[parameter.row].trained != 0) {
+    StateElement<Stored> state[kMostStates];
 #pragma unroll
     for (size_t k = 0; k < kMostStates; ++k) {
-      state[k] = parameter.state[k] != nullptr ? parameter.state[k] + place : nullptr;
+      state[k].place = parameter.state[k] != nullptr ? parameter.state[k] + place : nullptr;
     }
-    optimizer_step(p.optimizer, parameter.options + 1, total, parameter.values + place, state);
+    optimizer_step(p.optimizer, p.rows[parameter.row], total, parameter.values + place, state);
   }
 }
 
@@ -235,7 +253,8 @@ void make_ready(const char* op, const ReadyParameters<Stored>& p) {
   }
   launch_elements(op, count, &ready_elements<Stored>, p);
   if (p.bad != nullptr) {
-    launch(op, 1, kElementThreads, &look_at_targets<ComputeType<Stored>>, p.order, p.targets, p.bad);
+    launch(op, 1, kElementThreads, &look_at_targets<ComputeType<Stored>>, p.order, p.targets, p.bad,
+           p.step);
   }
 }
 

@@ -19,11 +19,14 @@ def optimizers() -> dict[str, tuple[list[str], list[str]]]:
     Of each the options of its parameter groups, and the tensors of a parameter's state.
     """
 
-def kept_values(program: str) -> list[tuple[int, int]]:
-    """What forward keeps for backward: the numbers of values, and the bytes of argmax for each element."""
+def saved_sizes(
+    program: str, images: Sequence[int], parameters: Sequence[Sequence[int]]
+) -> tuple[list[list[int]], int, int, int]:
+    """Raises RuntimeError where images and parameters of these sizes do not fit the network.
 
-def check_network(program: str, images: Sequence[int], parameters: Sequence[Sequence[int]]) -> None:
-    """Raises RuntimeError where images and parameters of these shapes do not fit the network."""
+    Else the sizes of the outputs of one image, and what forward keeps for backward: values of each image,
+    values of the whole batch, bytes of each image.
+    """
 
 def in_forked_child() -> bool:
     """Whether this process is the child of a fork, which does not have its parent's threads."""

@@ -13,10 +13,12 @@ from torch.autograd.graph import increment_version
 
 from lenet_ext import _C
 from lenet_ext.engine.fused import FusedNet
-from lenet_ext.engine.operators import train, train_in_c
+from lenet_ext.engine.network import Network
+from lenet_ext.engine.operators import draw_seeds, train, train_in_c
 from lenet_ext.engine.optimizers import ELSEWHERE, EngineOptimizer, Step
 from lenet_ext.engine.pace import Pace
 from lenet_ext.engine.reasons import against
+from lenet_ext.engine.registered import counts
 from lenet_ext.engine.step_graphs import StepGraphs
 from lenet_ext.ops._arguments import autocast_is_on
 from lenet_ext.ops._fork import serial_in_forked_child
@@ -70,8 +72,7 @@ class TrainStep:
             raise TypeError(f"TrainStep: {next(iter(options))} is an option of the optimizer, which is given")
         self.fused, self.loss = fused, loss
         self._optimizer = EngineOptimizer(optimizer, fused)
-        network = replace(fused._network, name="TrainStep")  # whose errors the user gets
-        self._program = network.program(f"loss {loss}", f"optimizer {self._optimizer.name}")
+        self._programs: dict[Network, str] = {}  # of the modes
         self._step: Step | None = None  # the last one
         self._graphs: StepGraphs | None = None
         self._pace = Pace()
@@ -157,17 +158,32 @@ class TrainStep:
         # These belong to this process and these parameters.
         return {**self.__dict__, "_graphs": None, "_step": None, "_pace": Pace()}
 
+    def _program(self) -> str:
+        """What the engine does in a step, in the mode in which the network is."""
+        network = self.fused._mode.network
+        program = self._programs.get(network)
+        if program is None:
+            own = replace(network, name="TrainStep")  # whose errors the user gets
+            program = own.program(f"loss {self.loss}", f"optimizer {self._optimizer.name}")
+            self._programs[network] = program
+        return program
+
+    def _mode_tensors(self, steps: int) -> tuple[list[Tensor], Tensor | None]:
+        """The counts of the batches that batch norms have seen, and the seeds of some steps for dropout."""
+        mode = self.fused._mode
+        return counts(self.fused, mode.counters), draw_seeds(steps) if mode.network.is_random else None
+
     def _next(self, images: Tensor) -> Step:
         """What a step takes besides its batch."""
         if autocast_is_on(images):
             raise RuntimeError(f"TrainStep: autocast is on, and would have no effect: {ELSEWHERE}")
         step, fused = self._step, self.fused
         if step is None or not step.watch or step.options.get_device() != images.get_device():
-            parameters = fused._checked_parameters(images)
+            tensors = fused._checked_tensors(images)
             watch = fused._registered.watch
-            step = self._step = self._optimizer.step(parameters, fused._layout.parameters, watch)
+            step = self._step = self._optimizer.step(tensors, fused._layout.tensors, watch)
         elif images.shape != fused._registered.shape:
-            fused._checked_parameters(images)
+            fused._checked_tensors(images)
         return step
 
     def _train(
@@ -181,7 +197,9 @@ class TrainStep:
                 self._train(images, targets, part, batch_size, losses)
             return
         known, normalization = len(losses), self.fused._normalization
-        state = (step.parameters, step.state, step.options, self._program, normalization)
+        steps = 1 if batch_size == 0 or order is None else -(-len(order) // batch_size)
+        counted, seeds = self._mode_tensors(steps)
+        state = (step.parameters, step.state, step.options, counted, seeds, self._program(), normalization)
         try:
             # In one call into C: no KeyboardInterrupt comes between a step and its losses.
             losses.extend(starmap(train_in_c, [(images, targets, order, *state, batch_size)]))
@@ -189,7 +207,7 @@ class TrainStep:
             raise self._reason(images, targets) or error from error
         finally:
             if len(losses) > known and losses[-1].numel() > 0:
-                self._taken(step)
+                self._taken(step, counted)
 
     def _reason(self, images: Tensor, targets: Tensor) -> Exception | None:
         """What the step has against these, as far as it is known."""
@@ -203,23 +221,28 @@ class TrainStep:
         step, normalization = self._next(images), self.fused._normalization
         if self._graphs is None or self._graphs.device != images.device:
             self._graphs = StepGraphs(images.device)
-        tensors = [*step.parameters, *step.state, step.options, normalization]
+        program = self._program()
+        counted, seeds = self._mode_tensors(1)
+        tensors = [*step.parameters, *step.state, step.options, *counted, normalization]
         kind = (
             *((tensor.shape, tensor.dtype, tensor.device) for tensor in (images, targets)),
             *(None if tensor is None else (tensor.data_ptr(), tensor.dtype) for tensor in tensors),
+            program,
         )
         loss = self._graphs.run(
             lambda images, targets: train(
                 *(images, targets, None, step.parameters, step.state, step.options),
-                *(self._program, normalization, 0),
+                *(counted, seeds, program, normalization, 0),
             ),
             *(kind, images, targets),
         )
-        self._taken(step)
+        self._taken(step, counted)
         return loss
 
-    def _taken(self, step: Step) -> None:
-        increment_version(step.changed)  # an operator bound through the stable ABI leaves that to its caller
+    def _taken(self, step: Step, counted: list[Tensor]) -> None:
+        updated = (step.parameters[number] for number in self.fused._mode.network.updated)
+        # An operator bound through the stable ABI leaves that to its caller.
+        increment_version([*step.changed, *updated, *counted])
         if step.made:
             self._optimizer.keep(step)
 
@@ -228,11 +251,16 @@ class TrainStep:
         step.
         """
         if self.loss == "cross_entropy" and targets.dtype == torch.int64 and len(images) > 0:
-            with torch.no_grad():
-                classes = self.fused(images[:1]).shape[-1]
-            _check_range("target", targets, classes)
+            _check_range("target", targets, self._classes(images))
         if order is not None:
             _check_range("order", order, len(images))
+
+
+    def _classes(self, images: Tensor) -> int:
+        """How many the network tells apart."""
+        shapes = [tuple(tensor.shape) for tensor in self.fused._checked_tensors(images)]
+        (output, *_), *_ = _C.saved_sizes(self.fused._mode.program, tuple(images.shape), shapes)
+        return output[-1]
 
 
 def _check_tensors(images: Tensor, targets: Tensor, permutation: Tensor | None = None) -> None:

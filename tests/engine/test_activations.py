@@ -17,6 +17,7 @@ POOL = (MaxPool2d((2, 2), (2, 2), (0, 0), (1, 1), False), ())
 # Windows of padding alone, whose maximum is -inf: there no activation may go before its pool.
 SPARSE_POOL = (MaxPool2d((2, 2), (3, 3), (1, 1), (9, 9), True), ())
 SIZES = (3, 2, 9, 11)  # of the images
+EXACT = ("relu", "leaky_relu", "hardtanh")  # whose every value is one product at most
 REALS = {
     "leaky_relu": (0.2,),
     "elu": (0.7, 1.5, 1.25),
@@ -71,7 +72,9 @@ def test_function_is_torchs_for_special_values(kind: str, dtype: torch.dtype) ->
     program = Network.chain("test", (Activation(kind, REALS.get(kind, ())), ())).program()
     ours, theirs = input.clone().requires_grad_(), input.clone().requires_grad_()
     output, expected = run(program, ours, None, ())[0], native(kind, theirs)
-    torch.testing.assert_close(output, expected, rtol=0, atol=0, equal_nan=True)
+    # A few of the last bits: both compute exponentials in ways of their own.
+    tolerance = 0 if kind in EXACT else 4 * torch.finfo(dtype).eps
+    torch.testing.assert_close(output, expected, rtol=tolerance, atol=0, equal_nan=True)
     output.sum().backward()
     expected.sum().backward()
-    torch.testing.assert_close(ours.grad, theirs.grad, rtol=0, atol=0, equal_nan=True)
+    torch.testing.assert_close(ours.grad, theirs.grad, rtol=tolerance, atol=0, equal_nan=True)

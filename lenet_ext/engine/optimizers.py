@@ -8,7 +8,7 @@ whatever else works on an optimizer is torch's own code.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from lenet_ext.engine.flat_state import FlatState, StepCounts
 from lenet_ext.engine.reasons import against_parameters
 from lenet_ext.engine.registered import HOOKS
 from lenet_ext.ops._fork import serial_in_forked_child
+
+if TYPE_CHECKING:
+    from lenet_ext.engine.fused import FusedNet
 
 __all__ = ["EngineOptimizer", "Step"]
 
@@ -124,7 +127,7 @@ class EngineOptimizer:
     Raises TypeError for an optimizer that the engine does not have, ValueError for another's parameter.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, network: torch.nn.Module) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, network: FusedNet) -> None:
         name = type(optimizer).__name__
         if name not in RULES or type(optimizer) is not getattr(torch.optim, name):
             known = ", ".join(f"torch.optim.{known}" for known in RULES)
@@ -149,6 +152,8 @@ class EngineOptimizer:
     @serial_in_forked_child  # which makes state
     def step(self, parameters: list[Tensor], names: Sequence[str], watch: Watch) -> Step:
         """The next step of `parameters`, called `names`, which stay while `watch` sees no change.
+
+        Those at the end that are no Parameters are the network's buffers, which no optimizer trains.
 
         Raises RuntimeError, naming the parameter, for what the engine would pass over.
         """
@@ -270,6 +275,8 @@ class EngineOptimizer:
         return self.optimizer._optimizer_step_pre_hooks, self.optimizer._optimizer_step_post_hooks
 
     def _check(self, parameters: Sequence[Tensor], names: Sequence[str]) -> None:
+        own = len(names) - len(self._network._layout.buffers)
+        parameters, names = parameters[:own], names[:own]
         reason = against_parameters("TrainStep", dict(zip(names, parameters, strict=True)))
         if reason is not None:
             raise reason

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from lenet_ext import _C
 from lenet_ext.engine.fused import FusedNet
 from lenet_ext.engine.losses import EngineLoss
-from lenet_ext.engine.operators import train, train_in_c
+from lenet_ext.engine.operators import draw_seeds, train, train_in_c
 from lenet_ext.engine.optimizers import ELSEWHERE, EngineOptimizer, Step
 from lenet_ext.engine.pace import Pace
 from lenet_ext.engine.reasons import against
+from lenet_ext.engine.registered import counts
 from lenet_ext.engine.step_graphs import StepGraphs
 from lenet_ext.ops._arguments import autocast_is_on
 from lenet_ext.ops._fork import serial_in_forked_child
@@ -77,7 +79,7 @@ class TrainStep:
         clipped = "" if max_grad_norm is None else f" {_norm(max_grad_norm)!r}"
         self.fused, self.loss = fused, loss
         self._optimizer = EngineOptimizer(optimizer, fused)
-        self._loss_line = self._program = ""
+        self._programs: dict[tuple[str, str], str] = {}  # by that of the mode, and the loss
         self._optimizer_line = f"optimizer {self._optimizer.name}{clipped}"
         self._step: Step | None = None  # the last one
         self._graphs: StepGraphs | None = None
@@ -166,27 +168,33 @@ class TrainStep:
         # These belong to this process and these parameters.
         return {**self.__dict__, "_graphs": None, "_step": None, "_pace": Pace()}
 
+    def _program(self, loss_line: str) -> str:
+        """What the engine does in a step, in the mode in which the network is."""
+        mode = self.fused._mode
+        program = self._programs.get((mode.program, loss_line))
+        if program is None:
+            own = replace(mode.network, name="TrainStep")  # whose errors the user gets
+            program = own.program(loss_line, self._optimizer_line)
+            self._programs[mode.program, loss_line] = program
+        return program
+
+    def _mode_tensors(self, steps: int) -> tuple[list[Tensor], Tensor | None]:
+        """The counts of the batches that batch norms have seen, and the seeds of some steps for dropout."""
+        mode = self.fused._mode
+        return counts(self.fused, mode.counters), draw_seeds(steps) if mode.network.is_random else None
+
     def _next(self, images: Tensor) -> Step:
         """What a step takes besides its batch."""
         if autocast_is_on(images):
             raise RuntimeError(f"TrainStep: autocast is on, and would have no effect: {ELSEWHERE}")
         step, fused = self._step, self.fused
         if step is None or not step.watch or step.options.get_device() != images.get_device():
-            parameters = fused._checked_parameters(images)
+            tensors = fused._checked_tensors(images)
             watch = fused._registered.watch
-            step = self._step = self._optimizer.step(parameters, fused._layout.parameters, watch)
+            step = self._step = self._optimizer.step(tensors, fused._layout.tensors, watch)
         elif images.shape != fused._registered.shape:
-            fused._checked_parameters(images)
+            fused._checked_tensors(images)
         return step
-
-    def _loss_tensors(self, images: Tensor, targets: Tensor) -> list[Tensor | None]:
-        """Those among the options of the loss; its numbers are in the program."""
-        line, tensors = self._loss.arguments(images, targets)
-        if line != self._loss_line:
-            network = replace(self.fused._network, name="TrainStep")  # whose errors the user gets
-            self._program = network.program(line, self._optimizer_line)
-            self._loss_line = line
-        return tensors
 
     def _train(
         self, images: Tensor, targets: Tensor, order: Tensor | None, batch_size: int, losses: list[Tensor]
@@ -199,8 +207,10 @@ class TrainStep:
                 self._train(images, targets, part, batch_size, losses)
             return
         known, normalization = len(losses), self.fused._normalization
-        loss_tensors = self._loss_tensors(images, targets)
-        state = (step.parameters, step.state, step.options, self._program, normalization)
+        loss_line, loss_tensors = self._loss.arguments(images, targets)
+        steps = 1 if batch_size == 0 or order is None else -(-len(order) // batch_size)
+        counted, seeds = self._mode_tensors(steps)
+        state = (step.parameters, step.state, step.options, counted, seeds, self._program(loss_line), normalization)
         try:
             # In one call into C: no KeyboardInterrupt comes between a step and its losses.
             losses.extend(starmap(train_in_c, [(images, targets, order, *state, batch_size, *loss_tensors)]))
@@ -208,7 +218,7 @@ class TrainStep:
             raise self._reason(images, targets) or error from error
         finally:
             if len(losses) > known and losses[-1].numel() > 0:
-                self._taken(step)
+                self._taken(step, counted)
 
     def _reason(self, images: Tensor, targets: Tensor) -> Exception | None:
         """What the step has against these, as far as it is known."""
@@ -222,25 +232,29 @@ class TrainStep:
         step, normalization = self._next(images), self.fused._normalization
         if self._graphs is None or self._graphs.device != images.device:
             self._graphs = StepGraphs(images.device)
-        loss_tensors = self._loss_tensors(images, targets)
-        tensors = [*step.parameters, *step.state, step.options, normalization, *loss_tensors]
+        loss_line, loss_tensors = self._loss.arguments(images, targets)
+        program = self._program(loss_line)
+        counted, seeds = self._mode_tensors(1)
+        tensors = [*step.parameters, *step.state, step.options, *counted, normalization, *loss_tensors]
         kind = (
-            self._loss_line,
             *((tensor.shape, tensor.dtype, tensor.device) for tensor in (images, targets)),
             *(None if tensor is None else (tensor.data_ptr(), tensor.dtype) for tensor in tensors),
+            program,
         )
         loss = self._graphs.run(
             lambda images, targets: train(
                 *(images, targets, None, step.parameters, step.state, step.options),
-                *(self._program, normalization, 0, *loss_tensors),
+                *(counted, seeds, program, normalization, 0, *loss_tensors),
             ),
             *(kind, images, targets),
         )
-        self._taken(step)
+        self._taken(step, counted)
         return loss
 
-    def _taken(self, step: Step) -> None:
-        increment_version(step.changed)  # an operator bound through the stable ABI leaves that to its caller
+    def _taken(self, step: Step, counted: list[Tensor]) -> None:
+        updated = (step.parameters[number] for number in self.fused._mode.network.updated)
+        # An operator bound through the stable ABI leaves that to its caller.
+        increment_version([*step.changed, *updated, *counted])
         if step.made:
             self._optimizer.keep(step)
 
@@ -250,8 +264,9 @@ class TrainStep:
         """
 
         def outputs() -> torch.Size:
-            with torch.no_grad():
-                return self.fused(images[:1]).shape
+            shapes = [tuple(tensor.shape) for tensor in self.fused._checked_tensors(images)]
+            (output, *_), *_ = _C.saved_sizes(self.fused._mode.program, tuple(images.shape), shapes)
+            return torch.Size((len(images), *output))
 
         if len(images) > 0:
             self._loss.check_targets(targets, outputs)

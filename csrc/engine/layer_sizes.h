@@ -3,45 +3,45 @@
 #pragma once
 
 #include "engine/description.h"
+#include "pool_shapes.h"
 
 namespace lenet_ext {
 
-// The window of a pool over one dimension.
-struct PoolAxis {
-  int64_t size, kernel, stride, pad;
-};
+inline AvgPool2dParameters avg_pool2d_parameters(const Node& node) {
+  const SizeList& n = node.numbers;
+  return {.kernel_height = n[0],
+          .kernel_width = n[1],
+          .stride_h = n[2],
+          .stride_w = n[3],
+          .pad_h = n[4],
+          .pad_w = n[5],
+          .ceil_mode = n[6] != 0,
+          .count_include_pad = n[7] != 0,
+          .divisor_override = n[8]};
+}
 
-// As in ATen. op: for errors.
-inline int64_t avg_pool_output_size(const char* op, const PoolAxis& axis, bool ceil_mode) {
-  check_parameter(op, "kernel_size", axis.kernel, 1);
-  check_parameter(op, "stride", axis.stride, 1);
-  check_parameter(op, "padding", axis.pad, 0);
-  if (axis.pad > axis.kernel / 2) {
-    fail(op, ": padding must be at most half of the kernel, got padding ", axis.pad, ", kernel ", axis.kernel);
-  }
-  const int64_t size =
-      max_pool_output_size(axis.size, axis.kernel, axis.stride, axis.pad, 1, ceil_mode);
-  if (size < 1) fail(op, ": padded input ", axis.size + 2 * axis.pad, " is smaller than the kernel's ", axis.kernel);
-  return size;
+// The windows of avg_pool2d or of an adaptive pool; sizes: (C, H, W).
+inline WindowPool2dShape window_pool2d_shape(const char* op, const Node& node, const SizeList& sizes) {
+  if (sizes.size() != 3) fail(op, ": a pool needs images (N, C, H, W)");
+  const std::array one_image = {int64_t{1}, sizes[0], sizes[1], sizes[2]};
+  if (node.kind == LayerKind::kAvgPool2d) return avg_pool2d_shape(op, one_image, avg_pool2d_parameters(node));
+  return adaptive_pool2d_shape(op, one_image, node.numbers[0], node.numbers[1]);
 }
 
 class LayerSizes {
  public:
   // op: for errors. inputs: the sizes of the values that `node` reads.
   LayerSizes(const std::string& op, const Node& node, const std::vector<SizeList>& inputs)
-      : op_(op), n_(node.numbers), kind_(node.kind), inputs_(inputs), in_(inputs[0]) {}
+      : op_(op), node_(node), n_(node.numbers), inputs_(inputs), in_(inputs[0]) {}
 
   SizeList of() const {
-    switch (kind_) {
+    switch (node_.kind) {
       case LayerKind::kAvgPool2d:
-        need_images();
-        return {in_[0], pooled(1, 0), pooled(2, 1)};
       case LayerKind::kAdaptiveAvgPool2d:
-      case LayerKind::kAdaptiveMaxPool2d:
-        need_images();
-        for (int64_t size : n_) check_parameter(op_.c_str(), "output_size", size, 1);
-        if (in_[1] == 0 || in_[2] == 0) fail(op_, ": the image has no pixel");
-        return {in_[0], n_[0], n_[1]};
+      case LayerKind::kAdaptiveMaxPool2d: {
+        const WindowPool2dShape shape = window_pool2d_shape(op_.c_str(), node_, in_);
+        return {shape.channels, shape.rows.out_size, shape.columns.out_size};
+      }
       case LayerKind::kSoftmax:
       case LayerKind::kLogSoftmax:
         dim(n_[0]);
@@ -70,20 +70,11 @@ class LayerSizes {
   }
 
  private:
-  void need_images() const {
-    if (in_.size() != 3) fail(op_, " needs images (N, C, H, W)");
-  }
   size_t dim(int64_t number) const {
     if (number < 0 || number >= static_cast<int64_t>(in_.size())) {
       fail(op_, ": dimension ", number, " of one image is not there, it has ", to_string(in_));
     }
     return static_cast<size_t>(number);
-  }
-
-  int64_t pooled(size_t dim, size_t axis) const {
-    constexpr size_t kCeilMode = 6, kDivisor = 8;
-    check_parameter(op_.c_str(), "divisor_override", n_[kDivisor], 0);
-    return avg_pool_output_size(op_.c_str(), {in_[dim], n_[axis], n_[2 + axis], n_[4 + axis]}, n_[kCeilMode] != 0);
   }
 
   SizeList permuted() const {
@@ -152,8 +143,8 @@ class LayerSizes {
   }
 
   const std::string& op_;
+  const Node& node_;
   const SizeList& n_;
-  const LayerKind kind_;
   const std::vector<SizeList>& inputs_;
   const SizeList& in_;
 };

@@ -42,8 +42,8 @@ struct Stage {
   // Whether it normalizes by the statistics of the whole batch, which must be known before.
   bool needs_statistics() const { return core == Core::kBatchNorm && layer.numbers[0] != 0; }
   int64_t channels() const { return input_sizes[0].empty() ? 1 : input_sizes[0][0]; }
-  // Mean, inverse standard deviation and unbiased variance of each channel.
-  int64_t statistics_size() const { return needs_statistics() ? 3 * channels() : 0; }
+  // Of each channel: BatchNormShape::statistics_size().
+  int64_t statistics_size() const { return needs_statistics() ? 4 * channels() : 0; }
 };
 
 struct NetworkOutput {
@@ -60,6 +60,7 @@ struct Network {
   std::vector<int> parameter_readers;  // how many layers read each as a parameter with a gradient
   std::optional<Loss> loss;
   std::optional<Optimizer> optimizer;
+  std::optional<double> max_grad_norm;
 
   int64_t image_size() const { return value_size(0); }
   // Of the first output, which the loss is about.

@@ -76,7 +76,7 @@ def _fake_forward(
     dtype = input.dtype if input.dtype.is_floating_point else parameters[0].dtype
     batch, *image = input.shape
     sizes = [[int(size) for size in parameter.shape] for parameter in parameters]
-    outputs, saved, statistics, argmax = saved_sizes(program, [1, *(int(size) for size in image)], sizes)
+    outputs, saved, statistics, argmax = saved_sizes(program, [1, *map(int, image)], sizes)
     return (
         [input.new_empty((batch, *shape), dtype=dtype) for shape in outputs],
         input.new_empty(batch * saved + statistics, dtype=_compute_dtype(dtype)),

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from lenet_ext import _C
+from lenet_ext._C import saved_sizes
 from lenet_ext.engine.fused import FusedNet
+from lenet_ext.engine.losses import EngineLoss
 from lenet_ext.engine.network import Network
 from lenet_ext.engine.operators import draw_seeds, train, train_in_c
 from lenet_ext.engine.optimizers import ELSEWHERE, EngineOptimizer, Step
@@ -29,30 +30,38 @@ __all__ = ["TrainStep"]
 class TrainStep:
     """A training step in one call: `loss = step(images, targets)`.
 
-    fused: made by `fuse`. optimizer: a torch.optim.SGD over its parameters, or some of them; the step reads
-    its parameter groups at each call and keeps its state where torch does, so that schedulers work on
-    `step.optimizer`, and one may go on with `loss.backward()` and `step.optimizer.step()` at any time.
+    fused: made by `fuse`. optimizer: a torch.optim.SGD, Adam, AdamW, RMSprop, Adagrad or Adadelta over its
+    parameters, or some of them; the step reads its parameter groups at each call and keeps its state where
+    torch does, so that schedulers work on `step.optimizer`, and one may go on with `loss.backward()` and
+    `step.optimizer.step()` at any time.
     Without it one is made: `TrainStep(fused, lr=0.1, momentum=0.9)` takes the options of torch.optim.SGD.
-    loss: "cross_entropy", of logits (N, classes) and int64 targets (N,), or "mse", of outputs and targets of
-    one shape and dtype; means over the batch.
+    loss: a CrossEntropyLoss, NLLLoss, MSELoss, L1Loss, SmoothL1Loss, HuberLoss, BCELoss or BCEWithLogitsLoss
+    of torch.nn with the reduction "mean" or "sum", whose options are read at each call; its function in
+    torch.nn.functional, "cross_entropy" or "mse" for torch's defaults. Targets are classes, int64, for the
+    first two, or the probabilities of all classes for the first; else of the outputs' shape and dtype.
+    max_grad_norm: gradients are clipped before the update, as by torch.nn.utils.clip_grad_norm_ of all
+    parameters that are trained; on the CPU alone.
 
     The same numbers as torch's, up to rounding; gradients are not kept. As in torch, parameters that do not
     require a gradient or are in no group stay as they are. Results are bitwise the same from run to run and
     for every number of threads.
 
     On CUDA a step that repeats becomes a CUDA graph, captured anew for batches of other sizes, and it does
-    not wait for the GPU: a batch with a target that is no class changes nothing and has the loss NaN.
+    not wait for the GPU: a batch with a target that is no class, or for BCELoss an output or target that is
+    no probability, changes nothing and has the loss NaN.
 
     Raises TypeError or ValueError for an argument that does not fit. A step raises RuntimeError for what it
-    would pass over: hooks of modules, of parameters or of the optimizer, autocast, a parameter that is used
-    twice or computed from others.
+    would pass over: hooks of modules, of parameters or of the optimizer, autocast, a parameter that is
+    computed from others, and on CUDA one that is used twice.
     """
 
     def __init__(
         self,
         fused: FusedNet,
         optimizer: torch.optim.Optimizer | None = None,
-        loss: str = "cross_entropy",
+        loss: str | torch.nn.Module | Callable[..., Tensor] = "cross_entropy",
+        *,
+        max_grad_norm: float | None = None,
         **options: Any,
     ) -> None:
         if not isinstance(fused, FusedNet):
@@ -60,9 +69,7 @@ class TrainStep:
                 f"TrainStep: fused must come from lenet_ext.fuse, got {type(fused).__name__}: "
                 "call lenet_ext.fuse(model, example_input) first"
             )
-        if loss not in _C.losses():
-            known = " or ".join(f'"{name}"' for name in _C.losses())
-            raise ValueError(f"TrainStep: loss must be {known}, got {loss!r}")
+        self._loss = EngineLoss(loss)
         if optimizer is None:
             optimizer = torch.optim.SGD(fused.parameters(), **options)
         elif not isinstance(optimizer, torch.optim.Optimizer):
@@ -70,9 +77,12 @@ class TrainStep:
             raise TypeError(f"TrainStep: optimizer must be a torch.optim.Optimizer, got {kind}")
         elif options:
             raise TypeError(f"TrainStep: {next(iter(options))} is an option of the optimizer, which is given")
+        clipped = "" if max_grad_norm is None else f" {_norm(max_grad_norm)!r}"
         self.fused, self.loss = fused, loss
         self._optimizer = EngineOptimizer(optimizer, fused)
-        self._programs: dict[Network, str] = {}  # of the modes
+        self._described: tuple[Network, str] | None = None  # what the program was made of
+        self._program = ""
+        self._optimizer_line = f"optimizer {self._optimizer.name}{clipped}"
         self._step: Step | None = None  # the last one
         self._graphs: StepGraphs | None = None
         self._pace = Pace()
@@ -135,9 +145,11 @@ class TrainStep:
                 if callback is not None:
                     count = min(count, callback_steps - done % callback_steps)
                 part = order[done * batch_size : (done + count) * batch_size]
+                before = len(losses)
                 with self._pace.measured(len(part)):
                     self._train(images, targets, part, batch_size, losses)
-                done += count
+                # Fewer where the next one cannot be taken, which then raises as the first of its part.
+                done += sum(map(len, losses[before:]))
                 if callback is not None and (done % callback_steps == 0 or done == steps):
                     callback(done, torch.cat(losses))
         except BaseException as error:
@@ -158,16 +170,6 @@ class TrainStep:
         # These belong to this process and these parameters.
         return {**self.__dict__, "_graphs": None, "_step": None, "_pace": Pace()}
 
-    def _program(self) -> str:
-        """What the engine does in a step, in the mode in which the network is."""
-        network = self.fused._mode.network
-        program = self._programs.get(network)
-        if program is None:
-            own = replace(network, name="TrainStep")  # whose errors the user gets
-            program = own.program(f"loss {self.loss}", f"optimizer {self._optimizer.name}")
-            self._programs[network] = program
-        return program
-
     def _mode_tensors(self, steps: int) -> tuple[list[Tensor], Tensor | None]:
         """The counts of the batches that batch norms have seen, and the seeds of some steps for dropout."""
         mode = self.fused._mode
@@ -186,6 +188,16 @@ class TrainStep:
             fused._checked_tensors(images)
         return step
 
+    def _loss_tensors(self, images: Tensor, targets: Tensor) -> list[Tensor | None]:
+        """Those among the options of the loss; its numbers are in the program."""
+        line, tensors = self._loss.arguments(images, targets)
+        network = self.fused._mode.network
+        if self._described is None or self._described[0] is not network or self._described[1] != line:
+            own = replace(network, name="TrainStep")  # whose errors the user gets
+            self._program = own.program(line, self._optimizer_line)
+            self._described = network, line
+        return tensors
+
     def _train(
         self, images: Tensor, targets: Tensor, order: Tensor | None, batch_size: int, losses: list[Tensor]
     ) -> None:
@@ -198,11 +210,12 @@ class TrainStep:
             return
         known, normalization = len(losses), self.fused._normalization
         steps = 1 if batch_size == 0 or order is None else -(-len(order) // batch_size)
+        loss_tensors = self._loss_tensors(images, targets)
         counted, seeds = self._mode_tensors(steps)
-        state = (step.parameters, step.state, step.options, counted, seeds, self._program(), normalization)
+        state = (step.parameters, step.state, step.options, counted, seeds, self._program, normalization)
         try:
             # In one call into C: no KeyboardInterrupt comes between a step and its losses.
-            losses.extend(starmap(train_in_c, [(images, targets, order, *state, batch_size)]))
+            losses.extend(starmap(train_in_c, [(images, targets, order, *state, batch_size, *loss_tensors)]))
         except NotImplementedError as error:  # for tensors of other kinds
             raise self._reason(images, targets) or error from error
         finally:
@@ -221,18 +234,18 @@ class TrainStep:
         step, normalization = self._next(images), self.fused._normalization
         if self._graphs is None or self._graphs.device != images.device:
             self._graphs = StepGraphs(images.device)
-        program = self._program()
+        loss_tensors = self._loss_tensors(images, targets)
         counted, seeds = self._mode_tensors(1)
-        tensors = [*step.parameters, *step.state, step.options, *counted, normalization]
+        tensors = [*step.parameters, *step.state, step.options, *counted, normalization, *loss_tensors]
         kind = (
+            self._program,
             *((tensor.shape, tensor.dtype, tensor.device) for tensor in (images, targets)),
             *(None if tensor is None else (tensor.data_ptr(), tensor.dtype) for tensor in tensors),
-            program,
         )
         loss = self._graphs.run(
             lambda images, targets: train(
                 *(images, targets, None, step.parameters, step.state, step.options),
-                *(counted, seeds, program, normalization, 0),
+                *(counted, seeds, self._program, normalization, 0, *loss_tensors),
             ),
             *(kind, images, targets),
         )
@@ -250,17 +263,26 @@ class TrainStep:
         """Raises IndexError for what the operator could not check without waiting, or not before its first
         step.
         """
-        if self.loss == "cross_entropy" and targets.dtype == torch.int64 and len(images) > 0:
-            _check_range("target", targets, self._classes(images))
+
+        def outputs() -> torch.Size:
+            # Not by a call, which might change running statistics.
+            shapes = [tuple(tensor.shape) for tensor in self.fused._checked_tensors(images)]
+            (output, *_), *_ = saved_sizes(self.fused._mode.program, tuple(images.shape), shapes)
+            return torch.Size((1, *output))
+
+        if len(images) > 0:
+            self._loss.check_targets(targets, outputs)
         if order is not None:
             _check_range("order", order, len(images))
 
 
-    def _classes(self, images: Tensor) -> int:
-        """How many the network tells apart."""
-        shapes = [tuple(tensor.shape) for tensor in self.fused._checked_tensors(images)]
-        (output, *_), *_ = _C.saved_sizes(self.fused._mode.program, tuple(images.shape), shapes)
-        return output[-1]
+def _norm(max_norm: object) -> float:
+    """Raises TypeError or ValueError for what is no norm."""
+    if isinstance(max_norm, bool) or not isinstance(max_norm, (int, float)):
+        raise TypeError(f"TrainStep: max_grad_norm must be a number, got {type(max_norm).__name__}")
+    if not max_norm >= 0:
+        raise ValueError(f"TrainStep: max_grad_norm must be at least 0, got {max_norm}")
+    return float(max_norm)
 
 
 def _check_tensors(images: Tensor, targets: Tensor, permutation: Tensor | None = None) -> None:

@@ -132,6 +132,13 @@ def relu_calls(draw: st.DrawFn, name: str) -> list[Any]:
 
 
 @st.composite
+def activation_calls(draw: st.DrawFn, name: str) -> list[Any]:
+    """Those of whose results the oracle knows all bits."""
+    tensors = draw(relu_calls(name.replace("activation", "relu")))
+    return [*tensors, "leaky_relu", [draw(st.sampled_from([0.0, 0.25, 0.5]))]]
+
+
+@st.composite
 def network_calls(draw: st.DrawFn, name: str) -> list[Any]:
     chain, dtype = draw(chains()), draw(st.sampled_from(DTYPES))
     chain.in_dtype(dtype)
@@ -185,6 +192,7 @@ FAMILIES: dict[str, Callable[[str], st.SearchStrategy[list[Any]]]] = {
     "linear": linear_calls,
     "max_pool2d": max_pool2d_calls,
     "relu": relu_calls,
+    "activation": activation_calls,
     "network": network_calls,
 }
 # Every operator that the package registers, found by its schema.

@@ -83,6 +83,8 @@ OPERATORS = {
     "relu": Operator((zeros(2, 3),), oracle.relu),
     "relu_": Operator((zeros(2, 3),), oracle.relu, changes=(0,)),
     "relu_grad": Operator((zeros(2, 3), zeros(2, 3)), oracle.relu_grad),
+    "activation": Operator((zeros(2, 3), "leaky_relu", [0.1]), oracle.activation),
+    "activation_grad": Operator((zeros(2, 3), zeros(2, 3), "leaky_relu", [0.1]), oracle.activation_grad),
     "network": Operator((IMAGES, PARAMETERS, PROGRAM, None, None), oracle.network),
     "network_forward": Operator((IMAGES, PARAMETERS, PROGRAM, None, None), oracle.network),
     "network_backward": Operator(

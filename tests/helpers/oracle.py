@@ -107,6 +107,22 @@ def relu_grad(gy: Tensor, y: Tensor) -> Results:
     return [torch.ops.aten.threshold_backward(gy, y, 0)]
 
 
+def leaky_relu(x: Tensor, name: str, options: Sequence[float]) -> Tensor:
+    """The one activation that is compared here, with slopes that every dtype can hold."""
+    (slope,) = options
+    if name != "leaky_relu" or not abs(slope) <= 1:
+        raise ValueError(name, options)
+    return F.leaky_relu(x, slope)
+
+
+def activation(x: Tensor, name: str, options: Sequence[float]) -> Results:
+    return [leaky_relu(x, name, options)]
+
+
+def activation_grad(gy: Tensor, saved: Tensor, name: str, options: Sequence[float]) -> Results:
+    return gradients(lambda x: leaky_relu(x, name, options), [saved], gy)
+
+
 def apply(layer: Layer, x: Tensor, *parameters: Tensor) -> Tensor:
     """What a layer of a network computes."""
     match layer:

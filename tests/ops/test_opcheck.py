@@ -52,6 +52,8 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
         "relu": (image,),
         "relu_": (image.clone(),),
         "relu_grad": (tensor(2, 4, 7, 6), image),
+        "activation": (image, "elu", [1.0, 1.0, 1.0]),
+        "activation_grad": (tensor(2, 4, 7, 6), image, "elu", [1.0, 1.0, 1.0]),
     }[name]
 
 

@@ -38,7 +38,7 @@ LAST_SEED = 2**63 - 1
 
 
 class Statistics(NamedTuple):
-    """What a forward in training mode changes: of `parameters` the running ones, and the batch norms' counts."""
+    """What a forward in training mode changes: running statistics, among `parameters`, and counts of batches."""
 
     parameters: list[Tensor]
     counts: list[Tensor]
@@ -198,10 +198,10 @@ def run(
         apply = NetworkFunction.apply if is_dynamo_compiling() else _fast_apply
         results = apply(input, program, normalization, seed, *parameters)
         if statistics is None:
-            return results  # type: ignore[no-any-return]
+            return results
         *outputs, saved = results
     elif statistics is None:
-        return _inference_op(input, parameters, program, normalization, seed)  # type: ignore[no-any-return]
+        return _inference_op(input, parameters, program, normalization, seed)
     else:
         outputs, saved, _ = _forward_op(input, parameters, program, normalization, seed)
     _statistics_op(saved, input, statistics.parameters, statistics.counts, program, normalization)
@@ -244,9 +244,10 @@ def layer_by_layer(
     computed = [parameter.to(compute) for parameter in parameters]
     counts = None if statistics is None else statistics.counts
     outputs = [output.to(dtype) for output in network.apply(activation, computed, seed, counts)]
-    for number in network.updated if statistics is not None else ():
-        if statistics.parameters[number] is not computed[number]:
-            statistics.parameters[number].copy_(computed[number])
+    if statistics is not None:
+        for number in network.updated:
+            if statistics.parameters[number] is not computed[number]:  # which is another's copy
+                statistics.parameters[number].copy_(computed[number])
     return outputs
 
 

@@ -81,6 +81,7 @@ def _kind_of(module: nn.Module) -> str:
     # A parametrized layer is of a class made for it, our layers are of classes derived from torch's.
     known = (cls for cls in type(module).__mro__ if cls.__module__.startswith("torch.nn.modules."))
     kind = next(known, nn.Module)
+    names: tuple[str, ...] = ()
     if isinstance(module, nn.Linear):
         arguments = f"bias={module.bias is not None}"
     elif isinstance(module, nn.modules.conv._ConvNd):

@@ -38,7 +38,7 @@ LAST_SEED = 2**63 - 1
 
 
 class Statistics(NamedTuple):
-    """What a forward in training mode changes: running statistics, among `parameters`, and counts of batches."""
+    """What a forward in training mode changes: running statistics, which are `parameters`, and counts."""
 
     parameters: list[Tensor]
     counts: list[Tensor]

@@ -14,7 +14,6 @@ from torch.autograd.graph import increment_version
 from lenet_ext._C import saved_sizes
 from lenet_ext.engine.fused import FusedNet
 from lenet_ext.engine.losses import EngineLoss
-from lenet_ext.engine.network import Network
 from lenet_ext.engine.operators import draw_seeds, train, train_in_c
 from lenet_ext.engine.optimizers import ELSEWHERE, EngineOptimizer, Step
 from lenet_ext.engine.pace import Pace
@@ -80,8 +79,7 @@ class TrainStep:
         clipped = "" if max_grad_norm is None else f" {_norm(max_grad_norm)!r}"
         self.fused, self.loss = fused, loss
         self._optimizer = EngineOptimizer(optimizer, fused)
-        self._described: tuple[Network, str] | None = None  # what the program was made of
-        self._program = ""
+        self._programs: dict[tuple[str, str], str] = {}  # by that of the mode, and the loss
         self._optimizer_line = f"optimizer {self._optimizer.name}{clipped}"
         self._step: Step | None = None  # the last one
         self._graphs: StepGraphs | None = None
@@ -170,6 +168,16 @@ class TrainStep:
         # These belong to this process and these parameters.
         return {**self.__dict__, "_graphs": None, "_step": None, "_pace": Pace()}
 
+    def _program(self, loss_line: str) -> str:
+        """What the engine does in a step, in the mode in which the network is."""
+        mode = self.fused._mode
+        program = self._programs.get((mode.program, loss_line))
+        if program is None:
+            own = replace(mode.network, name="TrainStep")  # whose errors the user gets
+            program = own.program(loss_line, self._optimizer_line)
+            self._programs[mode.program, loss_line] = program
+        return program
+
     def _mode_tensors(self, steps: int) -> tuple[list[Tensor], Tensor | None]:
         """The counts of the batches that batch norms have seen, and the seeds of some steps for dropout."""
         mode = self.fused._mode
@@ -188,16 +196,6 @@ class TrainStep:
             fused._checked_tensors(images)
         return step
 
-    def _loss_tensors(self, images: Tensor, targets: Tensor) -> list[Tensor | None]:
-        """Those among the options of the loss; its numbers are in the program."""
-        line, tensors = self._loss.arguments(images, targets)
-        network = self.fused._mode.network
-        if self._described is None or self._described[0] is not network or self._described[1] != line:
-            own = replace(network, name="TrainStep")  # whose errors the user gets
-            self._program = own.program(line, self._optimizer_line)
-            self._described = network, line
-        return tensors
-
     def _train(
         self, images: Tensor, targets: Tensor, order: Tensor | None, batch_size: int, losses: list[Tensor]
     ) -> None:
@@ -209,10 +207,11 @@ class TrainStep:
                 self._train(images, targets, part, batch_size, losses)
             return
         known, normalization = len(losses), self.fused._normalization
+        loss_line, loss_tensors = self._loss.arguments(images, targets)
         steps = 1 if batch_size == 0 or order is None else -(-len(order) // batch_size)
-        loss_tensors = self._loss_tensors(images, targets)
         counted, seeds = self._mode_tensors(steps)
-        state = (step.parameters, step.state, step.options, counted, seeds, self._program, normalization)
+        program = self._program(loss_line)
+        state = (step.parameters, step.state, step.options, counted, seeds, program, normalization)
         try:
             # In one call into C: no KeyboardInterrupt comes between a step and its losses.
             losses.extend(starmap(train_in_c, [(images, targets, order, *state, batch_size, *loss_tensors)]))
@@ -234,18 +233,19 @@ class TrainStep:
         step, normalization = self._next(images), self.fused._normalization
         if self._graphs is None or self._graphs.device != images.device:
             self._graphs = StepGraphs(images.device)
-        loss_tensors = self._loss_tensors(images, targets)
+        loss_line, loss_tensors = self._loss.arguments(images, targets)
+        program = self._program(loss_line)
         counted, seeds = self._mode_tensors(1)
         tensors = [*step.parameters, *step.state, step.options, *counted, normalization, *loss_tensors]
         kind = (
-            self._program,
+            program,
             *((tensor.shape, tensor.dtype, tensor.device) for tensor in (images, targets)),
             *(None if tensor is None else (tensor.data_ptr(), tensor.dtype) for tensor in tensors),
         )
         loss = self._graphs.run(
             lambda images, targets: train(
                 *(images, targets, None, step.parameters, step.state, step.options),
-                *(counted, seeds, self._program, normalization, 0, *loss_tensors),
+                *(counted, seeds, program, normalization, 0, *loss_tensors),
             ),
             *(kind, images, targets),
         )
@@ -268,7 +268,7 @@ class TrainStep:
             # Not by a call, which might change running statistics.
             shapes = [tuple(tensor.shape) for tensor in self.fused._checked_tensors(images)]
             (output, *_), *_ = saved_sizes(self.fused._mode.program, tuple(images.shape), shapes)
-            return torch.Size((1, *output))
+            return torch.Size((len(images), *output))
 
         if len(images) > 0:
             self._loss.check_targets(targets, outputs)

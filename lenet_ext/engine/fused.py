@@ -68,8 +68,8 @@ class FusedNet(torch.nn.Module):
         tensors = self._checked_tensors(images)
         mode = self._mode
         images, *parameters = autocast(images, *tensors)
-        seed = draw_seeds(1) if mode.network.is_random else None
-        statistics = Statistics(tensors, counts(self, mode.counters)) if mode.counters else None
+        seed = draw_seeds(1) if mode.is_random else None
+        statistics = Statistics(tensors, mode.updated, self._counts(mode)) if mode.counters else None
         outputs = run(mode.program, images, self._normalization, parameters, seed, statistics)
         return outputs[0] if mode.is_single else mode.collected(outputs)
 
@@ -84,6 +84,15 @@ class FusedNet(torch.nn.Module):
             self._check(images)
             registered.shape = images.shape
         return tensors
+
+    def _counts(self, mode: _Runnable) -> list[Tensor]:
+        """The numbers of batches that the batch norms have seen."""
+        if is_compiling():
+            return counts(self, mode.counters)
+        registered = self._registered
+        if registered.counts is None:
+            registered.counts = counts(self, mode.counters)
+        return registered.counts
 
     @property
     def _mode(self) -> _Runnable:
@@ -147,7 +156,8 @@ class FusedNet(torch.nn.Module):
 class _Runnable:
     """A mode of a network as it is run.
 
-    is_single: whether it returns a tensor and no collection.
+    is_single: whether it returns a tensor and no collection. is_random: whether it needs a seed. updated: the
+    numbers of the tensors that a forward changes.
     """
 
     network: Network
@@ -157,12 +167,15 @@ class _Runnable:
     leaves: tuple[Any, ...]
     counters: tuple[str | None, ...]
     is_single: bool
+    is_random: bool
+    updated: tuple[int, ...]
 
     @classmethod
     def of(cls, mode: Mode) -> _Runnable:
-        single = mode.spec.is_leaf()
+        network = mode.network
         return cls(
-            mode.network, mode.network.program(), mode.sizes, mode.spec, mode.leaves, mode.counters, single
+            *(network, network.program(), mode.sizes, mode.spec, mode.leaves, mode.counters),
+            *(mode.spec.is_leaf(), network.is_random, network.updated),
         )
 
     def collected(self, outputs: Sequence[Tensor]) -> Any:

@@ -18,7 +18,6 @@ from lenet_ext.engine.operators import draw_seeds, train, train_in_c
 from lenet_ext.engine.optimizers import ELSEWHERE, EngineOptimizer, Step
 from lenet_ext.engine.pace import Pace
 from lenet_ext.engine.reasons import against
-from lenet_ext.engine.registered import counts
 from lenet_ext.engine.step_graphs import StepGraphs
 from lenet_ext.ops._arguments import autocast_is_on
 from lenet_ext.ops._fork import serial_in_forked_child
@@ -181,7 +180,7 @@ class TrainStep:
     def _mode_tensors(self, steps: int) -> tuple[list[Tensor], Tensor | None]:
         """The counts of the batches that batch norms have seen, and the seeds of some steps for dropout."""
         mode = self.fused._mode
-        return counts(self.fused, mode.counters), draw_seeds(steps) if mode.network.is_random else None
+        return self.fused._counts(mode), draw_seeds(steps) if mode.is_random else None
 
     def _next(self, images: Tensor) -> Step:
         """What a step takes besides its batch."""
@@ -253,7 +252,7 @@ class TrainStep:
         return loss
 
     def _taken(self, step: Step, counted: list[Tensor]) -> None:
-        updated = (step.parameters[number] for number in self.fused._mode.network.updated)
+        updated = (step.parameters[number] for number in self.fused._mode.updated)
         # An operator bound through the stable ABI leaves that to its caller.
         increment_version([*step.changed, *updated, *counted])
         if step.made:

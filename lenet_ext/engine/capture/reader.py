@@ -113,6 +113,9 @@ class Reader:
             source = call.source
             held = self.held[source]
             assert held is not None
+            if held.value == value:
+                self.held[call.node] = held
+                return
             if held.memory == self.input_memory:
                 call.refuse("overwrites the network's input")
             self._overwrite(held, value)

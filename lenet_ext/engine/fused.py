@@ -34,10 +34,15 @@ class FusedNet(torch.nn.Module):
     hooks, a call raises RuntimeError. Arguments that are set on a layer in place, as in `conv1.stride = 2`,
     are an exception: they are seen when a module or a parameter changes too.
 
-    Takes (N, C, H, W) or (N, features) in the dtype of the parameters, N of any size, the other sizes those
-    of the example unless these were found to make no difference; or, where `fuse` was given mean and std,
-    uint8 images, and those alone. Returns what the model returns. One node of the autograd graph; gradients
-    of higher order, torch.func and forward-mode AD go through the layers one by one.
+    Takes (N, ...) in the dtype of the parameters, N of any size, the other sizes those of the example unless
+    these were found to make no difference; or, where `fuse` was given mean and std, uint8 images, and those
+    alone. Returns what the model returns: a tensor, or a tuple, list or dict of tensors. One node of the
+    autograd graph; gradients of higher order, torch.func and forward-mode AD go through the layers in turn.
+
+    `train()` and `eval()` choose what dropout and batch norm do, as in the model, and so do the modes of
+    single layers, if the network was read with them so: as it was handed over, all in training mode, all in
+    eval mode. Dropout draws one seed a call from torch's default generator; in training mode batch norm
+    brings the running statistics of its module up to date.
     """
 
     def __init__(self, model: torch.nn.Module, captured: Captured, normalization: Tensor | None) -> None:
@@ -68,8 +73,8 @@ class FusedNet(torch.nn.Module):
         tensors = self._checked_tensors(images)
         mode = self._mode
         images, *parameters = autocast(images, *tensors)
-        seed = draw_seeds(1) if mode.network.is_random else None
-        statistics = Statistics(tensors, counts(self, mode.counters)) if mode.counters else None
+        seed = draw_seeds(1) if mode.is_random else None
+        statistics = Statistics(tensors, mode.updated, self._counts(mode)) if mode.counters else None
         outputs = run(mode.program, images, self._normalization, parameters, seed, statistics)
         return outputs[0] if mode.is_single else mode.collected(outputs)
 
@@ -84,6 +89,15 @@ class FusedNet(torch.nn.Module):
             self._check(images)
             registered.shape = images.shape
         return tensors
+
+    def _counts(self, mode: _Runnable) -> list[Tensor]:
+        """The numbers of batches that the batch norms have seen."""
+        if is_compiling():
+            return counts(self, mode.counters)
+        registered = self._registered
+        if registered.counts is None:
+            registered.counts = counts(self, mode.counters)
+        return registered.counts
 
     @property
     def _mode(self) -> _Runnable:
@@ -147,7 +161,8 @@ class FusedNet(torch.nn.Module):
 class _Runnable:
     """A mode of a network as it is run.
 
-    is_single: whether it returns a tensor and no collection.
+    is_single: whether it returns a tensor and no collection. is_random: whether it needs a seed. updated: the
+    numbers of the tensors that a forward changes.
     """
 
     network: Network
@@ -157,12 +172,15 @@ class _Runnable:
     leaves: tuple[Any, ...]
     counters: tuple[str | None, ...]
     is_single: bool
+    is_random: bool
+    updated: tuple[int, ...]
 
     @classmethod
     def of(cls, mode: Mode) -> _Runnable:
-        single = mode.spec.is_leaf()
+        network = mode.network
         return cls(
-            mode.network, mode.network.program(), mode.sizes, mode.spec, mode.leaves, mode.counters, single
+            *(network, network.program(), mode.sizes, mode.spec, mode.leaves, mode.counters),
+            *(mode.spec.is_leaf(), network.is_random, network.updated),
         )
 
     def collected(self, outputs: Sequence[Tensor]) -> Any:
@@ -195,18 +213,19 @@ def fuse(
 ) -> FusedNet:
     """A module that computes what `model` does, a few images at a time through all layers.
 
-    model: any chain of conv2d, relu, max_pool2d, flattening, linear, and dropout in eval mode, written with
-    modules or functions of torch or of lenet_ext. Its forward is read once, with torch.export. The result
-    consists of its modules: an update of one is seen by the other. example_input: (N, C, H, W) or (N,
-    features) of the shape to expect, in the dtype of the parameters; its batch size may differ later, and
-    height and width where the model does the same for other ones. mean, std: one number, or one per channel;
-    the module then takes uint8 images, as (image / 255 - mean) / std, and refuses others, which it could not
-    tell from images that are normalized already. Convolutions with stride 1 and 3 or 5 kernel rows may be
-    computed by Winograd's method unless in float64, with errors of a few times those of direct sums
-    (docs/kernels.md).
+    model: computes one tensor or several from one tensor, by the layers of the table in README.md, written
+    with modules or functions of torch or of lenet_ext, one after the other or in branches. Its forward is
+    read with torch.export, in the mode in which it is handed over, in training and in eval mode; a mode that
+    cannot be fused is refused when it is called. The result consists of its modules: an update of one is seen
+    by the other. example_input: (N, ...) of the shape to expect, in the dtype of the parameters; its batch
+    size may differ later, and its other sizes where the model does the same for other ones. mean, std: one
+    number, or one per channel; the module then takes uint8 images, as (image / 255 - mean) / std, and refuses
+    others, which it could not tell from images that are normalized already. Convolutions with stride 1 and 3
+    or 5 kernel rows may be computed by Winograd's method unless in float64, with errors of a few times those
+    of direct sums (docs/kernels.md).
 
-    Raises TypeError where an argument has the wrong type; RuntimeError that names the layer where `model` is
-    no such chain (lenet_ext.convert is for these); ValueError where mean and std do not fit.
+    Raises TypeError where an argument has the wrong type; RuntimeError that names the layer where no mode of
+    `model` can be fused (lenet_ext.convert is for these); ValueError where mean and std do not fit.
     """
     captured = capture(model, example_input)
     return FusedNet(model, captured, _normalization(mean, std, example_input))

@@ -38,9 +38,13 @@ LAST_SEED = 2**63 - 1
 
 
 class Statistics(NamedTuple):
-    """What a forward in training mode changes: of `parameters` the running ones, and the batch norms' counts."""
+    """What a forward in training mode changes: running statistics, and how many batches these are of.
+
+    parameters: of the network, as they are registered. updated: the numbers of those that change.
+    """
 
     parameters: list[Tensor]
+    updated: tuple[int, ...]
     counts: list[Tensor]
 
 
@@ -126,10 +130,10 @@ class NetworkFunction(Function):
         program: str,
         normalization: Tensor | None,
         seed: Tensor | None,
+        updated: tuple[int, ...],
         *parameters: Tensor,
     ) -> tuple[Tensor, ...]:
         outputs, saved, argmax = _forward_op(input, parameters, program, normalization, seed)
-        updated = Network.of(program).updated
         # The next forward may change these before this one's backward, which does not depend on them.
         ctx.updated = {number: parameters[number] for number in updated}
         kept = (None if number in updated else tensor for number, tensor in enumerate(parameters))
@@ -145,7 +149,7 @@ class NetworkFunction(Function):
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         input, normalization, seed, saved, argmax, *kept = ctx.saved_tensors
         parameters = [ctx.updated.get(number, tensor) for number, tensor in enumerate(kept)]
-        needs_input, _, _, _, *needs_parameters = ctx.needs_input_grad
+        needs_input, _, _, _, _, *needs_parameters = ctx.needs_input_grad
         given = next(grad for grad in grads if grad is not None)
         grad_outputs = [
             given.new_zeros(shape) if grad is None else grad
@@ -156,7 +160,7 @@ class NetworkFunction(Function):
             grad_input, *wanted = _gradients_layer_by_layer(
                 grad_outputs, (input, *parameters), needed, ctx.program, normalization, seed
             )
-            return grad_input, None, None, None, *wanted
+            return grad_input, None, None, None, None, *wanted
         grad_input, *found = _backward_op(
             grad_outputs,
             input,
@@ -171,7 +175,7 @@ class NetworkFunction(Function):
         )
         wanted = [grad if needed else None for grad, needed in zip(found, needs_parameters, strict=False)]
         wanted += [None] * (len(needs_parameters) - len(wanted))
-        return grad_input if needs_input else None, None, None, None, *wanted
+        return grad_input if needs_input else None, None, None, None, None, *wanted
 
 
 # torch.autograd.Function.apply would repeat in Python the choice that `run` makes.
@@ -196,18 +200,19 @@ def run(
         return layer_by_layer(program, input, normalization, parameters, seed, statistics)
     if torch.is_grad_enabled() and (input.requires_grad or any(p.requires_grad for p in parameters)):
         apply = NetworkFunction.apply if is_dynamo_compiling() else _fast_apply
-        results = apply(input, program, normalization, seed, *parameters)
+        updated = () if statistics is None else statistics.updated
+        results = apply(input, program, normalization, seed, updated, *parameters)
         if statistics is None:
-            return results  # type: ignore[no-any-return]
+            return results
         *outputs, saved = results
     elif statistics is None:
-        return _inference_op(input, parameters, program, normalization, seed)  # type: ignore[no-any-return]
+        return _inference_op(input, parameters, program, normalization, seed)
     else:
         outputs, saved, _ = _forward_op(input, parameters, program, normalization, seed)
     _statistics_op(saved, input, statistics.parameters, statistics.counts, program, normalization)
     if not is_dynamo_compiling():  # an operator bound through the stable ABI leaves that to its caller
-        updated = (statistics.parameters[number] for number in Network.of(program).updated)
-        increment_version([*updated, *statistics.counts])
+        changed = (statistics.parameters[number] for number in statistics.updated)
+        increment_version([*changed, *statistics.counts])
     return outputs
 
 
@@ -244,9 +249,10 @@ def layer_by_layer(
     computed = [parameter.to(compute) for parameter in parameters]
     counts = None if statistics is None else statistics.counts
     outputs = [output.to(dtype) for output in network.apply(activation, computed, seed, counts)]
-    for number in network.updated if statistics is not None else ():
-        if statistics.parameters[number] is not computed[number]:
-            statistics.parameters[number].copy_(computed[number])
+    if statistics is not None:
+        for number in statistics.updated:
+            if statistics.parameters[number] is not computed[number]:  # which is another's copy
+                statistics.parameters[number].copy_(computed[number])
     return outputs
 
 

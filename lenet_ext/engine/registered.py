@@ -81,6 +81,7 @@ def _kind_of(module: nn.Module) -> str:
     # A parametrized layer is of a class made for it, our layers are of classes derived from torch's.
     known = (cls for cls in type(module).__mro__ if cls.__module__.startswith("torch.nn.modules."))
     kind = next(known, nn.Module)
+    names: tuple[str, ...] = ()
     if isinstance(module, nn.Linear):
         arguments = f"bias={module.bias is not None}"
     elif isinstance(module, nn.modules.conv._ConvNd):
@@ -106,6 +107,7 @@ class Registered:
     def __init__(self) -> None:
         self.shape: torch.Size | None = None  # of the last images that were found to fit
         self.flags: Flags = ()  # the modes of the modules
+        self.counts: list[Tensor] | None = None  # of the batches that batch norms have seen, once asked for
         self.watch = Watch()  # false where another look is needed
         self._tensors: list[Tensor] = []
         self._owners: list[tuple[nn.Module, str]] = []  # of tensors that are computed at each access
@@ -128,7 +130,7 @@ class Registered:
         return self._tensors
 
     def _look(self, root: nn.Module, layout: Layout) -> None:
-        self.watch, self.shape = Watch(), None  # which are filled where nothing is refused
+        self.watch, self.shape, self.counts = Watch(), None, None  # which are filled where nothing is refused
         layout.check(root)
         watch = Watch()
         for module in root.modules():

@@ -11,14 +11,13 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from lenet_ext import _C
+from lenet_ext._C import saved_sizes
 from lenet_ext.engine.fused import FusedNet
 from lenet_ext.engine.losses import EngineLoss
 from lenet_ext.engine.operators import draw_seeds, train, train_in_c
 from lenet_ext.engine.optimizers import ELSEWHERE, EngineOptimizer, Step
 from lenet_ext.engine.pace import Pace
 from lenet_ext.engine.reasons import against
-from lenet_ext.engine.registered import counts
 from lenet_ext.engine.step_graphs import StepGraphs
 from lenet_ext.ops._arguments import autocast_is_on
 from lenet_ext.ops._fork import serial_in_forked_child
@@ -181,7 +180,7 @@ class TrainStep:
     def _mode_tensors(self, steps: int) -> tuple[list[Tensor], Tensor | None]:
         """The counts of the batches that batch norms have seen, and the seeds of some steps for dropout."""
         mode = self.fused._mode
-        return counts(self.fused, mode.counters), draw_seeds(steps) if mode.network.is_random else None
+        return self.fused._counts(mode), draw_seeds(steps) if mode.is_random else None
 
     def _next(self, images: Tensor) -> Step:
         """What a step takes besides its batch."""
@@ -210,7 +209,8 @@ class TrainStep:
         loss_line, loss_tensors = self._loss.arguments(images, targets)
         steps = 1 if batch_size == 0 or order is None else -(-len(order) // batch_size)
         counted, seeds = self._mode_tensors(steps)
-        state = (step.parameters, step.state, step.options, counted, seeds, self._program(loss_line), normalization)
+        program = self._program(loss_line)
+        state = (step.parameters, step.state, step.options, counted, seeds, program, normalization)
         try:
             # In one call into C: no KeyboardInterrupt comes between a step and its losses.
             losses.extend(starmap(train_in_c, [(images, targets, order, *state, batch_size, *loss_tensors)]))
@@ -237,9 +237,9 @@ class TrainStep:
         counted, seeds = self._mode_tensors(1)
         tensors = [*step.parameters, *step.state, step.options, *counted, normalization, *loss_tensors]
         kind = (
+            program,
             *((tensor.shape, tensor.dtype, tensor.device) for tensor in (images, targets)),
             *(None if tensor is None else (tensor.data_ptr(), tensor.dtype) for tensor in tensors),
-            program,
         )
         loss = self._graphs.run(
             lambda images, targets: train(
@@ -252,7 +252,7 @@ class TrainStep:
         return loss
 
     def _taken(self, step: Step, counted: list[Tensor]) -> None:
-        updated = (step.parameters[number] for number in self.fused._mode.network.updated)
+        updated = (step.parameters[number] for number in self.fused._mode.updated)
         # An operator bound through the stable ABI leaves that to its caller.
         increment_version([*step.changed, *updated, *counted])
         if step.made:
@@ -264,8 +264,9 @@ class TrainStep:
         """
 
         def outputs() -> torch.Size:
+            # Not by a call, which might change running statistics.
             shapes = [tuple(tensor.shape) for tensor in self.fused._checked_tensors(images)]
-            (output, *_), *_ = _C.saved_sizes(self.fused._mode.program, tuple(images.shape), shapes)
+            (output, *_), *_ = saved_sizes(self.fused._mode.program, tuple(images.shape), shapes)
             return torch.Size((len(images), *output))
 
         if len(images) > 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from pathlib import Path
 
@@ -129,6 +130,16 @@ def test_files_that_documents_name_exist(document: Path) -> None:
     ]
     if document.name != "CONTRIBUTING.md":  # whose recipes make files
         assert not missing
+
+
+def test_readme_has_the_table_of_what_fuse_takes() -> None:
+    """python scripts/fuse_table.py writes it."""
+    spec = importlib.util.spec_from_file_location("fuse_table", ROOT / "scripts/fuse_table.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    assert module.table() in (ROOT / "README.md").read_text()
 
 
 def test_recipes_count_their_files() -> None:

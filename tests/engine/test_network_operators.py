@@ -32,7 +32,6 @@ from operators import (
 from strategies import laid_out
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
-
 from torch.utils._pytree import tree_leaves
 
 from lenet_ext.engine.layers import Activation, Conv2d, Layer, Linear, MaxPool2d

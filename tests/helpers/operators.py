@@ -88,7 +88,8 @@ OPERATORS = {
     "network": Operator((IMAGES, PARAMETERS, PROGRAM, None, None), oracle.network),
     "network_forward": Operator((IMAGES, PARAMETERS, PROGRAM, None, None), oracle.network),
     "network_backward": Operator(
-        ([OUTPUT], IMAGES, PARAMETERS, SAVED, ARGMAX, PROGRAM, None, None, True, True), oracle.network_backward
+        ([OUTPUT], IMAGES, PARAMETERS, SAVED, ARGMAX, PROGRAM, None, None, True, True),
+        oracle.network_backward,
     ),
     "network_train": Operator(
         (

@@ -15,7 +15,7 @@ from torch.utils._pytree import TreeSpec
 
 from lenet_ext.engine.capture.builder import Entry, counters
 from lenet_ext.engine.capture.errors import ELSEWHERE, CannotFuse, layer_name
-from lenet_ext.engine.capture.modes import Flags, flags, mode_modules, patterns
+from lenet_ext.engine.capture.modes import Flags, mode_modules, patterns
 from lenet_ext.engine.capture.reader import Leaf, Reader
 from lenet_ext.engine.capture.sizes import ImageSizes
 from lenet_ext.engine.network import Network, Node
@@ -129,9 +129,7 @@ def _read_modes(model: torch.nn.Module, example: Tensor) -> tuple[tuple[str, ...
     return paths, found
 
 
-def _read(
-    model: torch.nn.Module, example: Tensor, modes: dict[str, bool]
-) -> tuple[Reader, ImageSizes]:
+def _read(model: torch.nn.Module, example: Tensor, modes: dict[str, bool]) -> tuple[Reader, ImageSizes]:
     """The layers, for images of any height and width if these make no difference, else for the example's."""
     if example.dim() >= 3:
         try:

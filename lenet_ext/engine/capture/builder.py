@@ -74,11 +74,9 @@ class Builder:
             row = self.reshape(result, shape)
             assert row is not None
             return row
-        if isinstance(layer, Activation) and layer.kind == "scale" and source is not None:
-            if isinstance(source.layer, Activation) and source.layer.kind == "scale":
-                (factor, shift), (before, begin) = layer.arguments, source.layer.arguments
-                merged = scale(factor * before, factor * begin + shift)
-                return self.emit(merged, source.values, shape)
+        if source is not None and _is_scale(layer) and _is_scale(source.layer):
+            (factor, shift), (before, begin) = layer.reals, source.layer.reals
+            return self.emit(scale(factor * before, factor * begin + shift), source.values, shape)
         if isinstance(layer, Permute) and source is not None and isinstance(source.layer, Permute):
             merged_dims = tuple(source.layer.dims[dim] for dim in layer.dims)
             return self.emit(Permute(merged_dims), source.values, shape)
@@ -139,6 +137,10 @@ class Builder:
         before = self.shapes[source.values[0]]
         channels, length = self.shapes[value]
         return same_sizes(before, (channels, 1, length))
+
+
+def _is_scale(layer: Layer) -> bool:
+    return isinstance(layer, Activation) and layer.kind == "scale"
 
 
 def _is_identity(layer: Layer, before: Sizes, after: Sizes) -> bool:

@@ -33,7 +33,11 @@ __all__ = ["Leaf", "Reader"]
 
 # The end of the name of the buffer in which batch norm counts.
 COUNTER = "num_batches_tracked"
-IGNORED = ("aten._assert_tensor_metadata", "aten.sym_constrain_range_for_size", "lenet_ext.network_statistics")
+IGNORED = (
+    "aten._assert_tensor_metadata",
+    "aten.sym_constrain_range_for_size",
+    "lenet_ext.network_statistics",
+)
 
 
 class Held(NamedTuple):
@@ -109,6 +113,9 @@ class Reader:
             source = call.source
             held = self.held[source]
             assert held is not None
+            if held.value == value:
+                self.held[call.node] = held
+                return
             if held.memory == self.input_memory:
                 call.refuse("overwrites the network's input")
             self._overwrite(held, value)
@@ -151,7 +158,9 @@ class Reader:
 
     def _read(self, node: Node, live: bool) -> None:
         name = operator_name(node)
-        inputs = [argument for argument in node.all_input_nodes if argument in self.held or argument in self.lists]
+        inputs = [
+            argument for argument in node.all_input_nodes if argument in self.held or argument in self.lists
+        ]
         if is_number(node) or name in IGNORED:
             return
         if not live:
@@ -184,7 +193,7 @@ class Reader:
         if isinstance(results, list) and isinstance(number, int) and number < len(results):
             self.held[node] = results[number]
             return
-        if isinstance(results, dict) and number in results:
+        if isinstance(results, dict) and isinstance(number, int) and number in results:
             self.lists[node] = results[number]
             return
         self.refuse(node, "takes the positions of a max_pool2d (return_indices=True)")
@@ -200,7 +209,9 @@ class Reader:
 
     def _mutate(self, node: Node) -> None:
         target = node.args[0]
-        while isinstance(target, Node) and target.op == "call_function" and operator_name(target).endswith("_"):
+        while (
+            isinstance(target, Node) and target.op == "call_function" and operator_name(target).endswith("_")
+        ):
             target = target.args[0]  # the same tensor
         if isinstance(target, Node) and target.op == "placeholder":
             name = self.names.get(target.name, "")
@@ -257,4 +268,3 @@ class Leaf(NamedTuple):
     """The place of a tensor among the outputs of a network."""
 
     output: int
-

@@ -1,4 +1,4 @@
-"""What all layers have: their numbers for the engine, and how they are computed by differentiable functions."""
+"""What all layers have: their numbers for the engine, and differentiable functions that compute them."""
 
 from __future__ import annotations
 

@@ -18,7 +18,15 @@ SELU = (1.6732632423543772848170429916717, 1.0507009873554804934193349852946, 1.
 _SAME = [name for name in ACTIVATIONS if name not in ("gelu_tanh", "scale", "relu")]
 
 
-@reads("Activations", "relu(_)", "lenet_ext.relu(_)", *(f"{name}(_)" for name in _SAME), "relu6(_)", "selu(_)", "celu(_)")
+@reads(
+    "Activations",
+    "relu(_)",
+    "lenet_ext.relu(_)",
+    *(f"{name}(_)" for name in _SAME),
+    "relu6(_)",
+    "selu(_)",
+    "celu(_)",
+)
 def activation(reader: Reader, call: Call) -> None:
     name = call.operator.partition(".")[2].removesuffix("_")
     if name == "relu6":

@@ -60,8 +60,9 @@ def conv_transpose2d(reader: Reader, call: Call) -> None:
     call.need_dims(4, "(N, in_channels, H, W)")
     (groups,) = call.integers("groups")
     _, names = weight_and_bias(call, 4, call.output.shape[1])
-    pairs = (call.pair(name) for name in ("stride", "padding", "output_padding", "dilation"))
-    reader.apply(call, ConvTranspose2d(*pairs, groups), names)
+    stride, padding = call.pair("stride"), call.pair("padding")
+    output_padding, dilation = call.pair("output_padding"), call.pair("dilation")
+    reader.apply(call, ConvTranspose2d(stride, padding, output_padding, dilation, groups), names)
 
 
 @reads("ConvTranspose1d", "conv_transpose1d")
@@ -69,9 +70,9 @@ def conv_transpose1d(reader: Reader, call: Call) -> None:
     call.need_dims(3, "(N, in_channels, L)")
     (groups,) = call.integers("groups")
     _, names = weight_and_bias(call, 3, call.output.shape[1])
-    names_of_pairs = (("stride", 1), ("padding", 0), ("output_padding", 0), ("dilation", 1))
-    pairs = ((first, call.integers(name)[-1]) for name, first in names_of_pairs)
-    on_planes(reader, call, ConvTranspose2d(*pairs, groups), names)
+    stride, padding = flat(call.pair("stride"), 1), flat(call.pair("padding"), 0)
+    output_padding, dilation = flat(call.pair("output_padding"), 0), flat(call.pair("dilation"), 1)
+    on_planes(reader, call, ConvTranspose2d(stride, padding, output_padding, dilation, groups), names)
 
 
 @reads("Linear, over the last dimension", "linear", "lenet_ext.linear")
@@ -80,6 +81,11 @@ def linear(reader: Reader, call: Call) -> None:
         call.refuse("gets an input without a batch dimension instead of (N, ..., in_features)")
     _, names = weight_and_bias(call, 2)
     reader.apply(call, Linear(), names)
+
+
+def flat(pair: Pair, height: int) -> Pair:
+    """An argument of a 1-d layer as that of planes of one row."""
+    return height, pair[1]
 
 
 def on_planes(reader: Reader, call: Call, layer: Layer, names: list[str] | None = None) -> None:

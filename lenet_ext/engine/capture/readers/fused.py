@@ -23,7 +23,8 @@ def network(reader: Reader, call: Call) -> None:
     buffers = inner.buffers
     for number, (layer, read, own, label) in enumerate(inner.nodes):
         names = [
-            call.name_of_node("parameter", parameters[i], "buffer" if i in buffers else "Parameter") for i in own
+            call.name_of_node("parameter", parameters[i], "buffer" if i in buffers else "Parameter")
+            for i in own
         ]
         reader.builder.where = ".".join(filter(None, (call.where, label)))
         counter = reader.count(names[-2]) if getattr(layer, "updates", False) else None

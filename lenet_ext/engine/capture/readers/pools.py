@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from lenet_ext.engine.capture.graph import image_shape
-from lenet_ext.engine.capture.readers.core import on_planes
+from lenet_ext.engine.capture.readers.core import flat, on_planes
 from lenet_ext.engine.capture.readers.table import reads
 from lenet_ext.engine.layers import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, MaxPool2d
 from lenet_ext.ops._arguments import Pair
@@ -20,10 +20,6 @@ def _windows(call: Call) -> tuple[Pair, Pair, Pair]:
     kernel_size = call.pair("kernel_size")
     stride = call.pair("stride") if call.arguments["stride"] else kernel_size
     return kernel_size, stride, call.pair("padding")
-
-
-def _flat(pair: Pair, first: int) -> Pair:
-    return first, pair[1]
 
 
 @reads("MaxPool2d without return_indices", "max_pool2d", "lenet_ext.max_pool2d")
@@ -44,7 +40,7 @@ def max_pool1d(reader: Reader, call: Call) -> None:
     call.need_dims(3, "(N, C, L)")
     size, stride, padding = _windows(call)
     dilation, ceil_mode = call.pair("dilation"), bool(call.arguments["ceil_mode"])
-    layer = MaxPool2d(_flat(size, 1), _flat(stride, 1), _flat(padding, 0), _flat(dilation, 1), ceil_mode)
+    layer = MaxPool2d(flat(size, 1), flat(stride, 1), flat(padding, 0), flat(dilation, 1), ceil_mode)
     on_planes(reader, call, layer)
 
 
@@ -52,16 +48,18 @@ def max_pool1d(reader: Reader, call: Call) -> None:
 def avg_pool2d(reader: Reader, call: Call) -> None:
     call.need_dims(4, "(N, C, H, W)")
     divisor = call.arguments["divisor_override"]
-    flags = (bool(call.arguments[name]) for name in ("ceil_mode", "count_include_pad"))
-    reader.apply(call, AvgPool2d(*_windows(call), *flags, 0 if divisor is None else call.known(divisor)))
+    ceil_mode, with_pad = bool(call.arguments["ceil_mode"]), bool(call.arguments["count_include_pad"])
+    number = 0 if divisor is None else call.known(divisor)
+    reader.apply(call, AvgPool2d(*_windows(call), ceil_mode, with_pad, number))
 
 
 @reads("AvgPool1d", "avg_pool1d")
 def avg_pool1d(reader: Reader, call: Call) -> None:
     call.need_dims(3, "(N, C, L)")
     size, stride, padding = _windows(call)
-    flags = (bool(call.arguments[name]) for name in ("ceil_mode", "count_include_pad"))
-    on_planes(reader, call, AvgPool2d(_flat(size, 1), _flat(stride, 1), _flat(padding, 0), *flags, 0))
+    ceil_mode, with_pad = bool(call.arguments["ceil_mode"]), bool(call.arguments["count_include_pad"])
+    windows = flat(size, 1), flat(stride, 1), flat(padding, 0)
+    on_planes(reader, call, AvgPool2d(*windows, ceil_mode, with_pad, 0))
 
 
 @reads("AdaptiveAvgPool2d", "adaptive_avg_pool2d")

@@ -16,7 +16,17 @@ if TYPE_CHECKING:
 
 @reads(
     "Flatten, Unflatten, reshape of each image",
-    *("view", "reshape", "_unsafe_view", "flatten", "unflatten", "unsqueeze", "squeeze", "view_as", "reshape_as"),
+    *(
+        "view",
+        "reshape",
+        "_unsafe_view",
+        "flatten",
+        "unflatten",
+        "unsqueeze",
+        "squeeze",
+        "view_as",
+        "reshape_as",
+    ),
 )
 def reshape(reader: Reader, call: Call) -> None:
     before, after = call.input, call.output
@@ -26,7 +36,9 @@ def reshape(reader: Reader, call: Call) -> None:
         call.refuse(f"turns {shape_text(before)} into {shape_text(after)}, which {BATCH}")
     value = reader.value(call, call.source)
     same = same_sizes(before.shape, after.shape)
-    reader.give(call, reader.reshaped(call, value, image_shape(call.node)), view=True, same=same and _is_view(call))
+    reader.give(
+        call, reader.reshaped(call, value, image_shape(call.node)), view=True, same=same and _is_view(call)
+    )
 
 
 def _is_view(call: Call) -> bool:
@@ -149,7 +161,14 @@ def _slice(
     return reader.reshaped(call, part, shape)
 
 
-@reads("chunk, split, unbind over an image's dimensions", "chunk", "split", "split_with_sizes", "unbind", "tensor_split")
+@reads(
+    "chunk, split, unbind over an image's dimensions",
+    "chunk",
+    "split",
+    "split_with_sizes",
+    "unbind",
+    "tensor_split",
+)
 def split(reader: Reader, call: Call) -> None:
     dim = call.image_dim(call.arguments["dim"])
     source, parts = reader.value(call, call.source), []
@@ -162,7 +181,9 @@ def split(reader: Reader, call: Call) -> None:
     reader.give_list(call, parts, view=True)
 
 
-@reads("Copies in the same dtype on the same device", "to", "_to_copy", "clone", "contiguous", "alias", "type_as")
+@reads(
+    "Copies in the same dtype on the same device", "to", "_to_copy", "clone", "contiguous", "alias", "type_as"
+)
 def copy(reader: Reader, call: Call) -> None:
     before, after = call.input, call.output
     if (before.dtype, before.device) != (after.dtype, after.device):

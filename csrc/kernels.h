@@ -55,6 +55,9 @@ struct TypedKernels {
   MaxPool2dKernels max_pool2d;
   LinearKernels linear;
   ActivationKernels activation;
+  // Null where there is none.
+  void (*dropout_mask)(int64_t count, int64_t channels, int64_t plane, double p, uint32_t layer, uint64_t seed,
+                       void* mask);
   NetworkKernels network;
 };
 

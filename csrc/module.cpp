@@ -4,7 +4,7 @@
 #include <torch/csrc/stable/version.h>
 
 #include "cpu/dispatch/isa.h"
-#include "engine/network.h"
+#include "engine/network_builder.h"
 #include "ops/fork.h"
 #include "watch.h"
 
@@ -48,10 +48,18 @@ py::dict optimizers() {
   return known;
 }
 
-void check_network(const std::string& program, const lenet_ext::SizeList& images,
-                   const std::vector<lenet_ext::SizeList>& parameters) {
+// Checks the network; the sizes of the outputs of one image, and what network_forward saves: values of each
+// image, values of statistics, bytes of each image.
+py::tuple saved_sizes(const std::string& program, const lenet_ext::SizeList& images,
+                      const std::vector<lenet_ext::SizeList>& parameters) {
   const std::vector<lenet_ext::Sizes> sizes(parameters.begin(), parameters.end());
-  lenet_ext::NetworkBuilder(lenet_ext::DescriptionReader(program).read(), images, sizes).build();
+  const lenet_ext::Description description = lenet_ext::DescriptionReader(program).read();
+  const lenet_ext::Network net = lenet_ext::NetworkBuilder(description, images, sizes).build();
+  std::vector<lenet_ext::SizeList> outputs;
+  for (const lenet_ext::NetworkOutput& output : net.outputs) outputs.push_back(output.sizes);
+  const size_t stages = net.stages.size();
+  return py::make_tuple(outputs, net.values_before(stages), net.statistics_before(stages),
+                        net.argmax_before(stages));
 }
 
 }  // namespace
@@ -77,9 +85,8 @@ PYBIND11_MODULE(_C, m) {
       [] { return std::vector<std::string>(std::begin(lenet_ext::kLosses), std::end(lenet_ext::kLosses)); },
       "The losses of the fused engine.");
   m.def("optimizers", &optimizers, "The optimizers of the fused engine: their options, their state.");
-  m.def("kept_values", &lenet_ext::kept_values,
-        "What a network keeps for backward: values, bytes of an argmax.");
-  m.def("check_network", &check_network, "Checks a network for images and parameters of some sizes.");
+  m.def("saved_sizes", &saved_sizes,
+        "Checks a network for images and parameters of some sizes: what its outputs and saved values are.");
   m.def("in_forked_child", &lenet_ext::in_forked_child, "Whether this process is the child of a fork.");
   lenet_ext::define_watch(m);
 }

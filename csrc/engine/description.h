@@ -1,15 +1,16 @@
 // A network as Python describes it (lenet_ext/engine/network.py) and the operators take it: a text, which
 // torch hands over in one piece where a list of numbers would be taken apart. The first line names who errors
 // are about. Then there is one for each layer: its kind, the values that it reads, its parameters, its
-// numbers and, for errors, what the user calls it. The last line has the values that the network returns.
-// Value 0 is the input, value i the result of layer i - 1.
+// integers, its real numbers and, for errors, what the user calls it. The last line has the values that the
+// network returns. Value 0 is the input, value i the result of layer i - 1. All sizes and dimensions are those
+// of one image.
 //
 //   FusedNet
-//   conv2d 0 | 0 1 | 1 1 0 0 0 0 1 1 1 | conv1
-//   relu 1 | | | relu1
-//   max_pool2d 2 | | 2 2 2 2 0 0 1 1 0 | pool1
-//   flatten 3 | | |
-//   linear 4 | 2 3 | | fc
+//   conv2d 0 | 0 1 | 1 1 0 0 0 0 1 1 1 | | conv1
+//   leaky_relu 1 | | | 0.01 | act1
+//   max_pool2d 2 | | 2 2 2 2 0 0 1 1 0 | | pool1
+//   flatten 3 | | | |
+//   linear 4 | 2 3 | | | fc
 //   return 5
 //
 // For training two lines stand before the last: `loss cross_entropy` and `optimizer SGD`.
@@ -31,18 +32,48 @@ namespace lenet_ext {
 
 using SizeList = std::vector<int64_t>;
 
-enum class LayerKind { kConv2d, kLinear, kActivation, kMaxPool2d, kFlatten };
-// The part of a layer in the stages that layers are grouped into (grouping.h); kNone: memory does not change.
-enum class LayerRole { kNone, kCore, kPool, kActivation };
+enum class LayerKind {
+  kNone,
+  kConv2d,
+  kConvTranspose2d,
+  kLinear,
+  kMaxPool2d,
+  kAvgPool2d,
+  kAdaptiveAvgPool2d,
+  kAdaptiveMaxPool2d,
+  kBatchNorm,
+  kDropout,
+  kActivation,
+  kPRelu,
+  kSoftmax,
+  kLogSoftmax,
+  kPermute,
+  kPad,
+  kSlice,
+  kAdd,
+  kMul,
+  kConcat,
+  kFlatten,
+  kReshape,
+};
+// The part of a layer in the stages that layers are grouped into (grouping.h); kAlias: memory does not change.
+enum class LayerRole { kAlias, kCore, kPool, kActivation };
 
 // A layer of the description, of which nothing but the counts is checked yet.
 struct Node {
   LayerKind kind;
   LayerRole role;
-  ActivationCall activation{};
+  Activation activation = Activation::kNone;
   SizeList values, parameters, numbers;
+  std::vector<double> reals;
   std::string label;
 };
+
+inline ActivationCall activation_of(const Node& node) {
+  ActivationCall call{.kind = node.activation};
+  std::ranges::copy(node.reals, call.options);
+  return call;
+}
 
 struct Description {
   std::string name;
@@ -51,6 +82,44 @@ struct Description {
   std::optional<Loss> loss;
   std::optional<Optimizer> optimizer;
 };
+
+// What lines of each kind have, apart from activations.
+inline constexpr size_t kAny = 64;  // as many as there are
+struct CountRange {
+  size_t least, most;
+  bool holds(size_t count) const { return count >= least && (count <= most || most == kAny); }
+};
+struct LayerKindInfo {
+  const char* name;
+  LayerKind kind;
+  LayerRole role = LayerRole::kCore;
+  CountRange parameters{0, 0}, numbers{0, 0};
+  size_t reals = 0;
+  CountRange values{1, 1};
+};
+inline constexpr LayerKindInfo kLayerKinds[] = {
+    {"conv2d", LayerKind::kConv2d, LayerRole::kCore, {1, 2}, {9, 9}},
+    {"conv_transpose2d", LayerKind::kConvTranspose2d, LayerRole::kCore, {1, 2}, {9, 9}},
+    {"linear", LayerKind::kLinear, LayerRole::kCore, {1, 2}},
+    {"max_pool2d", LayerKind::kMaxPool2d, LayerRole::kPool, {0, 0}, {9, 9}},
+    {"avg_pool2d", LayerKind::kAvgPool2d, LayerRole::kCore, {0, 0}, {9, 9}},
+    {"adaptive_avg_pool2d", LayerKind::kAdaptiveAvgPool2d, LayerRole::kCore, {0, 0}, {2, 2}},
+    {"adaptive_max_pool2d", LayerKind::kAdaptiveMaxPool2d, LayerRole::kCore, {0, 0}, {2, 2}},
+    {"batch_norm", LayerKind::kBatchNorm, LayerRole::kCore, {0, 4}, {3, 3}, 2},
+    {"dropout", LayerKind::kDropout, LayerRole::kCore, {0, 0}, {1, 1}, 1},
+    {"prelu", LayerKind::kPRelu, LayerRole::kCore, {1, 1}},
+    {"softmax", LayerKind::kSoftmax, LayerRole::kCore, {0, 0}, {1, 1}},
+    {"log_softmax", LayerKind::kLogSoftmax, LayerRole::kCore, {0, 0}, {1, 1}},
+    {"permute", LayerKind::kPermute, LayerRole::kCore, {0, 0}, {1, kAny}},
+    {"pad", LayerKind::kPad, LayerRole::kCore, {0, 0}, {2, kAny}, 1},
+    {"slice", LayerKind::kSlice, LayerRole::kCore, {0, 0}, {4, 4}},
+    {"add", LayerKind::kAdd, LayerRole::kCore, {0, 0}, {0, 0}, 1, {2, 2}},
+    {"mul", LayerKind::kMul, LayerRole::kCore, {0, 0}, {0, 0}, 0, {2, 2}},
+    {"concat", LayerKind::kConcat, LayerRole::kCore, {0, 0}, {1, 1}, 0, {1, kAny}},
+    {"flatten", LayerKind::kFlatten, LayerRole::kAlias},
+    {"reshape", LayerKind::kReshape, LayerRole::kAlias, {0, 0}, {0, kAny}},
+};
+
 
 // Takes a description apart; every error names its line.
 class DescriptionReader {
@@ -70,19 +139,6 @@ class DescriptionReader {
   }
 
  private:
-  struct Kind {
-    const char* name;
-    LayerKind kind;
-    LayerRole role;
-    size_t most_parameters, numbers;
-  };
-  static constexpr Kind kKinds[] = {
-      {"conv2d", LayerKind::kConv2d, LayerRole::kCore, 2, 9},
-      {"linear", LayerKind::kLinear, LayerRole::kCore, 2, 0},
-      {"max_pool2d", LayerKind::kMaxPool2d, LayerRole::kPool, 0, 9},
-      {"flatten", LayerKind::kFlatten, LayerRole::kNone, 0, 0},
-  };
-
   std::string_view next_line() {
     const std::string_view line = text_.substr(0, text_.find('\n'));
     text_.remove_prefix(std::min(line.size() + 1, text_.size()));
@@ -98,7 +154,7 @@ class DescriptionReader {
     const std::string_view word = line.substr(0, line.find(' '));
     const std::string_view rest = line.substr(std::min(word.size() + 1, line.size()));
     if (word == "return") {
-      d_.outputs = numbers(rest, line);
+      d_.outputs = numbers<int64_t>(rest, line);
       if (d_.outputs.empty()) refuse("returns nothing", line);
       check_values(d_.outputs, line);
     } else if (word == "loss") {
@@ -112,31 +168,34 @@ class DescriptionReader {
 
   void read_node(std::string_view word, std::string_view rest, std::string_view line) {
     Node node{};
-    Kind kind{nullptr, LayerKind::kActivation, LayerRole::kActivation, 0, 0};
+    LayerKindInfo kind{nullptr, LayerKind::kActivation, LayerRole::kActivation};
     const auto known =
-        std::ranges::find(kKinds, word, [](const Kind& k) { return std::string_view(k.name); });
-    if (known != std::end(kKinds)) {
+        std::ranges::find(kLayerKinds, word, [](const LayerKindInfo& k) { return std::string_view(k.name); });
+    if (known != std::end(kLayerKinds)) {
       kind = *known;
     } else {
-      node.activation.kind =
-          static_cast<Activation>(index_of(word, kActivations, "has an unknown kind", line));
-      const ActivationInfo& info = kActivations[static_cast<int>(node.activation.kind)];
-      if (info.options > 0 || !gradient_from_output(node.activation)) refuse("has an unknown kind", line);
+      const size_t index = index_of(word, kActivations, "has an unknown kind", line);
+      node.activation = static_cast<Activation>(index);
+      kind.reals = static_cast<size_t>(kActivations[index].options);
     }
     node.kind = kind.kind, node.role = kind.role;
-    for (SizeList* list : {&node.values, &node.parameters, &node.numbers}) {
+    const auto next_part = [&] {
       const size_t end = rest.find('|');
       if (end == std::string_view::npos) refuse("has too few parts", line);
-      *list = numbers(rest.substr(0, end), line);
+      const std::string_view part = rest.substr(0, end);
       rest.remove_prefix(end + 1);
+      return part;
+    };
+    for (SizeList* list : {&node.values, &node.parameters, &node.numbers}) {
+      *list = numbers<int64_t>(next_part(), line);
     }
+    node.reals = numbers<double>(next_part(), line);
     node.label = rest.substr(std::min(rest.find_first_not_of(' '), rest.size()));
-    const size_t least_parameters = kind.most_parameters > 0;
-    if (node.values.size() != 1) refuse("must read one value", line);
-    if (node.parameters.size() < least_parameters || node.parameters.size() > kind.most_parameters) {
-      refuse("has a wrong number of parameters", line);
+    if (!kind.values.holds(node.values.size())) refuse("reads a wrong number of values", line);
+    if (!kind.parameters.holds(node.parameters.size())) refuse("has a wrong number of parameters", line);
+    if (!kind.numbers.holds(node.numbers.size()) || node.reals.size() != kind.reals) {
+      refuse("has a wrong number of numbers", line);
     }
-    if (node.numbers.size() != kind.numbers) refuse("has a wrong number of numbers", line);
     check_values(node.values, line);
     d_.nodes.push_back(std::move(node));
   }
@@ -149,8 +208,9 @@ class DescriptionReader {
     }
   }
 
-  SizeList numbers(std::string_view part, std::string_view line) const {
-    SizeList list;
+  template <class Number>
+  std::vector<Number> numbers(std::string_view part, std::string_view line) const {
+    std::vector<Number> list;
     const char *at = part.data(), *const end = at + part.size();
     while (true) {
       while (at != end && *at == ' ') ++at;

@@ -1,14 +1,17 @@
-// Which layers of a network make a stage, that kernels compute together: conv2d, linear or nothing, then
-// max_pool2d, then an activation, each of the last two if wanted. Sizes do not matter here.
+// Which layers of a network make a stage, that kernels compute together: a core (conv2d, linear, ... or
+// nothing), then max_pool2d, then an activation, each of the last two if wanted and nobody else reads what lies
+// between. Sizes do not matter here.
 #pragma once
 
 #include "engine/description.h"
 
 namespace lenet_ext {
 
-// The layers of a stage; -1 where there is none. last: the one with its result.
+// The layers of a stage; -1 where there is none. first: the one that reads `inputs`, the values that other
+// stages give: 0 is the images, i the result of stage i - 1.
 struct StageLayers {
-  int core = -1, pool = -1, activation = -1, last = -1;
+  int first, core = -1, pool = -1, activation = -1;
+  std::vector<int> inputs;
 };
 
 inline MaxPool2dParameters max_pool2d_parameters(const Node& node) {
@@ -24,50 +27,90 @@ inline MaxPool2dParameters max_pool2d_parameters(const Node& node) {
 }
 
 // Where an activation commutes with a pool, the pool goes first: the stage is the same for either order.
-inline bool pool_may_go_first(const ActivationCall& activation, const Node& pool) {
-  if (pool.kind != LayerKind::kMaxPool2d) return false;
+inline bool pool_may_go_first(const Node& activation, const Node& pool) {
   const MaxPool2dParameters p = max_pool2d_parameters(pool);
   // A window may lie in the padding alone: its maximum is -inf, which an activation must not change.
   const bool skips_pixels = (p.pad_h > 0 && p.dilation_h > 1) || (p.pad_w > 0 && p.dilation_w > 1);
-  return commutes_with_max_pool(activation) && !skips_pixels;
+  return commutes_with_max_pool(activation_of(activation)) && !skips_pixels;
 }
 
-inline std::vector<StageLayers> group_layers(const Description& description) {
-  const std::vector<Node>& nodes = description.nodes;
-  std::vector<StageLayers> stages;
-  for (int i = 0; i < static_cast<int>(nodes.size()); ++i) {
-    const Node& node = nodes[i];
-    if (node.values[0] != i) {
-      fail(description.name, ": layer ", i,
-           " does not read the result of the one before: no kernel takes branches");
+// The layers of a description in stages.
+class Grouping {
+ public:
+  explicit Grouping(const Description& description)
+      : d_(description), roots_(d_.nodes.size() + 1), readers_(d_.nodes.size() + 1), givers_(roots_.size(), -1) {
+    count_readers();
+    stage_of_.assign(d_.nodes.size(), -1);
+    for (int i = 0; i < static_cast<int>(d_.nodes.size()); ++i) {
+      if (d_.nodes[i].role == LayerRole::kAlias) continue;
+      if (readers_[i + 1] == 0) fail(d_.name, ": nobody reads the result of layer ", i);
+      if (!join(i)) begin(i);
     }
-    const StageLayers* const last = stages.empty() ? nullptr : &stages.back();
-    bool begins = last == nullptr;
-    switch (node.role) {
-      case LayerRole::kNone:
-        continue;
-      case LayerRole::kCore:
-        begins = true;
-        break;
-      case LayerRole::kPool:
-        begins = begins || last->pool >= 0 ||
-                 (last->activation >= 0 && !pool_may_go_first(nodes[last->activation].activation, node));
-        break;
-      case LayerRole::kActivation:
-        begins = begins || last->activation >= 0;
+    if (stages_.empty()) fail(d_.name, ": the network has no layer that computes anything");
+  }
+
+  const std::vector<StageLayers>& stages() const { return stages_; }
+  // The stage of layer i, -1 where that changes nothing in memory.
+  int stage_of(int layer) const { return stage_of_[layer]; }
+  // What is in memory for `value` of the description, as stages count values.
+  int value_of_stages(int64_t value) const { return givers_[roots_[value]] + 1; }
+
+ private:
+  // Of a value, that whose memory it shares.
+  void count_readers() {
+    for (size_t i = 0; i < d_.nodes.size(); ++i) {
+      const Node& node = d_.nodes[i];
+      const bool alias = node.role == LayerRole::kAlias;
+      roots_[i + 1] = alias ? roots_[node.values[0]] : static_cast<int>(i + 1);
+      for (size_t k = 0; !alias && k < node.values.size(); ++k) ++readers_[roots_[node.values[k]]];
     }
-    if (begins) stages.emplace_back();
-    StageLayers& stage = stages.back();
-    (node.role == LayerRole::kPool         ? stage.pool
-     : node.role == LayerRole::kActivation ? stage.activation
-                                           : stage.core) = i;
-    stage.last = i;
+    for (int64_t value : d_.outputs) ++readers_[roots_[value]];
   }
-  if (stages.empty()) fail(description.name, ": the network has no layer that computes anything");
-  if (description.outputs.size() != 1 || description.outputs[0] != static_cast<int64_t>(nodes.size())) {
-    fail(description.name, ": the last result, and that alone, must be returned");
+
+  bool join(int i) {
+    const Node& node = d_.nodes[i];
+    if (node.role == LayerRole::kCore) return false;
+    const int read = roots_[node.values[0]];
+    const int number = givers_[read];
+    if (number < 0 || readers_[read] != 1) return false;
+    StageLayers& stage = stages_[number];
+    const LayerKind core = stage.core < 0 ? LayerKind::kNone : d_.nodes[stage.core].kind;
+    if (node.role == LayerRole::kPool) {
+      const bool pools = core == LayerKind::kNone || core == LayerKind::kConv2d;
+      const bool fits = stage.activation < 0 || pool_may_go_first(d_.nodes[stage.activation], node);
+      if (!pools || stage.pool >= 0 || !fits) return false;
+      stage.pool = i;
+    } else {
+      // These compute their own gradients from what they give.
+      const bool needs_output = core == LayerKind::kSoftmax || core == LayerKind::kLogSoftmax;
+      if (stage.activation >= 0 || needs_output || !gradient_from_output(activation_of(node))) return false;
+      stage.activation = i;
+    }
+    givers_[read] = -1;
+    set_stage(i, number);
+    return true;
   }
-  return stages;
-}
+
+  void begin(int i) {
+    const Node& node = d_.nodes[i];
+    StageLayers stage{.first = i};
+    const bool is_activation =
+        node.role == LayerRole::kActivation && gradient_from_output(activation_of(node));
+    (is_activation                    ? stage.activation
+     : node.role == LayerRole::kPool ? stage.pool
+                                     : stage.core) = i;
+    for (int64_t value : node.values) stage.inputs.push_back(value_of_stages(value));
+    stages_.push_back(std::move(stage));
+    set_stage(i, static_cast<int>(stages_.size()) - 1);
+  }
+
+  void set_stage(int layer, int stage) { stage_of_[layer] = stage, givers_[layer + 1] = stage; }
+
+  const Description& d_;
+  std::vector<int> roots_, readers_;
+  std::vector<int> givers_;  // the stage that gives a value, -1 for the images and what no stage ends with
+  std::vector<int> stage_of_;
+  std::vector<StageLayers> stages_;
+};
 
 }  // namespace lenet_ext

@@ -19,9 +19,10 @@ struct Images {
 struct ForwardPass {
   Images images;
   const void* const* parameters;
-  void* output;
-  // For backward, of the whole batch (Network::values_before, argmax_before), the values in the compute type;
-  // or null.
+  uint64_t seed;         // of dropout
+  void* const* outputs;  // by Network::outputs
+  // For backward, of the whole batch (Network::saved_size, argmax_before), the values in the compute type; or
+  // null.
   void* saved;
   uint8_t* argmax;
 };
@@ -29,17 +30,21 @@ struct ForwardPass {
 struct BackwardPass {
   Images images;
   const void* const* parameters;
-  const void* grad_output;
+  uint64_t seed;
+  const void* const* grad_outputs;
   const void* saved;
   const uint8_t* argmax;
   void* grad_input;              // may be null
-  void* const* grad_parameters;  // like parameters; may be null
+  // Like parameters; may be null. Zero where several layers read the parameter, or none does.
+  void* const* grad_parameters;
 };
 
 struct TrainPass {
   Images images;
   const void* targets;  // of all available images: int64_t classes, or values of the stored type
   void* const* parameters;
+  uint64_t seed;
+  void* statistics;  // Network::statistics_before of all stages, in the compute type: written
   // A row for each parameter, on the device of the parameters: 1 if the parameter is to be changed, else 0,
   // and the options of the network's optimizer.
   const double* options;

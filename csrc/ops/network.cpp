@@ -1,6 +1,7 @@
 #include <optional>
 
 #include "ops/network_tensors.h"
+#include "ops/running_statistics.h"
 #include "ops/registration.h"
 
 namespace lenet_ext {
@@ -15,35 +16,66 @@ Tensor empty_of(Sizes sizes, ScalarType type, const Tensor& like) {
   return empty(dtype, sizes, like, Format::kContiguous);
 }
 
-Tensor empty_output(const NetworkTensors& t) {
-  return empty_of(t.with_batch(t.network->output_sizes), kScalarTypes[t.dtype], t.images);
+Tensors empty_outputs(const NetworkTensors& t) {
+  Tensors outputs;
+  for (const NetworkOutput& output : t.network->outputs) {
+    outputs.push_back(empty_of(t.with_batch(output.sizes), kScalarTypes[t.dtype], t.images));
+  }
+  return outputs;
+}
+
+std::vector<void*> pointers_of(const Tensors& tensors) {
+  std::vector<void*> pointers;
+  pointers.reserve(tensors.size());
+  for (const Tensor& tensor : tensors) pointers.push_back(tensor.mutable_data_ptr());
+  return pointers;
+}
+
+// The seeds of `steps` passes, on the host; null where the network draws nothing.
+const int64_t* seeds_of(const NetworkTensors& t, const std::optional<Tensor>& seeds, int64_t steps) {
+  if (!t.network->has_dropout()) return nullptr;
+  if (!seeds) fail(t.op(), ": the network has dropout and needs a seed");
+  if (seeds->scalar_type() != ScalarType::Long || !is_on_cpu(*seeds) || !seeds->is_contiguous()) {
+    fail(t.op(), ": seeds must be int64, contiguous, on the CPU");
+  }
+  check_sizes(t.op(), "seeds", *seeds, std::array{steps});
+  return static_cast<const int64_t*>(seeds->const_data_ptr());
+}
+uint64_t seed_of(const NetworkTensors& t, const std::optional<Tensor>& seed) {
+  const int64_t* const seeds = seeds_of(t, seed, 1);
+  return seeds == nullptr ? 0 : static_cast<uint64_t>(seeds[0]);
 }
 
 // Inference.
-Tensor network(const Tensor& input, Tensors parameters, std::string program,
-               std::optional<Tensor> normalization) {
+Tensors network(const Tensor& input, Tensors parameters, std::string program,
+                std::optional<Tensor> normalization, std::optional<Tensor> seed) {
   const NetworkTensors t(input, parameters, program, normalization);
+  t.check_statistics();
   const Backend kernels(t.op(), t.images);
-  Tensor output = empty_output(t);
+  const uint64_t number = seed_of(t, seed);
+  const Tensors outputs = empty_outputs(t);
   if (t.batch > 0) {
     kernels[t.dtype].network.forward(t.network, {.images = t.all_images(),
                                                  .parameters = t.pointers.data(),
-                                                 .output = output.mutable_data_ptr(),
+                                                 .seed = number,
+                                                 .outputs = pointers_of(outputs).data(),
                                                  .saved = nullptr,
                                                  .argmax = nullptr});
   }
-  return output;
+  return outputs;
 }
 
-// (output, saved, argmax): the last two for network_backward.
-std::tuple<Tensor, Tensor, Tensor> network_forward(const Tensor& input, Tensors parameters,
-                                                   std::string program, std::optional<Tensor> normalization) {
+// (outputs, saved, argmax): the last two for network_backward.
+std::tuple<Tensors, Tensor, Tensor> network_forward(const Tensor& input, Tensors parameters,
+                                                    std::string program, std::optional<Tensor> normalization,
+                                                    std::optional<Tensor> seed) {
   const NetworkTensors t(input, parameters, program, normalization);
+  t.check_statistics();
   const Backend kernels(t.op(), t.images);
+  const uint64_t number = seed_of(t, seed);
   const size_t stages = t.network->stages.size();
-  Tensor output = empty_output(t);
-  Tensor saved =
-      empty_of(std::array{t.batch * t.network->values_before(stages)}, compute_type(t.dtype), t.images);
+  const Tensors outputs = empty_outputs(t);
+  Tensor saved = empty_of(std::array{t.network->saved_size(t.batch)}, compute_type(t.dtype), t.images);
   Tensor argmax =
       empty_of(std::array{t.batch * t.network->argmax_before(stages)}, ScalarType::Byte, t.images);
   int64_t written = 0;
@@ -53,35 +85,46 @@ std::tuple<Tensor, Tensor, Tensor> network_forward(const Tensor& input, Tensors 
   if (t.batch > 0) {
     kernels[t.dtype].network.forward(t.network, {.images = t.all_images(),
                                                  .parameters = t.pointers.data(),
-                                                 .output = output.mutable_data_ptr(),
+                                                 .seed = number,
+                                                 .outputs = pointers_of(outputs).data(),
                                                  .saved = saved.mutable_data_ptr(),
                                                  .argmax = static_cast<uint8_t*>(argmax.mutable_data_ptr())});
   }
-  return {output, saved, argmax};
+  return {outputs, saved, argmax};
 }
 
 // The gradients of the input and of all parameters; empty ones where they are not asked for.
-Tensors network_backward(const Tensor& grad_output, const Tensor& input, Tensors parameters,
-                         const Tensor& saved, const Tensor& argmax, std::string program,
-                         std::optional<Tensor> normalization, bool input_grad, bool parameter_grads) {
+Tensors network_backward(Tensors grad_outputs, const Tensor& input, Tensors parameters, const Tensor& saved,
+                         const Tensor& argmax, std::string program, std::optional<Tensor> normalization,
+                         std::optional<Tensor> seed, bool input_grad, bool parameter_grads) {
   const NetworkTensors t(input, parameters, program, normalization);
   const char* const op = t.op();
   const Backend kernels(op, t.images);
-  const size_t stages = t.network->stages.size();
-  if (dtype_of(op, "grad_output", grad_output) != t.dtype) {
-    fail(op, ": grad_output must have the dtype of the parameters");
+  const uint64_t number = seed_of(t, seed);
+  const size_t stages = t.network->stages.size(), outputs = t.network->outputs.size();
+  if (grad_outputs.size() != outputs) {
+    fail(op, ": there must be ", outputs, " gradients of outputs, got ", grad_outputs.size());
   }
-  check_sizes(op, "grad_output", grad_output, t.with_batch(t.network->output_sizes));
+  for (size_t k = 0; k < outputs; ++k) {
+    if (dtype_of(op, "grad_output", grad_outputs[k]) != t.dtype) {
+      fail(op, ": grad_output must have the dtype of the parameters");
+    }
+    check_sizes(op, "grad_output", grad_outputs[k], t.with_batch(t.network->outputs[k].sizes));
+    check_same_device(op, "input", t.images, "grad_output", grad_outputs[k]);
+    grad_outputs[k] = dense(grad_outputs[k]);
+  }
   if (saved.scalar_type() != compute_type(t.dtype) || argmax.scalar_type() != ScalarType::Byte) {
     fail(op, ": saved and argmax must be those of network_forward");
   }
-  check_sizes(op, "saved", saved, std::array{t.batch * t.network->values_before(stages)});
+  check_sizes(op, "saved", saved, std::array{t.network->saved_size(t.batch)});
   check_sizes(op, "argmax", argmax, std::array{t.batch * t.network->argmax_before(stages)});
-  for (const Tensor* tensor : {&grad_output, &saved, &argmax}) {
-    check_same_device(op, "input", t.images, "grad_output, saved or argmax", *tensor);
+  for (const Tensor* tensor : {&saved, &argmax}) {
+    check_same_device(op, "input", t.images, "saved or argmax", *tensor);
   }
   if (input_grad && t.normalization) fail(op, ": uint8 images have no gradient");
-  const Tensor gy = dense(grad_output), values = dense(saved), positions = dense(argmax);
+  const Tensor values = dense(saved), positions = dense(argmax);
+  std::vector<const void*> output_pointers;
+  for (const Tensor& grad : grad_outputs) output_pointers.push_back(grad.const_data_ptr());
   Tensors grads;
   grads.push_back(empty_of(input_grad ? t.with_batch(t.network->image_sizes) : SizeList{0},
                            kScalarTypes[t.dtype], t.images));
@@ -89,20 +132,44 @@ Tensors network_backward(const Tensor& grad_output, const Tensor& input, Tensors
   for (size_t i = 0; parameter_grads && i < t.parameters.size(); ++i) {
     grads.push_back(empty(sizes_of(t.parameters[i]), t.parameters[i]));
     pointers.push_back(grads.back().mutable_data_ptr());
+    if (t.batch == 0 || t.network->parameter_readers[i] != 1) set_to_zero(grads.back());
   }
   if (t.batch > 0) {
     kernels[t.dtype].network.backward(t.network,
                                       {.images = t.all_images(),
                                        .parameters = t.pointers.data(),
-                                       .grad_output = gy.const_data_ptr(),
+                                       .seed = number,
+                                       .grad_outputs = output_pointers.data(),
                                        .saved = values.const_data_ptr(),
                                        .argmax = static_cast<const uint8_t*>(positions.const_data_ptr()),
                                        .grad_input = input_grad ? grads[0].mutable_data_ptr() : nullptr,
                                        .grad_parameters = parameter_grads ? pointers.data() : nullptr});
-  } else {
-    for (size_t i = 1; i < grads.size(); ++i) set_to_zero(grads[i]);
   }
   return grads;
+}
+
+// Of what is written to.
+void check_contiguous(const char* op, const Tensors& parameters) {
+  for (const Tensor& parameter : parameters) {
+    if (!parameter.is_contiguous()) fail(op, ": parameters must be contiguous");
+  }
+}
+
+// After a forward pass in training mode, whose `saved` this is: the running statistics, which are among the
+// parameters, take their part of those of the batch, and `counts`, the batches that each batch norm with
+// running statistics has seen, grow by 1.
+void network_statistics(const Tensor& saved, const Tensor& input, Tensors parameters, Tensors counts,
+                        std::string program, std::optional<Tensor> normalization) {
+  const NetworkTensors t(input, parameters, program, normalization);
+  check_contiguous(t.op(), parameters);
+  check_sizes(t.op(), "saved", saved, std::array{t.network->saved_size(t.batch)});
+  if (saved.scalar_type() != compute_type(t.dtype)) fail(t.op(), ": saved must be that of network_forward");
+  const RunningStatistics running(t, counts);
+  const Tensor values = dense(saved);
+  const int64_t first = t.batch * t.network->values_before(t.network->stages.size());
+  if (t.batch > 0) {
+    running.update(static_cast<const char*>(values.const_data_ptr()) + first * values.element_size());
+  }
 }
 
 // The values of `indices` must lie in [0, size).
@@ -133,7 +200,7 @@ struct StepTensors {
     check_targets(t);
     check_same_device(op, "images", t.images, "targets", targets);
     targets = dense(targets);
-    if (takes_classes && kernels.on_host()) check_indices(op, "target", targets, t.network->output_sizes[0]);
+    if (takes_classes && kernels.on_host()) check_indices(op, "target", targets, t.network->output_sizes()[0]);
     if (wanted_order) {
       check_int64_vector(op, "order", *wanted_order);
       check_same_device(op, "images", t.images, "order", *wanted_order);
@@ -160,9 +227,9 @@ struct StepTensors {
     if (takes_classes) {
       check_int64_vector(op, "targets", targets);
       check_sizes(op, "targets", targets, std::array{t.batch});
-      if (t.network->output_sizes.size() != 1) {
+      if (t.network->output_sizes().size() != 1) {
         fail(op, ": cross entropy needs an output (N, classes), got sizes ",
-             to_string(t.with_batch(t.network->output_sizes)));
+             to_string(t.with_batch(t.network->output_sizes())));
       }
       return;
     }
@@ -170,7 +237,7 @@ struct StepTensors {
       fail(op, ": targets must be ", torch::headeronly::toString(kScalarTypes[t.dtype]), ", got ",
            torch::headeronly::toString(targets.scalar_type()));
     }
-    check_sizes(op, "targets", targets, t.with_batch(t.network->output_sizes));
+    check_sizes(op, "targets", targets, t.with_batch(t.network->output_sizes()));
   }
 
   // Of each name one tensor for all parameters, one after the other; an empty one if none has any.
@@ -197,6 +264,18 @@ struct StepTensors {
   }
 };
 
+// No batch of an epoch may be too small for a batch norm.
+void check_last_batch(const NetworkTensors& t, int64_t count, int64_t batch_size) {
+  for (const Stage& stage : t.network->stages) {
+    if (!stage.needs_statistics() || stage.input_size != stage.channels() || count == 0) continue;
+    const int64_t least = count % batch_size == 0 ? batch_size : count % batch_size;
+    if (least < 2) {
+      fail(stage.name, ": batch_norm needs more than one value of each channel in training mode, and the ",
+           "smallest batch has one image");
+    }
+  }
+}
+
 // One step of the program's optimizer for each batch of `batch_size` images, in the order of `order`; the
 // mean loss of each. With batch_size 0 one step with all of them, and its loss as a 0-d tensor. Changes
 // parameters and state. options: see TrainPass.
@@ -205,21 +284,26 @@ struct StepTensors {
 // order without waiting for the device, a step that holds one out of range changes nothing and has the loss
 // NaN.
 Tensor network_train(const Tensor& images, const Tensor& targets, std::optional<Tensor> order,
-                     Tensors parameters, Tensors state, const Tensor& options, std::string program,
-                     std::optional<Tensor> normalization, int64_t batch_size) {
+                     Tensors parameters, Tensors state, const Tensor& options, Tensors counts,
+                     std::optional<Tensor> seeds, std::string program, std::optional<Tensor> normalization,
+                     int64_t batch_size) {
   const NetworkTensors t(images, parameters, program, normalization);
   const char* const op = t.op();
-  for (const Tensor& parameter : parameters) {
-    if (!parameter.is_contiguous()) fail(op, ": parameters must be contiguous");
-  }
+  check_contiguous(op, parameters);
   if (batch_size < 0) fail(op, ": batch_size must be at least 0, got ", batch_size);
   const Backend kernels(op, t.images);
+  if (t.network->outputs.size() != 1) fail(op, ": the network has several outputs, a loss is of one");
   const StepTensors s(t, kernels, targets, order, state, options);
+  const RunningStatistics running(t, counts);
   const int64_t count = s.order ? s.order->numel() : t.batch;
   const bool one_step = batch_size == 0;
   if (one_step && count == 0) fail(op, ": the batch is empty");
   if (one_step) batch_size = count;
   const int64_t steps = count / batch_size + (count % batch_size != 0);
+  check_last_batch(t, count, batch_size);
+  const int64_t* const numbers = seeds_of(t, seeds, steps);
+  Tensor statistics = empty_of(std::array{t.network->statistics_before(t.network->stages.size())},
+                               compute_type(t.dtype), t.images);
   Tensor losses = empty_of(one_step ? SizeList{} : SizeList{steps}, kScalarTypes[t.dtype], t.images);
   const int64_t stored_bytes = losses.element_size();
   const int64_t image_bytes = t.network->image_size() * t.images.element_size();
@@ -240,24 +324,33 @@ Tensor network_train(const Tensor& images, const Tensor& targets, std::optional<
         t.network, {.images = batch,
                     .targets = target,
                     .parameters = t.pointers.data(),
+                    .seed = numbers == nullptr ? 0 : static_cast<uint64_t>(numbers[step]),
+                    .statistics = statistics.mutable_data_ptr(),
                     .options = static_cast<const double*>(s.options.const_data_ptr()),
                     .state = s.state.data(),
                     .mean_loss = static_cast<char*>(losses.mutable_data_ptr()) + step * stored_bytes});
+    running.update(statistics.const_data_ptr());
   }
   return losses;
 }
 
 const Registration registration = {
-    {"network(Tensor input, Tensor[] parameters, str program, Tensor? normalization) -> Tensor",
+    {"network(Tensor input, Tensor[] parameters, str program, Tensor? normalization, Tensor? seed) -> "
+     "Tensor[]",
      TORCH_BOX(&network)},
-    {"network_forward(Tensor input, Tensor[] parameters, str program, Tensor? normalization) -> "
-     "(Tensor, Tensor, Tensor)",
+    {"network_forward(Tensor input, Tensor[] parameters, str program, Tensor? normalization, Tensor? seed) -> "
+     "(Tensor[], Tensor, Tensor)",
      TORCH_BOX(&network_forward)},
-    {"network_backward(Tensor grad_output, Tensor input, Tensor[] parameters, Tensor saved, Tensor "
-     "argmax, str program, Tensor? normalization, bool input_grad, bool parameter_grads) -> Tensor[]",
+    {"network_backward(Tensor[] grad_outputs, Tensor input, Tensor[] parameters, Tensor saved, Tensor "
+     "argmax, str program, Tensor? normalization, Tensor? seed, bool input_grad, bool parameter_grads) -> "
+     "Tensor[]",
      TORCH_BOX(&network_backward)},
+    {"network_statistics(Tensor saved, Tensor input, Tensor(a!)[] parameters, Tensor(b!)[] counts, str "
+     "program, Tensor? normalization) -> ()",
+     TORCH_BOX(&network_statistics)},
     {"network_train(Tensor images, Tensor targets, Tensor? order, Tensor(a!)[] parameters, "
-     "Tensor(b!)[] state, Tensor options, str program, Tensor? normalization, int batch_size) -> Tensor",
+     "Tensor(b!)[] state, Tensor options, Tensor(c!)[] counts, Tensor? seeds, str program, Tensor? "
+     "normalization, int batch_size) -> Tensor",
      TORCH_BOX(&network_train)},
 };
 

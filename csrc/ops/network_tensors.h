@@ -6,6 +6,7 @@
 #include <optional>
 
 #include "cpu/runtime/recent.h"
+#include "engine/network_builder.h"
 #include "engine/passes.h"
 #include "ops/backend.h"
 
@@ -92,6 +93,17 @@ struct NetworkTensors {
             .bytes = normalization.has_value(),
             .scale = scale,
             .shift = scale == nullptr ? nullptr : scale + network->image_sizes[0]};
+  }
+
+  // The statistics of a batch norm are of more than one value.
+  void check_statistics() const {
+    for (const Stage& stage : network->stages) {
+      const int64_t of_image = stage.channels() == 0 ? 0 : stage.input_size / stage.channels();
+      if (stage.needs_statistics() && batch * of_image < 2) {
+        fail(stage.name, ": batch_norm needs more than one value of each channel in training mode, got ",
+             batch * of_image);
+      }
+    }
   }
 
   NetworkPtr network;

@@ -89,7 +89,7 @@ _programs: dict[Any, str] = {}
 def _program(geometry: Sequence[int], has_bias: bool, size: Pair, step: Pair) -> str:
     return Network.chain(
         OPERATOR,
-        (Conv2d.of_numbers(geometry), (0, 1) if has_bias else (0,)),
+        (Conv2d.of(geometry), (0, 1) if has_bias else (0,)),
         (Activation("relu"), ()),
         (MaxPool2d(size, step, padding=(0, 0), dilation=(1, 1), ceil_mode=False), ()),
     ).program()

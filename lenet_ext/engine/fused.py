@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
+from torch.utils._pytree import TreeSpec, tree_unflatten
 
-from lenet_ext.engine.capture import Captured, capture
-from lenet_ext.engine.operators import run
+from lenet_ext.engine.capture import Captured, ImageSizes, Leaf, Mode, capture
+from lenet_ext.engine.capture.errors import layer_name
+from lenet_ext.engine.capture.modes import unread
+from lenet_ext.engine.network import Network
+from lenet_ext.engine.operators import Statistics, draw_seeds, run
 from lenet_ext.engine.reasons import against
-from lenet_ext.engine.registered import Layout, Registered
+from lenet_ext.engine.registered import Layout, Registered, counts
 from lenet_ext.ops._arguments import autocast
 
 __all__ = ["FusedNet", "fuse"]
@@ -39,13 +45,15 @@ class FusedNet(torch.nn.Module):
         # The dicts themselves. Underscores: any other name may be one of the model's own.
         self._modules, self._parameters, self._buffers = model._modules, model._parameters, model._buffers
         self.training = model.training
-        self._network, self._sizes = captured.network, captured.sizes
-        self._program = self._network.program()
-        self._layout = Layout.of(model, captured.parameters, captured.eval_only)
+        self._modes = {
+            pattern: mode if isinstance(mode, str) else _Runnable.of(mode)
+            for pattern, mode in captured.modes.items()
+        }
+        self._layout = Layout.of(model, captured)
         self._normalization = normalization
         self._registered = Registered()
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> Any:
         if is_compiling():
             return self._run(images)
         try:
@@ -56,27 +64,60 @@ class FusedNet(torch.nn.Module):
                 raise
             raise reason from error
 
-    def _run(self, images: Tensor) -> Tensor:
-        images, *parameters = autocast(images, *self._checked_parameters(images))
-        return run(self._program, images, self._normalization, parameters)
+    def _run(self, images: Tensor) -> Any:
+        tensors = self._checked_tensors(images)
+        mode = self._mode
+        images, *parameters = autocast(images, *tensors)
+        seed = draw_seeds(1) if mode.network.is_random else None
+        statistics = Statistics(tensors, counts(self, mode.counters)) if mode.counters else None
+        outputs = run(mode.program, images, self._normalization, parameters, seed, statistics)
+        return outputs[0] if mode.is_single else mode.collected(outputs)
 
-    def _checked_parameters(self, images: Tensor) -> list[Tensor]:
-        """Those of the network in its order, after a look at the sizes of `images`."""
+    def _checked_tensors(self, images: Tensor) -> list[Tensor]:
+        """Those of the network in its order, after a look at the mode and at the sizes of `images`."""
         if is_compiling():
             self._check(images)
-            return [_attribute(self, path) for path in self._layout.parameters]
+            return [_attribute(self, path) for path in self._layout.tensors]
         registered = self._registered
+        tensors = registered.tensors(self, self._layout)
         if images.shape != registered.shape:
             self._check(images)
             registered.shape = images.shape
-        return registered.parameters(self, self._layout)
+        return tensors
+
+    @property
+    def _mode(self) -> _Runnable:
+        """The network in the mode in which its modules are, as far as they were looked at last."""
+        paths = self._layout.paths
+        if is_compiling():
+            pattern = tuple([_submodule(self, path).training for path in paths])
+        else:
+            pattern = self._registered.flags
+        mode = self._modes.get(pattern)
+        if isinstance(mode, _Runnable):
+            return mode
+        if mode is not None:
+            raise RuntimeError(f"FusedNet: this mode cannot be fused: {mode.removeprefix('fuse: ')}")
+        path, training = unread(paths, pattern, self._modes)
+        name = layer_name(path, "the network")
+        state = "training" if training else "eval"
+        raise RuntimeError(
+            f"FusedNet: {name} is in {state} mode, and the network was not read with the other layers as "
+            "they are: call lenet_ext.fuse(model, example_input) again in that mode"
+        )
+
+    @property
+    def _network(self) -> Network:
+        """What is computed in the mode in which the modules are."""
+        self._registered.tensors(self, self._layout)
+        return self._mode.network
 
     def _check(self, images: Tensor) -> None:
         """Raises RuntimeError for images that the model may treat in another way."""
-        sizes = tuple(images.shape[1:])
-        if len(sizes) == len(self._sizes.example) and not self._sizes.include(sizes):
+        sizes, known = tuple(images.shape[1:]), self._mode.sizes
+        if len(sizes) == len(known.example) and not known.include(sizes):
             raise RuntimeError(
-                f"FusedNet: the network was fused for {self._sizes.text()}, and may compute something else "
+                f"FusedNet: the network was fused for {known.text()}, and may compute something else "
                 f"for {tuple(images.shape)}: call lenet_ext.fuse with an example of that shape"
             )
 
@@ -102,13 +143,47 @@ class FusedNet(torch.nn.Module):
         return replica
 
 
+@dataclass(frozen=True)
+class _Runnable:
+    """A mode of a network as it is run.
+
+    is_single: whether it returns a tensor and no collection.
+    """
+
+    network: Network
+    program: str
+    sizes: ImageSizes
+    spec: TreeSpec
+    leaves: tuple[Any, ...]
+    counters: tuple[str | None, ...]
+    is_single: bool
+
+    @classmethod
+    def of(cls, mode: Mode) -> _Runnable:
+        single = mode.spec.is_leaf()
+        return cls(
+            mode.network, mode.network.program(), mode.sizes, mode.spec, mode.leaves, mode.counters, single
+        )
+
+    def collected(self, outputs: Sequence[Tensor]) -> Any:
+        """The outputs as the model returns them."""
+        leaves = [outputs[leaf.output] if isinstance(leaf, Leaf) else leaf for leaf in self.leaves]
+        return tree_unflatten(leaves, self.spec)
+
+
+def _submodule(root: torch.nn.Module, path: str) -> torch.nn.Module:
+    """get_submodule, as torch.compile can follow it."""
+    module = root
+    for name in path.split(".") if path else ():
+        module = module._modules[name]  # type: ignore[assignment]
+    return module
+
+
 def _attribute(root: torch.nn.Module, path: str) -> Tensor:
     """The tensor of the dotted name `path`."""
-    *owners, name = path.split(".")
-    module = root
-    for owner in owners:
-        module = module._modules[owner]  # type: ignore[assignment]
-    return getattr(module, name)
+    owner, _, name = path.rpartition(".")
+    value: Tensor = getattr(_submodule(root, owner), name)
+    return value
 
 
 def fuse(
@@ -134,8 +209,6 @@ def fuse(
     no such chain (lenet_ext.convert is for these); ValueError where mean and std do not fit.
     """
     captured = capture(model, example_input)
-    if all(node.layer.kind == "flatten" for node in captured.network.nodes):
-        raise RuntimeError(f"fuse: {type(model).__name__} has no layer that computes anything")
     return FusedNet(model, captured, _normalization(mean, std, example_input))
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import NamedTuple
 
 from torch import Tensor
 
-from lenet_ext.engine.layers import Layer, layer_of
+from lenet_ext.engine.layers import BatchNorm, Dropout, Layer, layer_of
 
 __all__ = ["Network", "Node"]
 
@@ -56,36 +56,77 @@ class Network:
     def of(program: str) -> Network:
         """The network that `program` describes."""
         name, *lines, outputs = program.split("\n")
-        return Network(name, tuple(map(_node, lines)), _taken(outputs.removeprefix("return")))
+        nodes = (_node(line) for line in lines if "|" in line)  # the others are options
+        return Network(name, tuple(nodes), _integers(outputs.removeprefix("return")))
 
-    def apply(self, input: Tensor, parameters: Sequence[Tensor]) -> Tensor:
-        """The output by the functions of the layers, one by one."""
-        (output,) = self.outputs
-        return self.values(input, parameters)[output]
+    @cached_property
+    def is_random(self) -> bool:
+        """Whether a forward needs a seed."""
+        return any(isinstance(node.layer, Dropout) for node in self.nodes)
 
-    def values(self, input: Tensor, parameters: Sequence[Tensor]) -> list[Tensor]:
-        """All values: the input and the results of the nodes."""
+    @cached_property
+    def updated(self) -> tuple[int, ...]:
+        """The parameters that a forward changes: running statistics."""
+        tracked = (n for n in self.nodes if isinstance(n.layer, BatchNorm) and n.layer.updates)
+        return tuple(number for node in tracked for number in node.parameters[-2:])
+
+    @cached_property
+    def buffers(self) -> frozenset[int]:
+        """The parameters that have no gradient: running statistics."""
+        tracked = (n for n in self.nodes if isinstance(n.layer, BatchNorm) and n.layer.tracked)
+        return frozenset(number for node in tracked for number in node.parameters[-2:])
+
+    def shapes(self, input: Tensor, parameters: Sequence[Tensor]) -> list[tuple[int, ...]]:
+        """The sizes of images of all values, for tensors without data."""
         values = [input]
         for layer, read, own, _ in self.nodes:
-            values.append(layer.apply(*(values[i] for i in read), *(parameters[i] for i in own)))
-        return values
+            tensors = [*(values[i] for i in read), *(parameters[i] for i in own)]
+            values.append(values[read[0]] if isinstance(layer, Dropout) else layer.apply(*tensors))
+        return [tuple(value.shape[1:]) for value in values]
+
+    def apply(
+        self,
+        input: Tensor,
+        parameters: Sequence[Tensor],
+        seed: Tensor | None = None,
+        counts: Sequence[Tensor] | None = None,
+    ) -> list[Tensor]:
+        """The outputs by the functions of the layers, one by one.
+
+        seed: int64 (1,), for dropout. counts: of the batch norms whose running statistics are `updated`, one
+        after the other: the numbers of batches; None leaves all these as they are.
+        """
+        values = [input]
+        left = None if counts is None else list(counts)
+        for number, (layer, read, own, _) in enumerate(self.nodes):
+            tensors = [*(values[i] for i in read), *(parameters[i] for i in own)]
+            if isinstance(layer, Dropout):
+                assert seed is not None
+                tensors.append(layer.mask(tensors[0], seed, number))
+            if isinstance(layer, BatchNorm) and layer.updates and left is not None:
+                values.append(layer.apply_and_update(left.pop(0), *tensors))
+            else:
+                values.append(layer.apply(*tensors))
+        return [values[i] for i in self.outputs]
 
 
 def _line(node: Node) -> str:
+    reals = " ".join(map(repr, node.layer.reals))
     label = node.label.replace("\n", " ")
-    parts = (_numbers(node.values), _numbers(node.parameters), _numbers(node.layer.numbers), label)
+    parts = (_numbers(node.values), _numbers(node.parameters), _numbers(node.layer.integers), reals, label)
     return f"{node.layer.kind} {' | '.join(parts)}"
 
 
 def _node(line: str) -> Node:
     kind, _, rest = line.partition(" ")
-    values, parameters, numbers, label = rest.split("|", 3)
-    return Node(layer_of(kind, _taken(numbers)), _taken(values), _taken(parameters), label.strip())
+    values, parameters, integers, reals, label = rest.split("|", 4)
+    layer = layer_of(kind, _integers(integers), tuple(map(float, reals.split())))
+    return Node(layer, _integers(values), _integers(parameters), label.strip())
 
 
 def _numbers(numbers: Sequence[int]) -> str:
     return " ".join(map(str, numbers))
 
 
-def _taken(text: str) -> tuple[int, ...]:
+def _integers(text: str) -> tuple[int, ...]:
     return tuple(map(int, text.split()))

@@ -7,15 +7,15 @@ gradients, torch.func, forward-mode AD) goes through `layer_by_layer`, which is 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.autograd import Function
+from torch.autograd.graph import increment_version
 from torch.compiler import is_dynamo_compiling
 
-from lenet_ext._C import check_network, kept_values
+from lenet_ext._C import check_network, saved_sizes
 from lenet_ext.engine.network import Network
 from lenet_ext.ops import _fake
 from lenet_ext.ops._autograd import batched_gradient, followed, transformed
@@ -23,15 +23,30 @@ from lenet_ext.ops._autograd import batched_gradient, followed, transformed
 _inference_op = torch.ops.lenet_ext.network.default
 _forward_op = torch.ops.lenet_ext.network_forward.default
 _backward_op = torch.ops.lenet_ext.network_backward.default
+_statistics_op = torch.ops.lenet_ext.network_statistics.default
 train = torch.ops.lenet_ext.network_train.default
 train_in_c = train._op  # what it calls, without a line of Python
-# A step changes its parameters beneath autograd, which has nothing to record. What torch does between
-# autograd and the kernel is still done: it gives tensors with a negative bit their values, for example.
+# These change their arguments beneath autograd, which has nothing to record. What torch does between autograd
+# and the kernel is still done: it gives tensors with a negative bit their values, for example.
 _below_autograd = torch.library.Library("lenet_ext", "IMPL")
-for _key in ("AutogradCPU", "AutogradCUDA"):
-    _below_autograd.impl("network_train", torch.library.fallthrough_kernel, _key)
+for _operator in ("network_train", "network_statistics"):
+    for _key in ("AutogradCPU", "AutogradCUDA"):
+        _below_autograd.impl(_operator, torch.library.fallthrough_kernel, _key)
 
-WORD_BYTES = 4  # to which the argmax of a stage is rounded up
+# The largest seed, which is an int64.
+LAST_SEED = 2**63 - 1
+
+
+class Statistics(NamedTuple):
+    """What a forward in training mode changes: of `parameters` the running ones, and the batch norms' counts."""
+
+    parameters: list[Tensor]
+    counts: list[Tensor]
+
+
+def draw_seeds(count: int) -> Tensor:
+    """int64 (count,): for dropout, from torch's default generator."""
+    return torch.randint(LAST_SEED, (count,))
 
 
 def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -41,107 +56,164 @@ def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
 
 @_fake.register("network")
 def _fake_inference(
-    input: Tensor, parameters: Sequence[Tensor], program: str, normalization: Tensor | None
-) -> Tensor:
-    return _fake_forward(input, parameters, program, normalization)[0]
+    input: Tensor,
+    parameters: Sequence[Tensor],
+    program: str,
+    normalization: Tensor | None,
+    seed: Tensor | None,
+) -> list[Tensor]:
+    return _fake_forward(input, parameters, program, normalization, seed)[0]
 
 
 @_fake.register("network_forward")
 def _fake_forward(
-    input: Tensor, parameters: Sequence[Tensor], program: str, normalization: Tensor | None
-) -> tuple[Tensor, Tensor, Tensor]:
+    input: Tensor,
+    parameters: Sequence[Tensor],
+    program: str,
+    normalization: Tensor | None,
+    seed: Tensor | None,
+) -> tuple[list[Tensor], Tensor, Tensor]:
     dtype = input.dtype if input.dtype.is_floating_point else parameters[0].dtype
-    batch, network = input.shape[0], Network.of(program)
-    image = torch.empty((1, *input.shape[1:]), device="meta")
-    values = network.values(image, [torch.empty(p.shape, device="meta") for p in parameters])
-    shapes = [tuple(value.shape[1:]) for value in values]
-    saved = argmax = 0
-    for value, element_bytes in kept_values(program):
-        saved += prod(shapes[value])
-        argmax += -(-prod(shapes[value]) * element_bytes // WORD_BYTES) * WORD_BYTES
+    batch, *image = input.shape
+    sizes = [[int(size) for size in parameter.shape] for parameter in parameters]
+    outputs, saved, statistics, argmax = saved_sizes(program, [int(size) for size in image], sizes)
     return (
-        input.new_empty((batch, *shapes[network.outputs[0]]), dtype=dtype),
-        input.new_empty(batch * saved, dtype=_compute_dtype(dtype)),
+        [input.new_empty((batch, *shape), dtype=dtype) for shape in outputs],
+        input.new_empty(batch * saved + statistics, dtype=_compute_dtype(dtype)),
         input.new_empty(batch * argmax, dtype=torch.uint8),
     )
 
 
 @_fake.register("network_backward")
 def _fake_backward(
-    grad_output: Tensor,
+    grad_outputs: Sequence[Tensor],
     input: Tensor,
     parameters: Sequence[Tensor],
     saved: Tensor,
     argmax: Tensor,
     program: str,
     normalization: Tensor | None,
+    seed: Tensor | None,
     input_grad: bool,
     parameter_grads: bool,
 ) -> list[Tensor]:
-    grad_input = input.new_empty(input.shape if input_grad else 0, dtype=grad_output.dtype)
+    grad_input = input.new_empty(input.shape if input_grad else 0, dtype=grad_outputs[0].dtype)
     return [grad_input, *(p.new_empty(p.shape) for p in parameters if parameter_grads)]
 
 
+@_fake.register("network_statistics")
+def _fake_statistics(
+    saved: Tensor, parameters: Sequence[Tensor], counts: Sequence[Tensor], program: str
+) -> None:
+    pass
+
+
 class NetworkFunction(Function):
-    """The whole network as one node, with gradients for the input and every parameter."""
+    """The whole network as one node, with gradients for the input and every parameter.
+
+    Gives the outputs, and behind them what the network's running statistics are made of, if it changes some.
+    """
 
     @staticmethod
     def forward(
-        ctx: Any, input: Tensor, program: str, normalization: Tensor | None, *parameters: Tensor
-    ) -> Tensor:
-        output, saved, argmax = _forward_op(input, parameters, program, normalization)
-        ctx.save_for_backward(input, normalization, saved, argmax, *parameters)
-        ctx.program = program
-        return output
+        ctx: Any,
+        input: Tensor,
+        program: str,
+        normalization: Tensor | None,
+        seed: Tensor | None,
+        *parameters: Tensor,
+    ) -> tuple[Tensor, ...]:
+        outputs, saved, argmax = _forward_op(input, parameters, program, normalization, seed)
+        updated = Network.of(program).updated
+        # The next forward may change these before this one's backward, which does not depend on them.
+        ctx.updated = {number: parameters[number] for number in updated}
+        kept = (None if number in updated else tensor for number, tensor in enumerate(parameters))
+        ctx.save_for_backward(input, normalization, seed, saved, argmax, *kept)
+        ctx.set_materialize_grads(False)
+        ctx.program, ctx.shapes = program, [output.shape for output in outputs]
+        if not updated:
+            return tuple(outputs)
+        ctx.mark_non_differentiable(saved)
+        return *outputs, saved
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor | None, ...]:
-        input, normalization, saved, argmax, *parameters = ctx.saved_tensors
-        needs_input, _, _, *needs_parameters = ctx.needs_input_grad
-        if not is_dynamo_compiling() and (followed() or batched_gradient(grad_output)):
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        input, normalization, seed, saved, argmax, *kept = ctx.saved_tensors
+        parameters = [ctx.updated.get(number, tensor) for number, tensor in enumerate(kept)]
+        needs_input, _, _, _, *needs_parameters = ctx.needs_input_grad
+        given = next(grad for grad in grads if grad is not None)
+        grad_outputs = [
+            given.new_zeros(shape) if grad is None else grad
+            for grad, shape in zip(grads, ctx.shapes, strict=False)
+        ]
+        if not is_dynamo_compiling() and (followed() or any(map(batched_gradient, grad_outputs))):
             needed = (needs_input, *needs_parameters)
-            grad_input, *grads = _gradients_layer_by_layer(
-                grad_output, (input, *parameters), needed, ctx.program, normalization
+            grad_input, *wanted = _gradients_layer_by_layer(
+                grad_outputs, (input, *parameters), needed, ctx.program, normalization, seed
             )
-            return grad_input, None, None, *grads
-        grad_input, *grads = _backward_op(
-            grad_output,
+            return grad_input, None, None, None, *wanted
+        grad_input, *found = _backward_op(
+            grad_outputs,
             input,
             parameters,
             saved,
             argmax,
             ctx.program,
             normalization,
+            seed,
             needs_input,
             any(needs_parameters),
         )
-        wanted = [grad if needed else None for grad, needed in zip(grads, needs_parameters, strict=False)]
+        wanted = [grad if needed else None for grad, needed in zip(found, needs_parameters, strict=False)]
         wanted += [None] * (len(needs_parameters) - len(wanted))
-        return grad_input if needs_input else None, None, None, *wanted
+        return grad_input if needs_input else None, None, None, None, *wanted
 
 
 # torch.autograd.Function.apply would repeat in Python the choice that `run` makes.
 _fast_apply = super(Function, NetworkFunction).apply
 
 
-def run(program: str, input: Tensor, normalization: Tensor | None, parameters: Sequence[Tensor]) -> Tensor:
-    """The output of the network that `program` describes, through one autograd node.
+def run(
+    program: str,
+    input: Tensor,
+    normalization: Tensor | None,
+    parameters: Sequence[Tensor],
+    seed: Tensor | None = None,
+    statistics: Statistics | None = None,
+) -> Sequence[Tensor]:
+    """The outputs of the network that `program` describes, through one autograd node.
 
-    input: (N, C, H, W) or (N, features) of the dtype of the parameters, or uint8 with `normalization`, a
-    float32 (2, C): scale and shift of each channel. Raises RuntimeError where shapes or dtypes do not fit.
+    input: (N, ...) of the dtype of the parameters, or uint8 with `normalization`, a float32 (2, C): scale and
+    shift of each channel. seed: int64 (1,) for a network with dropout. statistics: of a network that changes
+    some. Raises RuntimeError where shapes or dtypes do not fit.
     """
     if transformed():
-        return layer_by_layer(program, input, normalization, parameters)
+        return layer_by_layer(program, input, normalization, parameters, seed, statistics)
     if torch.is_grad_enabled() and (input.requires_grad or any(p.requires_grad for p in parameters)):
-        if is_dynamo_compiling():
-            return NetworkFunction.apply(input, program, normalization, *parameters)
-        return _fast_apply(input, program, normalization, *parameters)
-    return _inference_op(input, parameters, program, normalization)
+        apply = NetworkFunction.apply if is_dynamo_compiling() else _fast_apply
+        results = apply(input, program, normalization, seed, *parameters)
+        if statistics is None:
+            return results  # type: ignore[no-any-return]
+        *outputs, saved = results
+    elif statistics is None:
+        return _inference_op(input, parameters, program, normalization, seed)  # type: ignore[no-any-return]
+    else:
+        outputs, saved, _ = _forward_op(input, parameters, program, normalization, seed)
+    _statistics_op(saved, statistics.parameters, statistics.counts, program)
+    if not is_dynamo_compiling():  # an operator bound through the stable ABI leaves that to its caller
+        updated = (statistics.parameters[number] for number in Network.of(program).updated)
+        increment_version([*updated, *statistics.counts])
+    return outputs
 
 
 def layer_by_layer(
-    program: str, input: Tensor, normalization: Tensor | None, parameters: Sequence[Tensor]
-) -> Tensor:
+    program: str,
+    input: Tensor,
+    normalization: Tensor | None,
+    parameters: Sequence[Tensor],
+    seed: Tensor | None = None,
+    statistics: Statistics | None = None,
+) -> list[Tensor]:
     """What `run` computes, by the functions of the layers; in float32 at least, like the engine."""
     network = Network.of(program)
     dtype = input.dtype if normalization is None else parameters[0].dtype
@@ -164,29 +236,44 @@ def layer_by_layer(
     if normalization is not None:
         scale, shift = normalization.to(compute).reshape(2, -1, *[1] * (input.dim() - 2))
         activation = activation * scale + shift
-    return network.apply(activation, [parameter.to(compute) for parameter in parameters]).to(dtype)
+    computed = [parameter.to(compute) for parameter in parameters]
+    counts = None if statistics is None else statistics.counts
+    outputs = [output.to(dtype) for output in network.apply(activation, computed, seed, counts)]
+    for number in network.updated if statistics is not None else ():
+        if statistics.parameters[number] is not computed[number]:
+            statistics.parameters[number].copy_(computed[number])
+    return outputs
 
 
 def _gradients_layer_by_layer(
-    grad_output: Tensor,
+    grad_outputs: Sequence[Tensor],
     tensors: Sequence[Tensor],
     needed: Sequence[bool],
     program: str,
     normalization: Tensor | None,
+    seed: Tensor | None,
 ) -> list[Tensor | None]:
     """The gradients of those of `tensors`, input and parameters, that are needed."""
     with torch.enable_grad():
         # Views tell apart the places of a tensor that is used in several.
         input, *parameters = places = [tensor.view_as(tensor) for tensor in tensors]
-        output = layer_by_layer(program, input, normalization, parameters)
+        outputs = layer_by_layer(program, input, normalization, parameters, seed)
     wanted = [place for place, need in zip(places, needed, strict=True) if need]
-    grads = iter(torch.autograd.grad(output, wanted, grad_output, create_graph=torch.is_grad_enabled()))
+    # An output may depend on nothing that has a gradient, and a parameter be of another mode.
+    pairs = [pair for pair in zip(outputs, grad_outputs, strict=True) if pair[0].requires_grad]
+    found = torch.autograd.grad(
+        *([output for output, _ in pairs], wanted, [grad for _, grad in pairs]),
+        create_graph=torch.is_grad_enabled(),
+        allow_unused=True,
+        materialize_grads=True,
+    )
+    grads = iter(found)
     return [next(grads) if need else None for need in needed]
 
 
 def run_block(program: str, input: Tensor, *parameters: Tensor | None) -> Tensor:
-    """A network as a public function; parameters that are None are left out."""
+    """A network of one output as a public function; parameters that are None are left out."""
     tensors = [parameter for parameter in parameters if parameter is not None]
     if tensors[0].numel() == 0:  # which the engine refuses
-        return layer_by_layer(program, input, None, tensors)
-    return run(program, input, None, tensors)
+        return layer_by_layer(program, input, None, tensors)[0]
+    return run(program, input, None, tensors)[0]

@@ -136,8 +136,8 @@ def test_parameters_come_in_the_order_of_the_model() -> None:
     assert [node.parameters for node in found.network.nodes] == [(3, 4), (2,), (), (0, 1)]
     model.middle = model.last
     found = capture(model, torch.randn(1, 4))
-    assert found.parameters == ("first.weight", "first.bias", "last.weight", "last.weight")
-    assert [node.parameters for node in found.network.nodes] == [(2,), (3,), (), (0, 1)]
+    assert found.parameters == ("first.weight", "first.bias", "last.weight")
+    assert [node.parameters for node in found.network.nodes] == [(2,), (2,), (), (0, 1)]
 
 
 RELUS: dict[str, Callable[[Any, Tensor], Tensor]] = {

@@ -8,6 +8,7 @@
 
 #include "cpu/activation.h"
 #include "cpu/conv2d/conv2d.h"
+#include "cpu/dropout/mask.h"
 #include "cpu/engine/passes.h"
 #include "cpu/linear/stacked.h"
 #include "cpu/max_pool2d/grad.h"
@@ -54,6 +55,7 @@ constexpr TypedKernels kTypedKernels = {
                .weight_grad = erased<&stacked_linear_weight_grad<S, Stored>>},
     .activation = {.forward = erased<&activate<S, Stored>>,
                    .input_grad = erased<&activation_grad<S, Stored>>},
+    .dropout_mask = erased<&dropout_mask<S, Stored>>,
     .network = {.forward = &network_forward<S, Stored>,
                 .backward = &network_backward<S, Stored>,
                 .train = &network_train<S, Stored>},

@@ -1,9 +1,9 @@
 // A network ready to run: its stages in segments.
 //
-// Between two segments the activations of the whole batch are kept. A linear layer that is too wide for the
-// second-level cache begins a segment of its own kind: read anew for every tile of images, its weight would
-// cost more time than the arithmetic. So it and all that follow take the whole batch at once, and threads
-// share the work within a layer.
+// Between two segments the activations of the whole batch are kept. A stage that needs statistics of the batch
+// begins one. So does a linear layer that is too wide for the second-level cache: read anew for every tile of
+// images, its weight would cost more time than the arithmetic. It and all that follow take the whole batch at
+// once, and threads share the work within a layer.
 #pragma once
 
 #include "cpu/engine/segment.h"
@@ -19,9 +19,20 @@ class Engine {
   Engine(const NetworkPtr& network, int64_t batch, Purpose purpose)
       : network_(network), batch_(batch), purpose_(purpose) {
     const size_t wide = first_wide_stage(), count = network_->stages.size();
-    segments_.reserve(2);
-    if (wide > 0) segments_.emplace_back(*network_, 0, wide, batch, false, purpose);
-    if (wide < count) segments_.emplace_back(*network_, wide, count, batch, true, purpose);
+    size_t begin = 0;
+    for (size_t i = 0; i <= count; ++i) {
+      // Where the first stage is one, a segment without stages gathers the statistics of the images.
+      const bool barrier = i == count || network_->stages[i].needs_statistics() || (i == wide && i > 0);
+      if (!barrier) continue;
+      segments_.push_back(std::make_unique<Segment<S>>(*network_, begin, i, batch, begin >= wide, purpose));
+      begin = i;
+    }
+    crossing_ = std::vector<bool>(count + 1);
+    for (const auto& segment : segments_) {
+      for (int value = 0; value <= static_cast<int>(segment->begin()); ++value) {
+        if (segment->reads(value)) crossing_[value] = true;
+      }
+    }
   }
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
@@ -37,17 +48,28 @@ class Engine {
         [&] { return std::make_shared<Engine>(network, batch, purpose); });
   }
 
-  void set_parameters(const T* const* parameters) {
-    for (Segment<S>& segment : segments_) segment.set_parameters(parameters);
+  void set_parameters(const StageParameters<T>& parameters) {
+    for (const auto& segment : segments_) segment->set_parameters(parameters);
   }
-  const std::vector<Segment<S>>& segments() const { return segments_; }
+  size_t segments() const { return segments_.size(); }
+  Segment<S>& segment(size_t i) const { return *segments_[i]; }
+  StageKernels<S>& kernels(size_t stage) const { return segment_with(static_cast<int>(stage) + 1).kernels(stage); }
+  // The one that gives `value`; for the images the first.
+  Segment<S>& segment_with(int value) const {
+    for (const auto& segment : segments_) {
+      if (segment->contains(value)) return *segment;
+    }
+    return *segments_.front();
+  }
+  // Whether a segment reads what lies before it: those that are read in another segment than they are given.
+  bool crosses(int value) const { return crossing_[value]; }
 
  private:
   size_t first_wide_stage() const {
     constexpr int64_t kWideWeights = 512 * 1024;  // elements
     const auto& stages = network_->stages;
     const auto is_wide = [](const Stage& s) {
-      return s.core == Stage::Core::kLinear && s.weight_size > kWideWeights;
+      return s.core == LayerKind::kLinear && s.weight_size > kWideWeights;
     };
     return std::ranges::find_if(stages, is_wide) - stages.begin();
   }
@@ -55,7 +77,8 @@ class Engine {
   const NetworkPtr network_;  // which the segments refer to
   const int64_t batch_;
   const Purpose purpose_;
-  std::vector<Segment<S>> segments_;
+  std::vector<std::unique_ptr<Segment<S>>> segments_;
+  std::vector<bool> crossing_;
 };
 
 }  // namespace lenet_ext::cpu

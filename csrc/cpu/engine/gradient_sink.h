@@ -40,7 +40,7 @@ class GradientSink {
 
   T* sums() const { return sums_; }
   void take(int parameter, int64_t first, int64_t count, const T* values, T factor = T(1)) const {
-    take_(context_, parameter, first, count, values, factor);
+    if (take_ != nullptr) take_(context_, parameter, first, count, values, factor);
   }
 
  private:

@@ -6,26 +6,23 @@
 // order, and the chunks' sums are added in order: results are the same for every number of threads.
 #pragma once
 
-#include <array>
-
-#include "cpu/engine/stage.h"
+#include "cpu/engine/slots.h"
+#include "cpu/engine/stage_kernels.h"
+#include "cpu/engine/stages/make.h"
 #include "cpu/runtime/parallel.h"
 
 namespace lenet_ext::cpu {
-
-// Where the activations of images lie: stage by stage, `images` of each; and the argmax of the pools.
-template <class T>
-struct Activations {
-  T* values;
-  uint8_t* argmax;  // or null
-  int64_t images;
-};
 
 // Which of a pass's results are wanted.
 struct Purpose {
   bool backward = false, input_grad = false;
 
   bool operator==(const Purpose&) const = default;
+};
+
+// Of a segment: images [first, first + count) of the batch, by their number.
+struct TileRange {
+  int64_t index, first, count;
 };
 
 template <class S>
@@ -38,94 +35,81 @@ class Segment {
       : network_(network), first_(first), batch_(batch) {
     constexpr int64_t kMostTileImages = 32, kLeastTiles = 4;
     tile_ = whole ? batch : std::clamp<int64_t>((batch + kLeastTiles - 1) / kLeastTiles, 1, kMostTileImages);
+    const std::vector<bool> wanted =
+        network.values_with_gradients(purpose.input_grad, [](int64_t) { return true; });
     for (size_t i = first; i < last; ++i) {
       const Stage& stage = network.stages[i];
-      stages_.push_back(
-          std::make_unique<StageKernels<S>>(stage, tile_, purpose.backward, purpose.input_grad || i > 0));
-      value_offsets_.push_back(values_), argmax_offsets_.push_back(argmax_), sum_offsets_.push_back(sums_);
-      values_ += stage.output_size, argmax_ += stage.argmax_words(), sums_ += stages_.back()->sums_size();
-      largest_ = std::max({largest_, stage.input_size, stage.output_size});
+      const bool input_grad = std::ranges::any_of(stage.inputs, [&](int value) { return wanted[value]; });
+      stages_.push_back(make_stage_kernels<S>(stage, tile_, purpose.backward, input_grad));
+      sum_offsets_.push_back(sums_);
+      sums_ += stages_.back()->sums_size();
+      needs_statistics_ = needs_statistics_ || stage.needs_statistics();
     }
     // Chunks: enough for many threads, few enough to keep their sums small.
     constexpr int64_t kMostChunks = 32, kMostSums = 4 * 1024 * 1024;
     tiles_ = (batch + tile_ - 1) / tile_;
     chunks_ = std::clamp<int64_t>(kMostSums / std::max<int64_t>(sums_, 1), 2, kMostChunks);
     chunks_ = std::max<int64_t>(std::min(chunks_, tiles_), 1);
+    plan_values(purpose.backward);
+    if (purpose.backward) plan_gradients();
   }
 
   // Its stages in the network.
   size_t begin() const { return first_; }
   size_t end() const { return first_ + stages_.size(); }
+  StageKernels<S>& kernels(size_t stage) const { return *stages_[stage - first_]; }
   int64_t tile_images() const { return tile_; }
+  int64_t tiles() const { return tiles_; }
   int64_t chunks() const { return chunks_; }
-  // Of an image: elements in and out; elements and bytes of all activations.
-  int64_t input_size() const { return stage(0).input_size; }
-  int64_t output_size() const { return stage(stages_.size() - 1).output_size; }
-  int64_t values_size() const { return values_; }
-  int64_t argmax_size() const { return argmax_; }
-  // Of a tile.
-  int64_t grads_size() const { return tile_ * largest_; }
-
-  // The part of this segment, where `all` holds those of the whole network.
-  Activations<T> part_of(const Activations<T>& all) const {
-    return {all.values + network_.values_before(first_) * all.images,
-            all.argmax == nullptr ? nullptr : all.argmax + network_.argmax_before(first_) * all.images,
-            all.images};
+  bool contains(int value) const {
+    return value > static_cast<int>(first_) && value <= static_cast<int>(end());
+  }
+  bool reads(int value) const {
+    return last_reader(value) >= 0;
   }
 
-  // parameters: all of the network. To be called before each pass.
-  void set_parameters(const T* const* parameters) {
+  // The memory of a tile for values, for what pools leave, for gradients: elements or bytes, and where those of
+  // a value or stage lie.
+  int64_t values_size() const { return tile_ * values_.size(); }
+  int64_t value_at(int value) const { return tile_ * values_.begin(value_slots_[value - 1 - first_]); }
+  int64_t kept_size() const {
+    return tile_ * (network_.argmax_before(end()) - network_.argmax_before(first_));
+  }
+  int64_t kept_at(size_t stage) const {
+    return tile_ * (network_.argmax_before(stage) - network_.argmax_before(first_));
+  }
+  int64_t gradients_size() const { return tile_ * gradients_.size(); }
+  int64_t gradient_at(int value) const { return tile_ * gradients_.begin(gradient_slots_[value - 1 - first_]); }
+  // A gradient of any value that a stage reads.
+  int64_t largest_input() const {
+    int64_t largest = 0;
+    for (size_t i = begin(); i < end(); ++i) {
+      for (int value : network_.stages[i].inputs) largest = std::max(largest, network_.value_size(value));
+    }
+    return tile_ * largest;
+  }
+
+  // To be called before each pass.
+  void set_parameters(const StageParameters<T>& parameters) {
     for (const auto& kernels : stages_) kernels->set_parameters(parameters);
   }
 
-  // body(first, count) for tiles of images, in parallel.
+  // body(tile) for tiles of images, in parallel.
   template <class Body>
   void for_each_tile(const Body& body) const {
     parallel_for(tiles_, tile_ * image_cost(), [&](int64_t begin, int64_t end) {
-      for (int64_t i = begin; i < end; ++i) body(i * tile_, std::min(tile_, batch_ - i * tile_));
+      for (int64_t i = begin; i < end; ++i) body(tile(i));
     });
   }
 
-  // Images [first, first + count) of `activations`; input: the first of them.
-  void forward(int64_t count, const T* input, const Activations<T>& activations, int64_t first) const {
-    for (size_t i = 0; i < stages_.size(); ++i) {
-      T* const output = values(activations, i, first);
-      stages_[i]->forward(count, input, output, argmax(activations, i, first));
-      input = output;
-    }
-  }
-  const T* output(const Activations<T>& activations, int64_t first) const {
-    return values(activations, stages_.size() - 1, first);
-  }
-
-  // Like forward. grads: two buffers of grads_size() elements, the first with the gradient of the output;
-  // both are overwritten. grad_input may be null. sink: the sums of a chunk, or what takes pieces. The
-  // gradients that are wanted are those of the network's stages from `wanted` on.
-  void backward(int64_t count, const T* input, const Activations<T>& activations, int64_t first,
-                std::array<T*, 2> grads, T* grad_input, const GradientSink<T>& sink,
-                size_t wanted = 0) const {
-    const size_t last = wanted > first_ ? wanted - first_ : 0;
-    for (size_t i = stages_.size(); i-- > last;) {
-      const T* x = i == 0 ? input : values(activations, i - 1, first);
-      const T* y = values(activations, i, first);
-      const bool own_sums = sink.sums() != nullptr;
-      stages_[i]->backward(count, x, y, argmax(activations, i, first), grads[0],
-                           i == 0                    ? grad_input
-                           : i == last && wanted > 0 ? nullptr
-                                                     : grads[1],
-                           own_sums ? GradientSink<T>::sums(sink.sums() + sum_offsets_[i]) : sink);
-      std::swap(grads[0], grads[1]);
-    }
-  }
-
-  // body(first, count, chunk, sink) for tiles of images, with what backward is to be given; then the pieces
-  // of all gradients for `pieces`. Where this wants none: body for tiles, with a sink that wants none either.
+  // body(tile, chunk, sink) for tiles of images, with what backward is to be given; then the pieces of all
+  // gradients for `pieces`. Where this wants none: body for tiles, with a sink that wants none either.
   template <class Body>
-  void with_gradients(const GradientSink<T>& pieces, const Body& body) const {
-    if (!pieces.is_wanted()) {
-      return for_each_tile([&](int64_t first, int64_t count) { body(first, count, int64_t{0}, pieces); });
+  void with_gradients(const GradientSink<T>& pieces, const Body& body) {
+    if (!needs_statistics_ && !pieces.is_wanted()) {
+      return for_each_tile([&](const TileRange& tile) { body(tile, int64_t{0}, pieces); });
     }
-    if (tiles_ == 1) return body(int64_t{0}, batch_, int64_t{0}, pieces);
+    if (!needs_statistics_ && tiles_ == 1) return body(tile(0), int64_t{0}, pieces);
     Scratch<T> sums(chunks_ * sums_);
     parallel_for(chunks_, tile_ * image_cost(), [&](int64_t begin, int64_t end) {
       for (int64_t chunk = begin; chunk < end; ++chunk) {
@@ -133,7 +117,7 @@ class Segment {
         std::fill_n(chunk_sums, sums_, T(0));
         const int64_t last = (chunk + 1) * tiles_ / chunks_;
         for (int64_t i = chunk * tiles_ / chunks_; i < last; ++i) {
-          body(i * tile_, std::min(tile_, batch_ - i * tile_), chunk, GradientSink<T>::sums(chunk_sums));
+          body(tile(i), chunk, GradientSink<T>::sums(chunk_sums));
         }
       }
     });
@@ -143,14 +127,49 @@ class Segment {
     }
   }
 
- private:
-  const Stage& stage(size_t i) const { return network_.stages[first_ + i]; }
-  T* values(const Activations<T>& activations, size_t i, int64_t first) const {
-    return activations.values + value_offsets_[i] * activations.images + first * stage(i).output_size;
+  // The part of a sink of the segment that is for a stage.
+  GradientSink<T> part_of(const GradientSink<T>& sink, size_t stage) const {
+    return sink.sums() == nullptr ? sink : GradientSink<T>::sums(sink.sums() + sum_offsets_[stage - first_]);
   }
-  uint8_t* argmax(const Activations<T>& activations, size_t i, int64_t first) const {
-    if (activations.argmax == nullptr) return nullptr;
-    return activations.argmax + argmax_offsets_[i] * activations.images + first * stage(i).argmax_bytes();
+
+ private:
+  TileRange tile(int64_t i) const { return {i, i * tile_, std::min(tile_, batch_ - i * tile_)}; }
+
+  // The last stage of this segment that reads a value, -1 if none does.
+  int last_reader(int value) const {
+    for (size_t i = end(); i-- > begin();) {
+      if (std::ranges::count(network_.stages[i].inputs, value) > 0) return static_cast<int>(i);
+    }
+    return -1;
+  }
+  bool is_output(int value) const {
+    return std::ranges::any_of(network_.outputs, [&](const NetworkOutput& o) { return o.value == value; });
+  }
+
+  // A value lives until the last stage that reads it; before a backward pass until that.
+  void plan_values(bool backward) {
+    const int last = static_cast<int>(end());
+    for (size_t i = begin(); i < end(); ++i) {
+      const int value = static_cast<int>(i) + 1, birth = static_cast<int>(i);
+      const int death = backward || is_output(value) ? last : std::max(last_reader(value), birth);
+      value_slots_.push_back(values_.add(network_.value_size(value), birth, death));
+    }
+  }
+
+  // The gradient of a value lives from the last stage that reads it to the one that gave it.
+  void plan_gradients() {
+    gradient_slots_.resize(stages_.size());
+    const int last = static_cast<int>(end());
+    std::vector<std::pair<int, int>> births;  // phase, value
+    for (size_t i = begin(); i < end(); ++i) {
+      const int value = static_cast<int>(i) + 1;
+      const int reader = is_output(value) ? last : std::max(last_reader(value), static_cast<int>(i));
+      births.emplace_back(last - reader, value);
+    }
+    std::ranges::stable_sort(births);
+    for (const auto& [birth, value] : births) {
+      gradient_slots_[value - 1 - first_] = gradients_.add(network_.value_size(value), birth, last - (value - 1));
+    }
   }
 
   // The sums of all chunks to those of the first.
@@ -167,10 +186,10 @@ class Segment {
   // About the cycles of one image.
   int64_t image_cost() const {
     int64_t cost = 0;
-    for (size_t i = 0; i < stages_.size(); ++i) {
-      const Stage& s = stage(i);
-      const int64_t pixels =
-          s.core == Stage::Core::kConv2d ? s.conv.out_height * s.conv.out_width / s.conv.groups : 1;
+    for (size_t i = begin(); i < end(); ++i) {
+      const Stage& s = network_.stages[i];
+      const int64_t pixels = s.conv.out_height == 0 ? std::max<int64_t>(s.linear.rows, 1)
+                                                    : s.conv.out_height * s.conv.out_width / s.conv.groups;
       cost += (s.weight_size * pixels + s.core_size) / S::width;
     }
     return cost;
@@ -180,8 +199,11 @@ class Segment {
   const size_t first_;
   const int64_t batch_;
   std::vector<std::unique_ptr<StageKernels<S>>> stages_;
-  std::vector<int64_t> value_offsets_, argmax_offsets_, sum_offsets_;
-  int64_t tile_, tiles_, chunks_, values_ = 0, argmax_ = 0, sums_ = 0, largest_ = 1;
+  std::vector<int64_t> sum_offsets_;
+  int64_t tile_, tiles_, chunks_, sums_ = 0;
+  bool needs_statistics_ = false;
+  Slots values_, gradients_;
+  std::vector<int> value_slots_, gradient_slots_;
 };
 
 }  // namespace lenet_ext::cpu

@@ -108,15 +108,17 @@ double loss_and_gradient(const Network& network, const TrainPass& pass, int64_t 
 }
 
 // A piece of a gradient, factor * values, to elements [first, first + count) of where a parameter's is
-// wanted.
+// wanted: added to those of other layers.
 template <class S, class Stored>
-void write_gradient(const BackwardPass& pass, int parameter, int64_t first, int64_t count,
+void write_gradient(const Network& network, const BackwardPass& pass, int parameter, int64_t first, int64_t count,
                     const typename S::Scalar* values, typename S::Scalar factor) {
   Stored* const to = static_cast<Stored*>(pass.grad_parameters[parameter]) + first;
   const auto scale = S::broadcast(factor);
+  const bool adds = network.parameter_readers[parameter] > 1;
   for (int64_t i = 0; i < count; i += S::width) {
     const int n = static_cast<int>(std::min<int64_t>(S::width, count - i));
-    S::store_partial(to + i, S::fma(scale, S::load_partial(values + i, n), S::zero()), n);
+    const auto others = adds ? S::load_partial(to + i, n) : S::zero();
+    S::store_partial(to + i, S::fma(scale, S::load_partial(values + i, n), others), n);
   }
 }
 
@@ -143,19 +145,6 @@ void update_parameter(const Network& network, const TrainPass& pass, int paramet
       optimizer_step<S>(trait, size, values + begin, factor, part, to + begin);
     });
   });
-}
-
-// The first stage with a parameter that is to be changed; all stages if there is none.
-inline size_t first_trained_stage(const Network& network, const TrainPass& pass) {
-  const auto is_trained = [&](int parameter) {
-    return parameter >= 0 && pass.options[parameter * options_per_parameter(network)] != 0;
-  };
-  size_t i = 0;
-  while (i < network.stages.size() && !is_trained(network.stages[i].weight) &&
-         !is_trained(network.stages[i].bias)) {
-    ++i;
-  }
-  return i;
 }
 
 }  // namespace lenet_ext::cpu

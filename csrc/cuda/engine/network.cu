@@ -154,7 +154,7 @@ class Run {
 template <class Stored>
 void forward(const NetworkPtr& net, const ForwardPass& p) {
   Run<Stored> run(*net, p.images, {.forward = true, .backward = false, .input_grad = false});
-  run.pass.output = p.output;
+  run.pass.output = p.outputs[0];
   if (p.saved != nullptr) run.set_saved(p.saved, p.argmax);
   run.prepare(p.parameters);
   run.launch();
@@ -164,7 +164,7 @@ template <class Stored>
 void backward(const NetworkPtr& net, const BackwardPass& p) {
   Run<Stored> run(*net, p.images,
                   {.forward = false, .backward = true, .input_grad = p.grad_input != nullptr});
-  run.pass.grad_output = p.grad_output, run.pass.grad_input = p.grad_input;
+  run.pass.grad_output = p.grad_outputs[0], run.pass.grad_input = p.grad_input;
   run.set_saved(const_cast<void*>(p.saved), const_cast<uint8_t*>(p.argmax));
   run.prepare(p.parameters);
   if (p.grad_parameters != nullptr) {

@@ -72,11 +72,31 @@ inline int32_t best_chunk(int64_t groups, int64_t channels, int64_t pixels) {
   return static_cast<int32_t>(std::ranges::min({1, 4, 6, 8}, {}, cost));
 }
 
+// Raises an error for a network with a stage that CUDA has no kernel for.
+inline void check_stages(const Network& net) {
+  constexpr const char* kWayOut = "; lenet_ext.convert takes it layer by layer";
+  const auto count = static_cast<int>(net.stages.size());
+  for (int i = 0; i < count; ++i) {
+    const Stage& s = net.stages[i];
+    const bool known = s.core == LayerKind::kNone || s.core == LayerKind::kConv2d ||
+                       (s.core == LayerKind::kLinear && s.linear.rows == 1);
+    if (!known) fail(s.name, ": CUDA has no kernel for this layer in the fused engine", kWayOut);
+    if (s.inputs[0] != i) fail(s.name, ": on CUDA a network must be a chain of layers", kWayOut);
+  }
+  if (net.outputs.size() != 1 || net.outputs[0].value != count) {
+    fail(net.name, ": on CUDA a network must return its last value alone", kWayOut);
+  }
+  for (int readers : net.parameter_readers) {
+    if (readers > 1) fail(net.name, ": on CUDA a parameter may be used once", kWayOut);
+  }
+}
+
 // The stages, as far as sizes decide: pointers are still null, and the tile's memory is not laid out.
 template <class Compute>
 void set_stages(const Network& net, int64_t batch, TilePass<Compute>& pass) {
   const char* const op = net.name.c_str();
   using Core = Stage::Core;
+  check_stages(net);
   const auto count = static_cast<int32_t>(net.stages.size());
   if (count > kMostStages)
     fail(op, ": on CUDA a network may have up to ", kMostStages, " stages, got ", count);
@@ -99,7 +119,7 @@ void set_stages(const Network& net, int64_t batch, TilePass<Compute>& pass) {
     v.size = static_cast<int32_t>(padded);
     return v;
   };
-  const bool flat = net.image_sizes.size() == 1;
+  const bool flat = net.image_sizes.size() != 3;
   pass.stage_count = count, pass.batch = batch;
   pass.input =
       view(flat ? 1 : net.image_sizes[1], flat ? 1 : net.image_sizes[2], net.stages[0].input_size, 0);

@@ -1,24 +1,27 @@
-"""Reads what an unmodified network computes, with torch.export, as a Network."""
+"""Reads what an unmodified network computes, with torch.export, as a Network for each mode."""
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram, ShapesCollection
+from torch.utils._pytree import TreeSpec
 
-from lenet_ext.engine.capture.chain import Chain, Entry
+from lenet_ext.engine.capture.builder import Entry, counters
 from lenet_ext.engine.capture.errors import ELSEWHERE, CannotFuse, layer_name
+from lenet_ext.engine.capture.modes import Flags, flags, mode_modules, patterns
+from lenet_ext.engine.capture.reader import Leaf, Reader
 from lenet_ext.engine.capture.sizes import ImageSizes
 from lenet_ext.engine.network import Network, Node
 from lenet_ext.engine.reasons import against
 
-__all__ = ["CannotFuse", "Captured", "ImageSizes", "capture"]
+__all__ = ["CannotFuse", "Captured", "ImageSizes", "Leaf", "Mode", "capture"]
 
 # torch.export takes sizes of 0 and 1 for constants.
 SMALLEST_BATCH = 2
@@ -28,29 +31,52 @@ _EXPORTS = threading.Lock()
 
 
 @dataclass(frozen=True)
-class Captured:
-    """A network, the names of its parameters by their numbers, and what it holds for.
+class Mode:
+    """What a model computes in one of its modes.
 
-    sizes: of images. eval_only: the paths of modules that must be in eval mode, as they were.
+    sizes: of the images that this holds for. spec, leaves: of what the model returns, in the terms of
+    torch.utils._pytree; a Leaf stands for an output of the network. counters: the names of the numbers of
+    batches, of the batch norms that change their running statistics, in order; None where it has none.
     """
 
     network: Network
-    parameters: tuple[str, ...]
     sizes: ImageSizes
-    eval_only: tuple[str, ...]
+    spec: TreeSpec
+    leaves: tuple[Any, ...]
+    counters: tuple[str | None, ...] = ()
+
+
+@dataclass(frozen=True)
+class Captured:
+    """What a model computes in each mode that was read.
+
+    parameters, buffers: the names of the tensors of its networks by their numbers, those with gradients
+    first, in the model's order. paths: of the modules whose modes matter. modes: by the flags of these, the
+    network, or why it cannot be fused.
+    """
+
+    parameters: tuple[str, ...]
+    buffers: tuple[str, ...]
+    paths: tuple[str, ...]
+    modes: Mapping[Flags, Mode | str]
+
+    @property
+    def network(self) -> Network:
+        """That of the first mode that can be fused: the one in which the model was handed over, if it can."""
+        return next(mode.network for mode in self.modes.values() if isinstance(mode, Mode))
 
 
 def capture(model: torch.nn.Module, example_input: Tensor, name: str = "FusedNet") -> Captured:
-    """What `model` computes, read from its forward; the network is called `name`.
+    """What `model` computes in each of its modes, read from its forward; the networks are called `name`.
 
-    model: computes one tensor from one, by a chain of conv2d, relu, max_pool2d, linear and flattening, as
-    modules or functions of torch or of lenet_ext, nested in any way. Dropout must be in eval mode or of p=0.
-    Nothing of it is changed. example_input: (N, C, H, W) or (N, features), N of any size, in the model's
-    dtype and on its device, which may be meta: its data is not looked at.
+    model: computes tensors from one, by layers that have a reader (capture/readers), as modules or functions
+    of torch or of lenet_ext, nested in any way. It is read as it is handed over, in training mode, and in
+    eval mode; nothing of it is changed. example_input: the first dimension is the batch, of any size, in the
+    model's dtype and on its device, which may be meta: its data is not looked at.
 
-    A parameter with several names goes by its first; one that is used twice is named twice. Raises TypeError
-    where an argument has the wrong type, and CannotFuse, a RuntimeError that names the operator and the
-    layer, for every model that is something else.
+    A parameter with several names goes by its first. Raises TypeError where an argument has the wrong type,
+    and CannotFuse, a RuntimeError that names the operator and the layer, where no mode can be fused: for the
+    reason in the mode as handed over.
     """
     if not isinstance(model, torch.nn.Module):
         raise TypeError(f"fuse: model must be a torch.nn.Module, got {type(model).__name__}")
@@ -59,7 +85,7 @@ def capture(model: torch.nn.Module, example_input: Tensor, name: str = "FusedNet
     try:
         _check_modules(model)
         with _EXPORTS:
-            chain, sizes = _read(model, example_input)
+            paths, found = _read_modes(model, example_input)
     except CannotFuse as error:
         reason = against("fuse", example_input, dict(model.named_parameters()), noun="example_input")
         if reason is not None:
@@ -70,52 +96,73 @@ def capture(model: torch.nn.Module, example_input: Tensor, name: str = "FusedNet
         shape = tuple(example_input.shape)
         note = f"example_input must have a batch dimension, {wanted}, and has shape {shape}"
         raise CannotFuse(f"{error} ({note})") from error.__cause__
-    parameters = _in_order(model, chain.entries)
-    network = _network(name, chain.entries, parameters)
-    # Those in training mode were told in another way that they are not to be random.
-    eval_only = (path for path in chain.eval_only if not model.get_submodule(path).training)
-    return Captured(network, parameters, sizes, tuple(eval_only))
+    readers = [reader for reader, _ in found.values() if isinstance(reader, Reader)]
+    used = {name for reader in readers for entry in reader.entries for name in entry.parameters}
+    parameters = tuple(path for path, _ in model.named_parameters() if path in used)
+    buffers = tuple(path for path, _ in model.named_buffers() if path in used)
+    numbers = {path: number for number, path in enumerate((*parameters, *buffers))}
+    modes: dict[Flags, Mode | str] = {}
+    for pattern, (reader, sizes) in found.items():
+        if isinstance(reader, Reader):
+            network = _network(name, reader.entries, reader.outputs, numbers)
+            spec, leaves, counted = reader.spec, tuple(reader.leaves), counters(reader.entries)
+            modes[pattern] = Mode(network, sizes, spec, leaves, counted)
+        else:
+            modes[pattern] = str(reader)
+    return Captured(parameters, buffers, paths, modes)
 
 
-def _read(model: torch.nn.Module, example: Tensor) -> tuple[Chain, ImageSizes]:
-    """The layers, for images of any height and width if these make no difference, else for the example's."""
-    if example.dim() == 4:
+_Found: TypeAlias = dict[Flags, tuple[Reader | CannotFuse, ImageSizes]]
+
+
+def _read_modes(model: torch.nn.Module, example: Tensor) -> tuple[tuple[str, ...], _Found]:
+    """The modules whose modes matter, and what the model is in each; raises CannotFuse if it is nothing."""
+    paths, found = mode_modules(model), _Found()
+    for pattern in patterns(model, paths):
         try:
-            program = _export(model, example, any_size=True)
-            return _chain(model, program), ImageSizes.of(program, example)
+            found[pattern] = _read(model, example, dict(zip(paths, pattern, strict=True)))
+        except CannotFuse as error:
+            found[pattern] = error, ImageSizes(tuple(example.shape[1:]))
+    results = [result for result, _ in found.values()]
+    if isinstance(results[0], CannotFuse) and not any(isinstance(result, Reader) for result in results):
+        raise results[0]
+    return paths, found
+
+
+def _read(
+    model: torch.nn.Module, example: Tensor, modes: dict[str, bool]
+) -> tuple[Reader, ImageSizes]:
+    """The layers, for images of any height and width if these make no difference, else for the example's."""
+    if example.dim() >= 3:
+        try:
+            program = _export(model, example, modes, any_size=True)
+            return _reader(model, program), ImageSizes.of(program, example)
         except CannotFuse:
             pass  # which the export below says better, if it is one for the example's size too
-    program = _export(model, example, any_size=False)
-    return _chain(model, program), ImageSizes.of(program, example)
+    program = _export(model, example, modes, any_size=False)
+    return _reader(model, program), ImageSizes.of(program, example)
 
 
-def _chain(model: torch.nn.Module, program: ExportedProgram) -> Chain:
-    """The layers, with the first name of each parameter."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    placeholders = program.graph_signature.inputs_to_parameters
-    known = {node: names[id(model.get_parameter(name))] for node, name in placeholders.items()}
-    return Chain(program, known, type(model).__name__)
+def _reader(model: torch.nn.Module, program: ExportedProgram) -> Reader:
+    """The layers, with the first name of each parameter and buffer."""
+    signature, known = program.graph_signature, {}
+    for placeholders, tensors in (
+        (signature.inputs_to_parameters, model.named_parameters()),
+        (signature.inputs_to_buffers, model.named_buffers()),
+    ):
+        names = {id(tensor): name for name, tensor in tensors}
+        for node, path in placeholders.items():
+            owner, _, name = path.rpartition(".")
+            known[node] = names[id(getattr(model.get_submodule(owner), name))]
+    return Reader(program, known, type(model).__name__)
 
 
-def _in_order(model: torch.nn.Module, entries: list[Entry]) -> tuple[str, ...]:
-    """The parameters as the model has them, and behind these once more those that are used again."""
-    used = [name for entry in entries for name in entry.parameters]
-    ordered = [name for name, _ in model.named_parameters() if name in used]
-    again = used.copy()
-    for name in ordered:
-        again.remove(name)
-    return *ordered, *again
-
-
-def _network(name: str, entries: list[Entry], parameters: tuple[str, ...]) -> Network:
-    free: dict[str, list[int]] = {}
-    for number, parameter in enumerate(parameters):
-        free.setdefault(parameter, []).append(number)
+def _network(name: str, entries: list[Entry], outputs: list[int], numbers: dict[str, int]) -> Network:
     nodes = (
-        Node(layer, (i,), tuple(free[parameter].pop(0) for parameter in own), where)
-        for i, (layer, own, where) in enumerate(entries)
+        Node(entry.layer, entry.values, tuple(numbers[path] for path in entry.parameters), entry.where)
+        for entry in entries
     )
-    return Network(name, tuple(nodes), (len(entries),))
+    return Network(name, tuple(nodes), tuple(outputs))
 
 
 def _check_modules(model: torch.nn.Module) -> None:
@@ -132,19 +179,31 @@ def _check_modules(model: torch.nn.Module) -> None:
             raise CannotFuse(f"fuse: {where} has hooks, which would not be called ({users}); {ELSEWHERE}")
 
 
-def _export(model: torch.nn.Module, example: Tensor, any_size: bool) -> ExportedProgram:
-    """The graph of `model` for a batch of any size, in grad mode so that a no_grad inside forward shows."""
+def _export(
+    model: torch.nn.Module, example: Tensor, modes: Mapping[str, bool], any_size: bool
+) -> ExportedProgram:
+    """The graph of `model` for a batch of any size, in grad mode so that a no_grad inside forward shows.
+
+    modes: by the paths of modules, whether they are in training mode.
+    """
     with (
         _unchanged(model),
         torch.random.fork_rng(devices=()),
         torch.inference_mode(False),  # ends no_grad as well
         _no_autocast(example.device.type),
     ):
+        modules = dict(model.named_modules())
+        for path, training in modes.items():
+            modules[path].training = training
+        for module in model.modules():
+            # Or the graph would divide by the number of batches.
+            if isinstance(module, torch.nn.modules.batchnorm._NormBase) and module.momentum is None:
+                module.momentum = float("nan")
         try:
             batch = example.detach().new_empty((max(len(example), SMALLEST_BATCH), *example.shape[1:]))
             shapes, dims = ShapesCollection(), dict[int, Any]({0: Dim("batch")})
             if any_size:
-                dims |= {2: Dim.AUTO, 3: Dim.AUTO}
+                dims |= dict.fromkeys(range(2, example.dim()), Dim.AUTO)
             shapes[batch] = dims
             dynamic = shapes.dynamic_shapes(model, (batch,))
             return torch.export.export(model, (batch,), dynamic_shapes=dynamic, strict=False)

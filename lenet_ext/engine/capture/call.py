@@ -1,48 +1,52 @@
-"""Call: an operator of a graph with its arguments, as the layers read themselves from it."""
+"""Call: an operator of a graph with its arguments, as readers take it."""
 
 from __future__ import annotations
 
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
-from torch.export import ExportedProgram
 from torch.fx import Node
 
-from lenet_ext.engine.capture.errors import ELSEWHERE, UNKNOWN, CannotFuse, layer_name
-from lenet_ext.engine.capture.graph import caller, operator_name, tensor
+from lenet_ext.engine.capture.errors import BATCH, ELSEWHERE, UNKNOWN, CannotFuse, layer_name
+from lenet_ext.engine.capture.graph import caller, named_arguments, operator_name, tensor
 from lenet_ext.ops._arguments import Pair
 
 EDGES = ("pad_top", "pad_bottom", "pad_left", "pad_right")
 
 
 class Call:
-    """`node` of `program`.
+    """`node` of a graph.
 
-    names: of the parameters, by placeholder. model: what to call the model. is_first: whether nothing was
-    computed before, so that the node reads the network's input.
+    names: of the parameters and buffers, by placeholder. model: what to call the model.
     """
 
-    def __init__(
-        self, node: Node, program: ExportedProgram, names: dict[str, str], model: str, is_first: bool
-    ) -> None:
-        self.node, self.operator, self.is_first = node, operator_name(node), is_first
+    def __init__(self, node: Node, names: dict[str, str], model: str) -> None:
+        self.node, self.operator = node, operator_name(node)
         self.is_in_place = self.operator.endswith("_")
-        self.parameters: list[str] = []  # those that the layer takes
         self._names, self._model = names, model
-        normalized = node.normalized_arguments(program.graph_module, normalize_to_only_use_kwargs=True)
-        if normalized is None or not isinstance(normalized.kwargs.get("input"), Node):
+        arguments = named_arguments(node)
+        if arguments is None:
             self.refuse(UNKNOWN)
-        # All of them by name, defaults included.
-        self.arguments: dict[str, Any] = {**normalized.kwargs, **_lists(normalized.kwargs)}
+        self.arguments: dict[str, Any] = {**arguments, **_lists(arguments)}
+
+    @property
+    def source(self) -> Node:
+        """What the operator reads, or the first of it."""
+        source = self.arguments.get("input")
+        if not isinstance(source, Node):
+            self.refuse(UNKNOWN)
+        return source
 
     @property
     def input(self) -> Tensor:
-        """A tensor without data like the one that the layer reads."""
-        return tensor(self.arguments["input"])
+        """A tensor without data like `source`."""
+        return tensor(self.source)
 
     @property
     def output(self) -> Tensor:
-        return tensor(self.node)
+        value: Tensor = self.node.meta["val"]
+        return value
 
     @property
     def where(self) -> str:
@@ -58,42 +62,49 @@ class Call:
         """An int or a list of them as a list."""
         value = self.arguments[argument]
         numbers = list(value) if isinstance(value, (list, tuple)) else [value]
-        if not all(type(number) is int for number in numbers):
-            self.refuse(f"has an argument that depends on its input: {value}")
-        return numbers
+        return [self.known(number) for number in numbers]
+
+    def known(self, number: Any) -> int:
+        """`number` where it is one for all images."""
+        if isinstance(number, Node):
+            number = number.meta.get("val")
+        if isinstance(number, torch.SymInt):
+            number = number.node.maybe_as_int()
+        if type(number) not in (int, bool):
+            self.refuse(f"has an argument that depends on its input: {number}")
+        return int(number)
 
     def pair(self, argument: str) -> Pair:
         """An int or a list of one or two as (height, width)."""
         numbers = self.integers(argument)
         return numbers[0], numbers[-1]
 
-    def take_weight_and_bias(self, dim: int) -> Tensor:
-        """Makes them parameters of the layer; returns a tensor like the weight, of `dim` dimensions."""
-        weight, bias = tensor(self.arguments["weight"]), self.arguments["bias"]
-        self.parameters.append(self._name("weight"))
-        if weight.dim() != dim or weight.dtype != self.input.dtype:
-            wanted = f"{dim} dimensions in {self.input.dtype}"
-            got = f"{tuple(weight.shape)} in {weight.dtype}"
-            self.refuse(f"has a weight of shape {got}, which must have {wanted}")
-        if bias is not None:
-            of_bias = tensor(bias)
-            if of_bias.shape != weight.shape[:1] or of_bias.dtype != weight.dtype:
-                got = f"{tuple(of_bias.shape)} in {of_bias.dtype}"
-                wanted = f"{tuple(weight.shape[:1])} in {weight.dtype}"
-                self.refuse(f"has a bias of shape {got}, which must have {wanted}")
-            self.parameters.append(self._name("bias"))
-        return weight
+    def number(self, argument: str) -> float:
+        """A number of Python's."""
+        value = self.arguments[argument]
+        if type(value) not in (int, float, bool):
+            self.refuse(f"has {argument}={value}, which is no number that is known beforehand")
+        return float(value)
 
-    def name_of(self, argument: str, value: Node) -> str:
-        """The name of the parameter that `value`, an argument, is."""
-        if value.name not in self._names:
+    def image_dim(self, dim: Any, tensor: Tensor | None = None) -> int:
+        """A dimension as images count them; refuses that of the batch."""
+        dims = (self.input if tensor is None else tensor).dim()
+        number = self.known(dim)
+        number += dims if number < 0 else 0
+        if number == 0:
+            self.refuse(BATCH)
+        return number - 1
+
+    def name_of(self, argument: str, kind: str = "Parameter") -> str:
+        """The name of the parameter or the buffer that an argument is."""
+        return self.name_of_node(argument, self.arguments[argument], kind)
+
+    def name_of_node(self, argument: str, value: Node, kind: str = "Parameter") -> str:
+        if value.name not in self._names or (kind == "Parameter") != value.name.startswith("p_"):
             computed = value.op == "call_function"
             what = f"computed ({operator_name(value)})" if computed else "a buffer or constant"
-            self.refuse(f"has a {argument} that is {what} instead of a Parameter")
+            self.refuse(f"has a {argument} that is {what} instead of a {kind}")
         return self._names[value.name]
-
-    def _name(self, argument: str) -> str:
-        return self.name_of(argument, self.arguments[argument])
 
     def refuse(self, reason: str) -> NoReturn:
         """Raises the error for this call."""

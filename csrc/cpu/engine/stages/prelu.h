@@ -1,10 +1,8 @@
-// prelu: x where x > 0, else weight x, with one weight for all or one for each channel; then perhaps an
-// activation.
+// prelu: x where x > 0, else weight x, with one weight for all or one for each channel.
 #pragma once
 
 #include <algorithm>
 
-#include "cpu/activation.h"
 #include "cpu/engine/stage_kernels.h"
 #include "cpu/runtime/scratch.h"
 
@@ -12,15 +10,17 @@ namespace lenet_ext::cpu {
 
 template <class S>
 class PReluStage final : public StageKernels<S> {
-  using typename StageKernels<S>::T;
   using V = typename S::Vector;
 
  public:
-  explicit PReluStage(const Stage& stage)
-      : s_(stage), channels_(s_.weight_size), plane_(s_.input_size / std::max<int64_t>(channels_, 1)) {}
+  using typename StageKernels<S>::T;
+
+  // parameter: the weight's. channels: its elements. plane: elements of an image that share one.
+  PReluStage(int parameter, int64_t channels, int64_t plane)
+      : parameter_(parameter), channels_(channels), plane_(plane) {}
 
   void set_parameters(const StageParameters<T>& parameters) override {
-    weight_ = parameters.tensors[s_.weight];
+    weight_ = parameters.tensors[parameter_];
   }
 
   void forward(const StageCall<T>& call) const override {
@@ -29,25 +29,23 @@ class PReluStage final : public StageKernels<S> {
       const V v = S::load_partial(x + i, n);
       S::store_partial(call.output + i, S::select(S::positive(v), v, S::mul(v, slope)), n);
     });
-    activate<S>(s_.activation, call.count * s_.output_size, call.output, call.output);
   }
 
-  int64_t sums_size() const override { return s_.weight_size; }
+  int64_t sums_size() const override { return channels_; }
 
   void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,
                 const GradientSink<T>& sink) const override {
-    activation_grad<S>(s_.activation, call.count * s_.output_size, grad_output, call.output, grad_output);
     // The sink may change the weight, which the gradient of the input needs as it was.
     Scratch<T> own(sink.takes_pieces() ? sums_size() : 0);
     if (sink.takes_pieces()) std::fill_n(own.data(), sums_size(), T(0));
     T* const sums = sink.takes_pieces() ? own.data() : sink.sums();
     if (sums != nullptr) add_weight_grad(call.count, call.inputs[0], grad_output, sums);
     if (grad_inputs[0] != nullptr) input_grad(call.count, call.inputs[0], grad_output, grad_inputs[0]);
-    if (sink.takes_pieces()) sink.take(s_.weight, 0, s_.weight_size, own.data());
+    if (sink.takes_pieces()) sink.take(parameter_, 0, channels_, own.data());
   }
 
   void finish_sums(const T* sums, const GradientSink<T>& sink) override {
-    sink.take(s_.weight, 0, s_.weight_size, sums);
+    sink.take(parameter_, 0, channels_, sums);
   }
 
  private:
@@ -57,7 +55,7 @@ class PReluStage final : public StageKernels<S> {
   template <class Body>
   void for_each_vector_with_slope(int64_t images, const Body& body) const {
     for (int64_t image = 0; image < images; ++image) {
-      const int64_t begin = image * s_.input_size;
+      const int64_t begin = image * channels_ * plane_;
       if (plane_ == 1) {
         for (int64_t c = 0; c < channels_; c += S::width) {
           const int n = static_cast<int>(std::min<int64_t>(S::width, channels_ - c));
@@ -102,8 +100,8 @@ class PReluStage final : public StageKernels<S> {
     if (channels_ > 0) sums[summed] += S::reduce_add(sum);
   }
 
-  const Stage& s_;
-  const int64_t channels_, plane_;  // a single weight is that of one channel
+  const int parameter_;
+  const int64_t channels_, plane_;
   const T* weight_ = nullptr;
 };
 

@@ -22,9 +22,13 @@ void test_sums() {
     const auto& [a, b] = operands;
     const Elements<S> sum = elements_of<S>(S::add(vector_of<S>(a), vector_of<S>(b)));
     const Elements<S> difference = elements_of<S>(S::sub(vector_of<S>(a), vector_of<S>(b)));
+    const Elements<S> product = elements_of<S>(S::mul(vector_of<S>(a), vector_of<S>(b)));
+    const Elements<S> quotient = elements_of<S>(S::div(vector_of<S>(a), vector_of<S>(b)));
     for (int i = 0; i < S::width; ++i) {
       expect_bits_or_nan("add", i, sum[i], a[i] + b[i]);
       expect_bits_or_nan("sub", i, difference[i], a[i] - b[i]);
+      expect_bits_or_nan("mul", i, product[i], a[i] * b[i]);
+      expect_bits_or_nan("div", i, quotient[i], a[i] / b[i]);
     }
   });
   for_each_tuple<S, 3>([](const auto& operands) {

@@ -1,30 +1,26 @@
-// The kernels of one stage of the fused engine (engine/network.h), forward and backward over a few images
-// whose activations stay in the cache. All values are in the compute type and contiguous. Serial: the engine
-// gives each thread images of its own.
+// A stage that is conv2d, linear or nothing, then max_pool2d, then an activation.
 #pragma once
 
-#include <memory>
 #include <optional>
 
 #include "cpu/activation.h"
 #include "cpu/conv2d/conv2d.h"
-#include "cpu/engine/gradient_sink.h"
 #include "cpu/engine/pooled_conv2d_grad.h"
+#include "cpu/engine/stage_kernels.h"
 #include "cpu/linear/linear.h"
 #include "cpu/max_pool2d/grad.h"
 #include "cpu/max_pool2d/max_pool2d.h"
-#include "engine/network.h"
 
 namespace lenet_ext::cpu {
 
 template <class S>
-class StageKernels {
-  using T = typename S::Scalar;
+class PlainStage final : public StageKernels<S> {
+  using typename StageKernels<S>::T;
   using Core = Stage::Core;
 
  public:
   // images: most images per call.
-  StageKernels(const Stage& stage, int64_t images, bool backward, bool input_grad)
+  PlainStage(const Stage& stage, int64_t images, bool backward, bool input_grad)
       : s_(stage), conv_(stage.conv), pool_(stage.pool) {
     // The full-size activation of a block of images exists for a moment only.
     constexpr int64_t kBlockBytes = 256 * 1024;
@@ -42,26 +38,25 @@ class StageKernels {
     if (input_grad) input_grad_.emplace(conv_, Format::kContiguous, Caller::kEngine);
   }
 
-  // parameters: all of the network. To be called before the first pass, and after the values have changed.
-  void set_parameters(const T* const* parameters) {
-    weight_ = s_.weight < 0 ? nullptr : parameters[s_.weight];
-    bias_ = s_.bias < 0 ? nullptr : parameters[s_.bias];
+  void set_parameters(const StageParameters<T>& parameters) override {
+    weight_ = s_.weight < 0 ? nullptr : parameters.tensors[s_.weight];
+    bias_ = s_.bias < 0 ? nullptr : parameters.tensors[s_.bias];
     if (forward_) forward_->set_weights(weight_, bias_);
     if (pooled_) pooled_->set_weight(weight_);
     if (input_grad_) input_grad_->set_weight(weight_);
   }
 
-  // argmax may be null.
-  void forward(int64_t images, const T* input, T* output, uint8_t* argmax) const {
+  void forward(const StageCall<T>& call) const override {
+    const int64_t images = call.count;
     const bool pool_in_core = forward_ && forward_->pools(), full = has_full_block() && !pool_in_core;
     const int64_t step = forward_ && forward_->is_blocked() && !full ? images : block_;
     Scratch<T> block(full ? block_ * s_.core_size : 0);
     for (int64_t i = 0; i < images; i += step) {
       const int64_t count = std::min(step, images - i);
-      const T* x = input + i * s_.input_size;
-      T* const y = output + i * s_.output_size;
+      const T* x = call.inputs[0] + i * s_.input_size;
+      T* const y = call.output + i * s_.output_size;
       T* const core = full ? block.data() : y;
-      uint8_t* const z = argmax == nullptr ? nullptr : argmax + i * s_.argmax_bytes();
+      uint8_t* const z = call.kept == nullptr ? nullptr : call.kept + i * s_.argmax_bytes();
       if (forward_) forward_->run(count, x, core, pool_in_core ? z : nullptr);
       if (s_.core == Core::kLinear) linear<S>(linear_shape(count), x, weight_, bias_, core);
       if (s_.core != Core::kNone) x = core;
@@ -73,26 +68,28 @@ class StageKernels {
     }
   }
 
-  // Partial sums of the weight and bias gradient, to be zeroed, added to by backward and summed by the
-  // caller, then brought into order by finish_sums.
-  int64_t sums_size() const { return pooled_ ? pooled_->sums_size() : s_.parameter_count(); }
+  int64_t sums_size() const override { return pooled_ ? pooled_->sums_size() : s_.parameter_count(); }
 
-  // grad_output is overwritten; grad_input may be null.
-  void backward(int64_t images, const T* input, const T* output, const uint8_t* argmax, T* grad_output,
-                T* grad_input, const GradientSink<T>& sink) const {
-    activation_grad<S>(s_.activation, images * s_.output_size, grad_output, output, grad_output);
-    if (s_.core == Core::kLinear) return linear_backward(images, input, grad_output, grad_input, sink);
+  void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,
+                const GradientSink<T>& sink) const override {
+    const int64_t images = call.count;
+    const T* const input = call.inputs[0];
+    activation_grad<S>(s_.activation, images * s_.output_size, grad_output, call.output, grad_output);
+    if (s_.core == Core::kLinear) return linear_backward(images, input, grad_output, grad_inputs[0], sink);
     if (s_.core == Core::kNone || !sink.takes_pieces()) {
-      return add_gradients(images, input, argmax, grad_output, grad_input, sink.sums());
+      return add_gradients(images, input, call.kept, grad_output, grad_inputs[0], sink.sums());
     }
     Scratch<T> sums(sums_size());
     std::fill_n(sums.data(), sums_size(), T(0));
-    add_gradients(images, input, argmax, grad_output, grad_input, sums.data());
-    finish_sums(sums.data(), sink);
+    add_gradients(images, input, call.kept, grad_output, grad_inputs[0], sums.data());
+    give(sums.data(), sink);
   }
 
-  // Gives the gradients of the parameters, in their own layout, to a sink that takes pieces.
-  void finish_sums(const T* sums, const GradientSink<T>& sink) const {
+  void finish_sums(const T* sums, const GradientSink<T>& sink) override { give(sums, sink); }
+
+ private:
+  // The gradients of the parameters, in their own layout.
+  void give(const T* sums, const GradientSink<T>& sink) const {
     if (s_.weight < 0) return;
     Scratch<T> gradients(pooled_ ? s_.weight_size : 0);
     const T *weight = sums, *bias = sums + s_.weight_size;
@@ -101,11 +98,10 @@ class StageKernels {
     if (s_.bias >= 0) sink.take(s_.bias, 0, s_.bias_size, bias);
   }
 
- private:
   // Whether the convolution's output is more than what is left of it after the pool.
   bool has_full_block() const { return s_.pooled && s_.core == Core::kConv2d; }
   LinearShape linear_shape(int64_t images) const {
-    return {images, s_.linear.in_features, s_.linear.out_features};
+    return {images * s_.linear.rows, s_.linear.in_features, s_.linear.out_features};
   }
   MaxPool2dShape pool_shape(int64_t images) const {
     MaxPool2dShape shape = pool_;
@@ -158,41 +154,41 @@ class StageKernels {
     const LinearShape shape = linear_shape(images);
     if (sink.sums() != nullptr) {
       matmul<S>(weight_product<T>(shape, grad_output, input, nullptr, sink.sums()));
-      if (s_.bias >= 0) add_rows(images, grad_output, sink.sums() + s_.weight_size);
+      if (s_.bias >= 0) add_rows(shape.rows, grad_output, sink.sums() + s_.weight_size);
     }
     if (grad_input != nullptr) linear_input_grad<S>(shape, grad_output, weight_, grad_input);
     if (!sink.takes_pieces()) return;  // which may change the weight
-    take_weight_grad(images, input, grad_output, sink);
+    take_weight_grad(shape, input, grad_output, sink);
     if (s_.bias < 0) return;
     Scratch<T> bias(s_.bias_size);
     std::fill_n(bias.data(), s_.bias_size, T(0));
-    add_rows(images, grad_output, bias.data());
+    add_rows(shape.rows, grad_output, bias.data());
     sink.take(s_.bias, 0, s_.bias_size, bias.data());
   }
 
-  void add_rows(int64_t images, const T* rows, T* sum) const {
+  void add_rows(int64_t count, const T* rows, T* sum) const {
     const int64_t size = s_.linear.out_features;
-    for (int64_t i = 0; i < images; ++i) add_row<S>(rows + i * size, sum, size);
+    for (int64_t i = 0; i < count; ++i) add_row<S>(rows + i * size, sum, size);
   }
 
   // A few rows of the weight at a time.
-  void take_weight_grad(int64_t images, const T* input, const T* grad_output,
+  void take_weight_grad(const LinearShape& shape, const T* input, const T* grad_output,
                         const GradientSink<T>& sink) const {
     constexpr int64_t kPieceBytes = 256 * 1024;  // rows together, so that the images are read less often
-    const int64_t in = s_.linear.in_features, out = s_.linear.out_features;
+    const int64_t in = shape.in_features, out = shape.out_features;
     const int64_t rows = std::clamp<int64_t>(kPieceBytes / (in * int64_t{sizeof(T)}), 1, out);
     Scratch<T> zeros(in);
     std::fill_n(zeros.data(), in, T(0));
-    parallel_for((out + rows - 1) / rows, rows * in * images / 4, [&](int64_t begin, int64_t end) {
-      Scratch<T> piece(images == 1 ? 0 : rows * in);
+    parallel_for((out + rows - 1) / rows, rows * in * shape.rows / 4, [&](int64_t begin, int64_t end) {
+      Scratch<T> piece(shape.rows == 1 ? 0 : rows * in);
       for (int64_t o = begin * rows; o < std::min(end * rows, out); o += rows) {
         const int64_t count = std::min(rows, out - o);
-        if (images == 1) {  // a row of the gradient is a multiple of the image
+        if (shape.rows == 1) {  // a row of the gradient is a multiple of the image
           for (int64_t r = o; r < o + count; ++r) sink.take(s_.weight, r * in, in, input, grad_output[r]);
           continue;
         }
         MatrixProduct<T> product =
-            weight_product<T>(linear_shape(images), grad_output + o, input, zeros.data(), piece.data());
+            weight_product<T>(shape, grad_output + o, input, zeros.data(), piece.data());
         product.rows = count;
         matmul<S>(product);
         sink.take(s_.weight, o * in, count * in, piece.data());

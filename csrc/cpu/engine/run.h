@@ -1,0 +1,293 @@
+// A pass over a network: where the values and gradients of the whole batch lie, and how a tile of images goes
+// forward and backward through a segment.
+#pragma once
+
+#include <optional>
+
+#include "cpu/engine/engine.h"
+#include "cpu/engine/statistics.h"
+#include "cpu/engine/tensors.h"
+
+namespace lenet_ext::cpu {
+
+// By value or by stage, where it lies: of the whole batch, or null where each tile has memory of its own.
+template <class T>
+using Places = std::vector<T*>;
+
+template <class S, class Stored>
+class Run {
+ public:
+  using T = typename S::Scalar;
+
+  Run(const NetworkPtr& network, const Images& images, const void* const* parameters, uint64_t seed,
+      Purpose purpose, T* statistics)
+      : network_(*network),
+        images_(images),
+        parameters_(*network, parameters),
+        engine_(Engine<S>::of(network, images.count, purpose)),
+        statistics_memory_(statistics != nullptr ? 0 : network->statistics_before(network->stages.size())),
+        statistics_(*network, statistics != nullptr ? statistics : statistics_memory_.data()),
+        values(network->stages.size() + 1),
+        kept(network->stages.size()),
+        gradients_(network->stages.size() + 1),
+        filled_(network->stages.size() + 1),
+        batch_gradients_(network->stages.size()) {
+    engine_->set_parameters({parameters_.pointers(), seed});
+  }
+
+  const Engine<S>& engine() const { return *engine_; }
+  int64_t batch() const { return images_.count; }
+  T* batch_memory(int64_t size) {
+    return memory_.emplace_back(std::make_unique<Scratch<T>>(batch() * size))->data();
+  }
+
+  // Before forward: of the stages that need statistics, segment i gathers what it gives.
+  void observe_all() {
+    for (size_t i = 0; i < network_.stages.size(); ++i) {
+      const Stage& stage = network_.stages[i];
+      if (!stage.needs_statistics()) continue;
+      statistics_.add(i, *engine_->kernels(i).statistics(), engine_->segment_with(stage.inputs[0]));
+    }
+  }
+
+  // A tile in a segment, with memory for what is not of the whole batch.
+  class Tile {
+   public:
+    Tile(Run& run, const Segment<S>& segment, const TileRange& range, bool keeps)
+        : range(range),
+          images_(run.loads_images(segment) ? segment.tile_images() * run.network_.image_size() : 0),
+          values_(run.needs_memory(segment) ? segment.values_size() : 0),
+          kept_(keeps ? segment.kept_size() : 0),
+          pointers_(static_cast<int64_t>(run.values.size())),
+          kept_pointers_(static_cast<int64_t>(run.kept.size())) {
+      const Network& network = run.network_;
+      for (size_t v = 1; v <= segment.end(); ++v) {
+        const int value = static_cast<int>(v);
+        T* const whole = run.values[v];
+        pointers_[value] = whole != nullptr ? whole + range.first * network.value_size(value)
+                           : segment.contains(value) ? values_.data() + segment.value_at(value)
+                                                     : nullptr;
+      }
+      for (size_t i = segment.begin(); i < segment.end(); ++i) {
+        uint8_t* const whole = run.kept[i];
+        kept_pointers_[static_cast<int64_t>(i)] =
+            whole != nullptr ? whole + range.first * network.stages[i].argmax_bytes()
+            : keeps          ? kept_.data() + segment.kept_at(i)
+                             : nullptr;
+      }
+      if (run.uses_images(segment)) {
+        pointers_[0] = const_cast<T*>(load_images<S, Stored>(network, run.images_, range.first, range.count,
+                                                             images_.data()));
+      }
+    }
+
+    T* value(int i) { return pointers_[i]; }
+    uint8_t* kept(size_t stage) { return kept_pointers_[static_cast<int64_t>(stage)]; }
+
+    const TileRange range;
+
+   private:
+    Scratch<T> images_, values_;
+    Scratch<uint8_t> kept_;
+    Scratch<T*> pointers_;
+    Scratch<uint8_t*> kept_pointers_;
+  };
+
+  // body(call) for what a stage is to be given of a tile.
+  template <class Body>
+  void with_call(Tile& tile, size_t i, const Body& body) {
+    const Stage& stage = network_.stages[i];
+    Scratch<const T*> inputs(static_cast<int64_t>(stage.inputs.size()));
+    for (size_t k = 0; k < stage.inputs.size(); ++k) inputs[k] = tile.value(stage.inputs[k]);
+    body(StageCall<T>{.first = tile.range.first,
+                      .count = tile.range.count,
+                      .inputs = inputs.data(),
+                      .output = tile.value(static_cast<int>(i) + 1),
+                      .kept = tile.kept(i)});
+  }
+
+  // Before the first tile of a segment.
+  void begin(const Segment<S>& segment) {
+    if (segment.begin() < segment.end()) statistics_.finish(segment.begin());
+  }
+  void forward(const Segment<S>& segment, Tile& tile) {
+    if (segment.begin() == 0) statistics_.observe(0, tile.range, tile.value(0));
+    for (size_t i = segment.begin(); i < segment.end(); ++i) {
+      with_call(tile, i, [&](const StageCall<T>& call) { segment.kernels(i).forward(call); });
+      statistics_.observe(static_cast<int>(i) + 1, tile.range, tile.value(static_cast<int>(i) + 1));
+    }
+  }
+
+  // Before backward. wanted: of each value, whether its gradient is. images: where those of the images go in
+  // the compute type; null if they are not wanted.
+  void want_gradients(std::vector<bool> wanted, T* images) {
+    wanted_ = std::move(wanted);
+    gradients_[0] = images;
+    for (int value = 1; value < static_cast<int>(wanted_.size()); ++value) {
+      if (wanted_[value] && engine_->crosses(value)) gradients_[value] = batch_memory(network_.value_size(value));
+    }
+    for (size_t i = 0; i < network_.stages.size(); ++i) {
+      const Stage& stage = network_.stages[i];
+      if (stage.needs_statistics() && wanted_[stage.inputs[0]]) batch_gradients_[i] = batch_memory(stage.input_size);
+    }
+  }
+
+  // Whether anything that is wanted lies in a segment.
+  bool reaches(const Segment<S>& segment) const {
+    for (size_t i = segment.begin(); i < segment.end(); ++i) {
+      if (wanted_[i + 1]) return true;
+    }
+    return false;
+  }
+
+  // body(tile, chunk, gradients, backward): writes gradients of outputs by gradients.output(value), and calls
+  // backward().
+  template <class Body>
+  void backward(Segment<S>& segment, const GradientSink<T>& pieces, bool keeps, const Body& body) {
+    segment.with_gradients(pieces, [&](const TileRange& range, int64_t chunk, const GradientSink<T>& sink) {
+      Tile tile(*this, segment, range, keeps);
+      TileGradients gradients(*this, segment, tile);
+      body(tile, chunk, gradients, [&] { gradients.backward(sink); });
+    });
+    for (size_t i = segment.begin(); i < segment.end(); ++i) {
+      if (!wanted_[i + 1] || network_.stages[i].needs_statistics()) continue;
+      for (int value : network_.stages[i].inputs) filled_[value] = true;
+    }
+  }
+
+  // After backward: of the images, as far as statistics of theirs have a part in it.
+  void finish_images() {
+    if (gradients_[0] == nullptr) return;
+    Segment<S>& first = engine_->segment(0);
+    first.for_each_tile([&](const TileRange& range) {
+      Tile tile(*this, first, range, false);
+      TileGradients(*this, first, tile).complete(0);
+    });
+  }
+
+ private:
+  // The gradients of a tile, on its way back through a segment.
+  class TileGradients {
+   public:
+    TileGradients(Run& run, Segment<S>& segment, Tile& tile)
+        : run_(run),
+          segment_(segment),
+          tile_(tile),
+          own_(segment.gradients_size()),
+          more_(segment.largest_input()),
+          filled_(run.filled_) {}
+
+    // To be written with the gradient of an output, where none has been written before, else added to.
+    T* output(int value) {
+      if (!filled_[value]) return at(value);
+      return more_output_.emplace(tile_.range.count * run_.network_.value_size(value)).data();
+    }
+    void written(int value) {
+      if (filled_[value]) add(value, more_output_->data());
+      filled_[value] = true;
+    }
+
+    void backward(const GradientSink<T>& sink) {
+      for (size_t i = segment_.end(); i-- > segment_.begin();) {
+        const int value = static_cast<int>(i) + 1;
+        if (!run_.wanted_[value]) continue;
+        complete(value);
+        const Stage& stage = run_.network_.stages[i];
+        run_.with_call(tile_, i, [&](const StageCall<T>& call) { backward(i, stage, call, sink); });
+      }
+    }
+
+    // What later segments, and statistics, add to the gradient of a value; zeros where nothing does.
+    void complete(int value) {
+      const Network& network = run_.network_;
+      for (size_t i = segment_.end(); i < network.stages.size(); ++i) {
+        if (run_.batch_gradients_[i] == nullptr || network.stages[i].inputs[0] != value) continue;
+        const T* const grad = run_.batch_gradients_[i] + tile_.range.first * network.value_size(value);
+        Scratch<T> added(filled_[value] ? tile_.range.count * network.value_size(value) : 0);
+        T* const to = filled_[value] ? added.data() : at(value);
+        run_.engine_->kernels(i).statistics()->finish_input_gradient(tile_.range.count, tile_.value(value), grad, to);
+        if (filled_[value]) add(value, added.data());
+        filled_[value] = true;
+      }
+      if (!filled_[value]) std::fill_n(at(value), tile_.range.count * network.value_size(value), T(0));
+      filled_[value] = true;
+    }
+
+   private:
+    T* at(int value) {
+      T* const whole = run_.gradients_[value];
+      if (whole != nullptr) return whole + tile_.range.first * run_.network_.value_size(value);
+      return own_.data() + segment_.gradient_at(value);
+    }
+    void add(int value, const T* more) {
+      add_row<S>(more, at(value), tile_.range.count * run_.network_.value_size(value));
+    }
+
+    void backward(size_t i, const Stage& stage, const StageCall<T>& call, const GradientSink<T>& sink) {
+      const auto count = static_cast<int64_t>(stage.inputs.size());
+      Scratch<T*> to(count);
+      // Where a gradient is there already, what is to be added goes elsewhere first: for the first such input
+      // to memory that lies ready, for others to more.
+      std::vector<std::unique_ptr<Scratch<T>>> others;
+      std::vector<std::pair<int, const T*>> added;
+      for (int64_t k = 0; k < count; ++k) {
+        const int value = stage.inputs[k];
+        if (!run_.wanted_[value]) {
+          to[k] = nullptr;
+        } else if (stage.needs_statistics()) {
+          to[k] = run_.batch_gradients_[i] + tile_.range.first * stage.input_size;
+        } else if (!filled_[value]) {
+          to[k] = at(value);
+          filled_[value] = true;
+        } else {
+          if (!added.empty()) {
+            others.push_back(std::make_unique<Scratch<T>>(tile_.range.count * run_.network_.value_size(value)));
+          }
+          to[k] = added.empty() ? more_.data() : others.back()->data();
+          added.emplace_back(value, to[k]);
+        }
+      }
+      segment_.kernels(i).backward(call, at(static_cast<int>(i) + 1), to.data(),
+                                   segment_.part_of(sink, i));
+      for (const auto& [value, more] : added) add(value, more);
+    }
+
+    Run& run_;
+    Segment<S>& segment_;
+    Tile& tile_;
+    Scratch<T> own_, more_;
+    std::optional<Scratch<T>> more_output_;
+    std::vector<char> filled_;  // the gradients of which values are there, of this tile
+  };
+
+  bool uses_images(const Segment<S>& segment) const { return segment.begin() == 0 || segment.reads(0); }
+  bool loads_images(const Segment<S>& segment) const {
+    return uses_images(segment) && !(std::is_same_v<T, Stored> && !images_.bytes && images_.order == nullptr);
+  }
+  bool needs_memory(const Segment<S>& segment) const {
+    for (size_t v = segment.begin() + 1; v <= segment.end(); ++v) {
+      if (values[v] == nullptr) return true;
+    }
+    return false;
+  }
+
+  const Network& network_;
+  const Images& images_;
+  const WideParameters<S, Stored> parameters_;
+  const std::shared_ptr<Engine<S>> engine_;
+  Scratch<T> statistics_memory_;
+  Statistics<S> statistics_;
+  std::vector<std::unique_ptr<Scratch<T>>> memory_;
+  std::vector<bool> wanted_;
+
+ public:
+  Places<T> values;
+  Places<uint8_t> kept;
+
+ private:
+  Places<T> gradients_;
+  std::vector<char> filled_;
+  Places<T> batch_gradients_;  // what stages that need statistics leave of the gradient of their input
+};
+
+}  // namespace lenet_ext::cpu

@@ -1,0 +1,81 @@
+// What the kernels of a stage offer to its segment: forward and backward over a few images whose activations
+// stay in the cache. All values are in the compute type and dense. Serial, unless the batch is a single tile:
+// the engine gives each thread images of its own.
+#pragma once
+
+#include <memory>
+
+#include "cpu/engine/gradient_sink.h"
+#include "engine/network.h"
+
+namespace lenet_ext::cpu {
+
+// Images [first, first + count) of the batch.
+template <class T>
+struct StageCall {
+  int64_t first, count;
+  const T* const* inputs;  // of each value that the stage reads, these images
+  T* output;               // of these images
+  uint8_t* kept;           // Stage::argmax_bytes of each, which forward leaves for backward; or null
+};
+
+// What a pass computes with. tensors: all parameters of the network. seed: of dropout.
+template <class T>
+struct StageParameters {
+  const T* const* tensors;
+  uint64_t seed;
+};
+
+template <class S>
+class StatisticsKernels;
+
+template <class S>
+class StageKernels {
+ public:
+  using T = typename S::Scalar;
+
+  StageKernels() = default;
+  StageKernels(const StageKernels&) = delete;
+  StageKernels& operator=(const StageKernels&) = delete;
+  virtual ~StageKernels() = default;
+
+  // To be called before each pass.
+  virtual void set_parameters(const StageParameters<T>&) {}
+  virtual void forward(const StageCall<T>& call) const = 0;
+
+  // Partial sums of the gradients of parameters: zeroed by the caller, added to by backward, summed over the
+  // batch by the caller, then given in the order of the parameters by finish_sums.
+  virtual int64_t sums_size() const { return 0; }
+  // grad_output is overwritten. grad_inputs: of each input, written; null where it is not wanted.
+  virtual void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,
+                        const GradientSink<T>& sink) const = 0;
+  virtual void finish_sums(const T*, const GradientSink<T>&) {}
+
+  // Of a stage that needs statistics of the whole batch, else null.
+  virtual StatisticsKernels<S>* statistics() { return nullptr; }
+};
+
+// A stage that normalizes by statistics of the whole batch: forward needs these before, and the gradient of the
+// input needs sums over the whole batch.
+template <class S>
+class StatisticsKernels : public StageKernels<S> {
+ public:
+  using typename StageKernels<S>::T;
+
+  StatisticsKernels* statistics() override { return this; }
+
+  // Moments of a tile of the input, while it is in the cache: partial_size() doubles for each tile.
+  virtual int64_t partial_size() const = 0;
+  virtual void observe(const T* input, int64_t count, double* partial) const = 0;
+  // From those of all tiles, of so many images each: mean, inverse standard deviation and unbiased variance of
+  // each channel.
+  virtual void finish_statistics(const double* partials, int64_t tiles, const int64_t* tile_images,
+                                 T* statistics) const = 0;
+  // For forward and backward.
+  virtual void set_statistics(const T* statistics) = 0;
+  // backward() writes the gradient of what the weight multiplies times the weight, and its sinks take sums
+  // only. After finish_sums() this makes the gradient of the input of it; grad_input may be `grad`.
+  virtual void finish_input_gradient(int64_t count, const T* input, const T* grad, T* grad_input) const = 0;
+};
+
+}  // namespace lenet_ext::cpu

@@ -1,0 +1,73 @@
+// The running statistics of a network's batch norms, which each batch in training mode changes.
+#pragma once
+
+#include <cmath>
+
+#include "ops/network_tensors.h"
+
+namespace lenet_ext {
+
+class RunningStatistics {
+ public:
+  // counts: of each batch norm with running statistics that uses those of the batch, in the order of the
+  // program, the batches it has seen: int64, changed.
+  RunningStatistics(const NetworkTensors& t, const Tensors& counts) : t_(t) {
+    for (const Stage& stage : t.network->stages) tracked_ += is_tracked(stage);
+    if (counts.size() != tracked_) {
+      fail(t.op(), ": there must be ", tracked_, " counts of batches, got ", counts.size());
+    }
+    for (const Tensor& count : counts) {
+      if (count.scalar_type() != ScalarType::Long || count.numel() != 1) {
+        fail(t.op(), ": a count of batches must be one int64");
+      }
+      check_same_device(t.op(), "input", t.images, "a count of batches", count);
+      counts_.push_back(static_cast<int64_t*>(count.mutable_data_ptr()));
+    }
+  }
+
+  // statistics: those of the batch, of all stages.
+  void update(const void* statistics) const {
+    if (tracked_ == 0) return;
+    static constexpr auto kUpdates =
+        by_dtype([]<class Stored>() -> void (*)(const RunningStatistics&, const void*) {
+          return [](const RunningStatistics& running, const void* values) {
+            running.update_all<Stored>(static_cast<const ComputeType<Stored>*>(values));
+          };
+        });
+    kUpdates[t_.dtype](*this, statistics);
+  }
+
+ private:
+  static bool is_tracked(const Stage& stage) { return stage.needs_statistics() && stage.layer.numbers[2] != 0; }
+  static size_t mean_of(const Stage& stage) { return stage.layer.numbers[1] != 0 ? 2 : 0; }
+
+  template <class Stored>
+  void update_all(const ComputeType<Stored>* statistics) const {
+    size_t number = 0;
+    for (const Stage& stage : t_.network->stages) {
+      const ComputeType<Stored>* const mean = statistics;
+      statistics += stage.statistics_size();
+      if (!is_tracked(stage)) continue;
+      const int64_t channels = stage.channels(), seen = ++*counts_[number++];
+      const double momentum = stage.layer.reals[1];
+      // Without a momentum the running statistics are the means over all batches.
+      const double part = std::isnan(momentum) ? 1.0 / static_cast<double>(seen) : momentum;
+      const size_t first = mean_of(stage);
+      move<Stored>(channels, part, mean, stage.layer.parameters[first]);
+      move<Stored>(channels, part, mean + 2 * channels, stage.layer.parameters[first + 1]);
+    }
+  }
+
+  template <class Stored>
+  void move(int64_t channels, double part, const ComputeType<Stored>* from, int64_t parameter) const {
+    auto* const to = static_cast<Stored*>(t_.pointers[parameter]);
+    const auto old = static_cast<ComputeType<Stored>>(1 - part), added = static_cast<ComputeType<Stored>>(part);
+    for (int64_t c = 0; c < channels; ++c) from_compute(old * to_compute(to[c]) + added * from[c], to[c]);
+  }
+
+  const NetworkTensors& t_;
+  size_t tracked_ = 0;
+  std::vector<int64_t*> counts_;
+};
+
+}  // namespace lenet_ext

@@ -1,0 +1,53 @@
+"""The modes in which a network is read: which of its modules are in training mode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import TypeAlias
+
+from torch import nn
+
+__all__ = ["Flags", "flags", "mode_modules", "patterns", "unread"]
+
+# Of modules, one after the other: whether they are in training mode.
+Flags: TypeAlias = tuple[bool, ...]
+
+# Those of torch's whose forward asks for the mode.
+_ASKING = (
+    nn.modules.dropout._DropoutNd,
+    nn.modules.batchnorm._NormBase,
+    nn.RReLU,
+    nn.MultiheadAttention,
+    nn.TransformerEncoder,
+    nn.TransformerEncoderLayer,
+    nn.modules.rnn.RNNBase,
+)
+_OURS = ("torch.nn.modules.", "lenet_ext.nn")
+
+
+def mode_modules(root: nn.Module) -> tuple[str, ...]:
+    """The paths of the modules whose mode may matter: some of torch's, and all of other classes."""
+    return tuple(path for path, module in root.named_modules() if _asks(module))
+
+
+def _asks(module: nn.Module) -> bool:
+    return isinstance(module, _ASKING) or not type(module).__module__.startswith(_OURS)
+
+
+def flags(root: nn.Module, paths: Sequence[str]) -> Flags:
+    """The modes of the modules at `paths`."""
+    modules = dict(root.named_modules(remove_duplicate=False))
+    return tuple(modules[path].training for path in paths)
+
+
+def patterns(root: nn.Module, paths: Sequence[str]) -> Iterator[Flags]:
+    """As the modules are, all in training mode, all in eval mode: each once, those of other flags apart."""
+    found = (flags(root, paths), (True,) * len(paths), (False,) * len(paths))
+    return iter(dict.fromkeys(found))
+
+
+def unread(paths: Sequence[str], now: Flags, known: Iterable[Flags]) -> tuple[str, bool]:
+    """The first module, and its mode, in which `now` differs from the nearest of the `known` flags."""
+    pairs = [[i for i, flag in enumerate(one) if flag != now[i]] for one in known]
+    place = min(pairs, key=len)[0]
+    return paths[place], now[place]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from compare import DTYPES
@@ -73,7 +75,9 @@ def assert_same(
     program = Network.chain("test", *chain).program()
     outputs = [function(program, input, None, parameters)[0] for function in (run, layer_by_layer)]
     # hardsigmoid's slope is a float32 in torch.
-    near = {"rtol": 1e-7, "atol": 1e-8} if dtype == torch.float64 else {"rtol": 2e-2, "atol": 2e-2}
+    near: dict[str, Any] = (
+        {"rtol": 1e-7, "atol": 1e-8} if dtype == torch.float64 else {"rtol": 2e-2, "atol": 2e-2}
+    )
     torch.testing.assert_close(*outputs, **near)
     weights = normal(tuple(outputs[0].shape), dtype, 8)
     leaves = [input, *parameters]

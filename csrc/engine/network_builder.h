@@ -17,6 +17,7 @@ class NetworkBuilder {
     }
     element_count(op(), image_sizes);
     net_.name = d_.name, net_.loss = d_.loss, net_.optimizer = d_.optimizer;
+    net_.max_grad_norm = d_.max_grad_norm;
     net_.image_sizes.assign(image_sizes.begin() + 1, image_sizes.end());
     net_.image_elements = element_count(op(), net_.image_sizes);
     sizes_ = {net_.image_sizes};
@@ -156,8 +157,11 @@ class NetworkBuilder {
                            .dilation_h = n[6],
                            .dilation_w = n[7],
                            .groups = n[8]});
-    const SizeList wanted = {s.conv.out_channels, s.conv.out_height, s.conv.out_width};
-    if (in != wanted) fail(op, ": weight ", to_string(w), " does not fit images of ", to_string(in));
+    if (in[0] != s.conv.out_channels) {
+      fail(op, ": weight ", to_string(w), " does not fit images of ", to_string(in));
+    }
+    // An output padding beyond the stride has room for windows that are none.
+    s.conv.out_height = in[1], s.conv.out_width = in[2];
     return finish_core(node, s, {image[1], image[2], image[3]}, 0);
   }
 
@@ -210,8 +214,11 @@ class NetworkBuilder {
              to_string(sizes));
       }
     }
+    if (node.kind == LayerKind::kPRelu) {
+      s.weight = static_cast<int>(node.parameters[0]);
+      s.weight_size = net_.parameter_sizes[s.weight];
+    }
     if (node.kind == LayerKind::kBatchNorm) check_batch_norm(node);
-    if (node.kind == LayerKind::kPRelu) s.weight_size = parameter(node.parameters[0])[0];
     if (node.kind == LayerKind::kDropout && !(node.reals[0] >= 0 && node.reals[0] <= 1)) {
       fail(at_, ": p must be in [0, 1], got ", node.reals[0]);
     }

@@ -82,10 +82,11 @@ class Conv2dInputGrad {
     }
   }
 
-  // weight: (O, C / groups, KH, KW). To be called before the first run.
-  void set_weight(const Stored* weight) {
+  // weight: (O, C / groups, KH, KW); bias: (C) to add, or null; of the engine alone. To be called before the
+  // first run.
+  void set_weight(const Stored* weight, const Stored* bias = nullptr) {
     if (patches_) patches_->set_weight(weight);
-    for (const auto& phase : phases_) phase->set_weights(weight, nullptr);
+    for (const auto& phase : phases_) phase->set_weights(weight, bias);
   }
 
   void run(int64_t images, const Stored* grad_output, Stored* grad_input) const {

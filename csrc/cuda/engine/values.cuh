@@ -10,33 +10,6 @@ namespace lenet_ext::cuda {
 template <class Compute, int kImages>
 using Values = Vector<Compute, kImages>;
 
-// A number of the type that tensors are stored in. Compute is double for float64 alone.
-template <class Compute>
-__device__ Compute load_stored(const void* data, DType dtype, int64_t i) {
-  if constexpr (std::is_same_v<Compute, double>) {
-    return static_cast<const double*>(data)[i];
-  } else {
-    if (dtype == DType::kFloat32) return static_cast<const float*>(data)[i];
-    if (dtype == DType::kBFloat16) return widen(static_cast<const BFloat16*>(data)[i]);
-    return widen(static_cast<const Float16*>(data)[i]);
-  }
-}
-
-template <class Compute>
-__device__ void store_stored(void* data, DType dtype, int64_t i, Compute value) {
-  if constexpr (std::is_same_v<Compute, double>) {
-    static_cast<double*>(data)[i] = value;
-  } else {
-    if (dtype == DType::kFloat32) {
-      static_cast<float*>(data)[i] = value;
-    } else if (dtype == DType::kBFloat16) {
-      static_cast<BFloat16*>(data)[i] = narrow<BFloat16>(value);
-    } else {
-      static_cast<Float16*>(data)[i] = narrow<Float16>(value);
-    }
-  }
-}
-
 // The values of the images that a block has at hand, and which images these are.
 template <class Compute, int kImages>
 struct Tile {

@@ -7,6 +7,7 @@
 #include "cpu/engine/stages/avg_pool2d.h"
 #include "cpu/engine/stages/batch_norm.h"
 #include "cpu/engine/stages/combine.h"
+#include "cpu/engine/stages/conv_transpose2d.h"
 #include "cpu/engine/stages/dropout.h"
 #include "cpu/engine/stages/plain.h"
 #include "cpu/engine/stages/prelu.h"
@@ -40,12 +41,6 @@ std::unique_ptr<StageKernels<S>> make_dropout(const Stage& s) {
   const int64_t plane = channels == 0 ? 0 : s.input_size / channels;
   return std::make_unique<DropoutStage<S>>(channels, plane, s.layer.reals[0],
                                            static_cast<uint32_t>(s.number));
-}
-
-template <class S>
-std::unique_ptr<StageKernels<S>> make_prelu(const Stage& s) {
-  const int64_t plane = s.weight_size == 0 ? 0 : s.input_size / s.weight_size;
-  return std::make_unique<PReluStage<S>>(static_cast<int>(s.layer.parameters[0]), s.weight_size, plane);
 }
 
 // Elements before and behind dimension `dim`.
@@ -89,8 +84,11 @@ inline Rearrangement rearrangement_of(const Stage& s) {
 
 // The core of a stage alone.
 template <class S>
-std::unique_ptr<StageKernels<S>> make_core(const Stage& s) {
+std::unique_ptr<StageKernels<S>> make_core(const Stage& s, int64_t images, bool backward, bool input_grad) {
   switch (s.core) {
+    case LayerKind::kConvTranspose2d:
+      return std::make_unique<ConvTranspose2dStage<S>>(s.conv, s.weight, s.bias, images, backward,
+                                                       input_grad);
     case LayerKind::kAvgPool2d:
     case LayerKind::kAdaptiveAvgPool2d:
       return std::make_unique<AvgPool2dStage<S>>(
@@ -105,7 +103,7 @@ std::unique_ptr<StageKernels<S>> make_core(const Stage& s) {
     case LayerKind::kActivation:
       return std::make_unique<ActivationStage<S>>(activation_of(s.layer), s.input_size);
     case LayerKind::kPRelu:
-      return make_prelu<S>(s);
+      return std::make_unique<PReluStage<S>>(s);
     case LayerKind::kSoftmax:
     case LayerKind::kLogSoftmax:
       return make_softmax<S>(s);
@@ -131,7 +129,7 @@ std::unique_ptr<StageKernels<S>> make_stage_kernels(const Stage& s, int64_t imag
   if (s.core == LayerKind::kNone || s.core == LayerKind::kConv2d || s.core == LayerKind::kLinear) {
     return std::make_unique<PlainStage<S>>(s, images, backward, input_grad);
   }
-  std::unique_ptr<StageKernels<S>> core = make_core<S>(s);
+  std::unique_ptr<StageKernels<S>> core = make_core<S>(s, images, backward, input_grad);
   if (s.activation.kind == Activation::kNone) return core;
   return std::make_unique<ActivatedStage<S>>(std::move(core), s.activation, s.output_size);
 }

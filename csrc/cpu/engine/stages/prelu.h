@@ -10,17 +10,15 @@ namespace lenet_ext::cpu {
 
 template <class S>
 class PReluStage final : public StageKernels<S> {
+  using typename StageKernels<S>::T;
   using V = typename S::Vector;
 
  public:
-  using typename StageKernels<S>::T;
-
-  // parameter: the weight's. channels: its elements. plane: elements of an image that share one.
-  PReluStage(int parameter, int64_t channels, int64_t plane)
-      : parameter_(parameter), channels_(channels), plane_(plane) {}
+  explicit PReluStage(const Stage& stage)
+      : s_(stage), channels_(s_.weight_size), plane_(s_.input_size / std::max<int64_t>(channels_, 1)) {}
 
   void set_parameters(const StageParameters<T>& parameters) override {
-    weight_ = parameters.tensors[parameter_];
+    weight_ = parameters.tensors[s_.weight];
   }
 
   void forward(const StageCall<T>& call) const override {
@@ -31,7 +29,7 @@ class PReluStage final : public StageKernels<S> {
     });
   }
 
-  int64_t sums_size() const override { return channels_; }
+  int64_t sums_size() const override { return s_.weight_size; }
 
   void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,
                 const GradientSink<T>& sink) const override {
@@ -41,11 +39,11 @@ class PReluStage final : public StageKernels<S> {
     T* const sums = sink.takes_pieces() ? own.data() : sink.sums();
     if (sums != nullptr) add_weight_grad(call.count, call.inputs[0], grad_output, sums);
     if (grad_inputs[0] != nullptr) input_grad(call.count, call.inputs[0], grad_output, grad_inputs[0]);
-    if (sink.takes_pieces()) sink.take(parameter_, 0, channels_, own.data());
+    if (sink.takes_pieces()) sink.take(s_.weight, 0, s_.weight_size, own.data());
   }
 
   void finish_sums(const T* sums, const GradientSink<T>& sink) override {
-    sink.take(parameter_, 0, channels_, sums);
+    sink.take(s_.weight, 0, s_.weight_size, sums);
   }
 
  private:
@@ -55,7 +53,7 @@ class PReluStage final : public StageKernels<S> {
   template <class Body>
   void for_each_vector_with_slope(int64_t images, const Body& body) const {
     for (int64_t image = 0; image < images; ++image) {
-      const int64_t begin = image * channels_ * plane_;
+      const int64_t begin = image * s_.input_size;
       if (plane_ == 1) {
         for (int64_t c = 0; c < channels_; c += S::width) {
           const int n = static_cast<int>(std::min<int64_t>(S::width, channels_ - c));
@@ -100,8 +98,8 @@ class PReluStage final : public StageKernels<S> {
     if (channels_ > 0) sums[summed] += S::reduce_add(sum);
   }
 
-  const int parameter_;
-  const int64_t channels_, plane_;
+  const Stage& s_;
+  const int64_t channels_, plane_;  // a single weight is that of one channel
   const T* weight_ = nullptr;
 };
 

@@ -50,14 +50,8 @@ OPERATORS: dict[str, tuple[Callable[[Any, Tensor], Any], str]] = {
     "one of the batch": (lambda net, x: x[0], f"(aten.select) {BATCH}"),
     "batch in parts": (lambda net, x: x.chunk(2)[0], "works for some batch sizes only"),
     "batch moved": (lambda net, x: x.transpose(0, 1), "(aten.transpose) moves the dimension of the batch"),
-    "broadcast": (
-        lambda net, x: x * x.mean((2, 3), keepdim=True),
-        "combines (N, 3, 10, 10) and (N, 3, 1, 1)",
-    ),
-    "parameter added": (
-        lambda net, x: x + net.conv.bias.view(3, 1, 1),
-        "values with something else: aten.view",
-    ),
+    "broadcast": (lambda net, x: x * x.mean((2, 3), keepdim=True), "combines (N, 3, 10, 10) and (N, 3, 1, 1)"),
+    "parameter added": (lambda net, x: x + net.conv.bias.view(3, 1, 1), "values with something else: aten.view"),
     "tensor as a number": (lambda net, x: x * torch.tensor(2.0), "with something else"),
     "divided by zero": (lambda net, x: x / 0, "(aten.div) divides by zero"),
     "divided by another": (lambda net, x: x / (x + 1), "(aten.div) divides by"),
@@ -106,10 +100,7 @@ def test_operators(name: str) -> None:
 
 
 MODULES: dict[str, tuple[Callable[[], nn.Module], str]] = {
-    "group norm": (
-        lambda: nn.GroupNorm(1, 3),
-        'layer "net.features.1" (aten.group_norm) normalizes over each',
-    ),
+    "group norm": (lambda: nn.GroupNorm(1, 3), 'layer "net.features.1" (aten.group_norm) normalizes over each'),
     "instance norm": (lambda: nn.InstanceNorm2d(3), "(aten.instance_norm) normalizes over each image"),
     "mish": (nn.Mish, 'layer "net.features.1" (aten.mish) is no layer that the fused engine has'),
     "positions": (
@@ -194,10 +185,7 @@ WEIGHTS: dict[str, tuple[Callable[[Any, Tensor], Tensor], str]] = {
         "has a bias of shape (1,) in torch.float32, which",
     ),
     "matmul": (lambda w, x: x @ w.weight, "(aten.matmul) multiplies by something that is no linear"),
-    "weight as input": (
-        lambda w, x: F.linear(w.weight, x[:, :4]),
-        "has a weight that is computed (aten.slice)",
-    ),
+    "weight as input": (lambda w, x: F.linear(w.weight, x[:, :4]), "has a weight that is computed (aten.slice)"),
 }
 
 

@@ -163,8 +163,7 @@ NETWORKS: dict[str, Example] = {
         (1, 8, 8),
     ),
     "shared weights": Example(
-        model(_shared, stem=Conv(2, 3, 3), block=nn.Sequential(Conv(3, 3, 3, padding=1), nn.ReLU())),
-        (2, 8, 7),
+        model(_shared, stem=Conv(2, 3, 3), block=nn.Sequential(Conv(3, 3, 3, padding=1), nn.ReLU())), (2, 8, 7)
     ),
     "gated halves": Example(model(_split, conv=Conv(2, 6, 3)), (2, 7, 7)),
     "added to itself": Example(model(lambda n, x: (y := n.conv(x)) + y, conv=Conv(2, 3, 3)), (2, 5, 5)),
@@ -174,8 +173,7 @@ NETWORKS: dict[str, Example] = {
         model(_actor_critic, conv=Conv(3, 4, 3), actor=Linear(64, 5), critic=Linear(64, 1)), (6, 6, 3)
     ),
     "logits and features": Example(
-        model(lambda n, x: (n.fc(h := n.conv(x).flatten(1)), h), conv=Conv(1, 2, 3), fc=Linear(32, 4)),
-        (1, 6, 6),
+        model(lambda n, x: (n.fc(h := n.conv(x).flatten(1)), h), conv=Conv(1, 2, 3), fc=Linear(32, 4)), (1, 6, 6)
     ),
     "nested outputs": Example(
         model(
@@ -229,50 +227,40 @@ NETWORKS: dict[str, Example] = {
         chain(Conv(2, 3, 2), nn.AdaptiveMaxPool2d((4, 3)), nn.ReLU(), nn.AdaptiveAvgPool2d((3, 2))), (2, 8, 9)
     ),
     "means": Example(
-        model(
-            lambda n, x: ((y := n.conv(x)).mean((2, 3)), y.mean(3), y.mean(-2, keepdim=True)),
-            conv=Conv(2, 3, 3),
-        ),
+        model(lambda n, x: ((y := n.conv(x)).mean((2, 3)), y.mean(3), y.mean(-2, keepdim=True)), conv=Conv(2, 3, 3)),
         (2, 7, 6),
     ),
     "means of rows": Example(
-        model(
-            lambda n, x: (n.conv(x).mean(2), n.conv(x).mean(1), n.conv(x).mean((1, 2))),
-            conv=nn.Conv1d(2, 3, 3),
-        ),
+        model(lambda n, x: (n.conv(x).mean(2), n.conv(x).mean(1), n.conv(x).mean((1, 2))), conv=nn.Conv1d(2, 3, 3)),
         (2, 9),
     ),
     "maxima": Example(
         model(
-            lambda n, x: torch.cat([(y := n.conv(x)).amax((2, 3)), y.flatten(2).max(2)[0]], 1),
-            conv=Conv(2, 3, 3),
+            lambda n, x: torch.cat([(y := n.conv(x)).amax((2, 3)), y.flatten(2).max(2)[0]], 1), conv=Conv(2, 3, 3)
         ),
         (2, 7, 6),
     ),
     "max pool over all": Example(
-        model(lambda n, x: F.max_pool2d(y := n.conv(x), y.shape[2:]).flatten(1), conv=Conv(2, 3, 3)),
-        (2, 7, 6),
+        model(lambda n, x: F.max_pool2d(y := n.conv(x), y.shape[2:]).flatten(1), conv=Conv(2, 3, 3)), (2, 7, 6)
     ),
     "pixel shuffle": Example(chain(Conv(1, 12, 3), nn.PixelShuffle(2), nn.PixelUnshuffle(2)), (1, 6, 5)),
     "scaled input": Example(model(lambda n, x: n.conv((x / 255 - 0.5) * 2), conv=Conv(1, 2, 3)), (1, 6, 6)),
     "arithmetic": Example(
-        model(lambda n, x: torch.add(-(1 - n.fc(x) * 0.5), n.fc(x), alpha=0.3).sub(2.0), fc=Linear(4, 3)),
-        (4,),
+        model(lambda n, x: torch.add(-(1 - n.fc(x) * 0.5), n.fc(x), alpha=0.3).sub(2.0), fc=Linear(4, 3)), (4,)
     ),
     "reshaped input": Example(chain(nn.Unflatten(1, (1, 6, 8)), Conv(1, 2, 3), nn.Flatten(2)), (48,)),
-    "unsqueezed input": Example(
-        model(lambda n, x: n.conv(x.unsqueeze(1)).squeeze(1), conv=Conv(1, 1, 3)), (6, 8)
-    ),
+    "unsqueezed input": Example(model(lambda n, x: n.conv(x.unsqueeze(1)).squeeze(1), conv=Conv(1, 1, 3)), (6, 8)),
     "zero padding": Example(
         chain(nn.ZeroPad2d((1, 2, 0, 3)), Conv(2, 3, 3, padding=(1, 0)), nn.ConstantPad2d(1, 0.5)), (2, 5, 6)
     ),
     "padding that cuts": Example(
         model(lambda n, x: n.conv(F.pad(x, (-1, 2, 1, -2, 1, 0), value=0.25)), conv=Conv(3, 2, 3)), (2, 7, 6)
     ),
-    "padded rows": Example(model(lambda n, x: n.conv(F.pad(x, (3, 0))), conv=nn.Conv1d(2, 3, 4)), (2, 9)),
+    "padded rows": Example(
+        model(lambda n, x: n.conv(F.pad(x, (3, 0))), conv=nn.Conv1d(2, 3, 4)), (2, 9)
+    ),
     "slices": Example(
-        model(lambda n, x: (n.conv(x)[:, 1:, ::2, -3:-1], x[:, 0, 1], n.conv(x)[..., 2]), conv=Conv(2, 3, 3)),
-        (2, 8, 7),
+        model(lambda n, x: (n.conv(x)[:, 1:, ::2, -3:-1], x[:, 0, 1], n.conv(x)[..., 2]), conv=Conv(2, 3, 3)), (2, 8, 7)
     ),
     "parts": Example(
         model(
@@ -282,11 +270,7 @@ NETWORKS: dict[str, Example] = {
         (2, 5, 6),
     ),
     "permutations": Example(
-        model(
-            lambda n, x: n.fc(n.conv(x.transpose(1, 3).transpose(2, 3)).movedim(1, -1)),
-            conv=Conv(2, 3, 2),
-            fc=Linear(3, 4),
-        ),
+        model(lambda n, x: n.fc(n.conv(x.transpose(1, 3).transpose(2, 3)).movedim(1, -1)), conv=Conv(2, 3, 2), fc=Linear(3, 4)),
         (5, 6, 2),
     ),
     "linear on rows": Example(chain(Linear(6, 5), nn.GELU(), Linear(5, 2), nn.Flatten()), (3, 4, 6)),
@@ -295,14 +279,11 @@ NETWORKS: dict[str, Example] = {
         (1, 5, 5),
     ),
     "in place": Example(
-        model(
-            lambda n, x: ((y := n.conv(x)).add_(1).mul_(0.5), F.leaky_relu_(y, 0.1))[0], conv=Conv(2, 3, 3)
-        ),
+        model(lambda n, x: ((y := n.conv(x)).add_(1).mul_(0.5), F.leaky_relu_(y, 0.1))[0], conv=Conv(2, 3, 3)),
         (2, 6, 6),
     ),
     "dead branch": Example(
-        model(lambda n, x: (n.other(x).exp(), n.conv(x))[1], conv=Conv(2, 3, 3), other=Conv(2, 3, 3)),
-        (2, 6, 6),
+        model(lambda n, x: (n.other(x).exp(), n.conv(x))[1], conv=Conv(2, 3, 3), other=Conv(2, 3, 3)), (2, 6, 6)
     ),
     "dropout": Example(
         chain(Conv(1, 4, 3), nn.ReLU(), nn.Dropout2d(0.3), nn.Flatten(), Linear(64, 8), nn.Dropout(0.5)),
@@ -315,9 +296,7 @@ NETWORKS: dict[str, Example] = {
         is_random=True,
     ),
     "dropout and batch norm": Example(
-        chain(Conv(2, 4, 3), nn.Dropout(0.2), Norm(4), nn.SiLU(), nn.Dropout2d(0.0)),
-        (2, 6, 6),
-        is_random=True,
+        chain(Conv(2, 4, 3), nn.Dropout(0.2), Norm(4), nn.SiLU(), nn.Dropout2d(0.0)), (2, 6, 6), is_random=True
     ),
     **{
         f"activation {name}": Example(chain(Conv(2, 3, 3), module, nn.MaxPool2d(2)), (2, 7, 8))

@@ -5,6 +5,13 @@
 #include <cmath>
 #include <cstdint>
 
+// For what kernels of CUDA call, too.
+#ifdef __CUDACC__
+#define LENET_EXT_HOST_DEVICE __host__ __device__
+#else
+#define LENET_EXT_HOST_DEVICE
+#endif
+
 namespace lenet_ext {
 
 enum class Activation : int32_t {
@@ -75,7 +82,7 @@ inline bool commutes_with_max_pool(const ActivationCall& call) {
 }
 
 // Whether the gradient follows from the output; else it takes the input.
-inline bool gradient_from_output(const ActivationCall& call) {
+LENET_EXT_HOST_DEVICE inline bool gradient_from_output(const ActivationCall& call) {
   const double* const o = call.options;
   switch (call.kind) {
     case Activation::kNone:

@@ -38,12 +38,24 @@ py::dict build_info() {
   return info;
 }
 
-// By name: the options of its parameter groups in the order of their numbers, and the tensors of its state.
+// By name: the attributes of its module that are numbers, in this order, and those that are tensors.
+py::dict losses() {
+  py::dict known;
+  for (const lenet_ext::LossInfo& info : lenet_ext::kLosses) {
+    known[info.name] = py::make_tuple(std::vector<std::string>(info.options.begin(), info.options.end()),
+                                      std::vector<std::string>(info.tensors.begin(), info.tensors.end()));
+  }
+  return known;
+}
+
+// By name: the options of its parameter groups in the order of their numbers, the tensors of its state, and
+// whether it counts steps.
 py::dict optimizers() {
   py::dict known;
   for (const lenet_ext::OptimizerInfo& info : lenet_ext::kOptimizers) {
-    known[info.name] = py::make_tuple(std::vector<std::string>(info.options.begin(), info.options.end()),
-                                      std::vector<std::string>(info.state.begin(), info.state.end()));
+    known[info.name] =
+        py::make_tuple(std::vector<std::string>(info.options.begin(), info.options.end()),
+                       std::vector<std::string>(info.state.begin(), info.state.end()), info.counts_steps);
   }
   return known;
 }
@@ -80,10 +92,7 @@ PYBIND11_MODULE(_C, m) {
         return names;
       },
       "The activations of the fused engine.");
-  m.def(
-      "losses",
-      [] { return std::vector<std::string>(std::begin(lenet_ext::kLosses), std::end(lenet_ext::kLosses)); },
-      "The losses of the fused engine.");
+  m.def("losses", &losses, "The losses of the fused engine: their options, their tensors.");
   m.def("optimizers", &optimizers, "The optimizers of the fused engine: their options, their state.");
   m.def("saved_sizes", &saved_sizes,
         "Checks a network for images and parameters of some sizes: what its outputs and saved values are.");

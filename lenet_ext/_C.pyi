@@ -10,20 +10,26 @@ def cpu_isa() -> str:
 def activations() -> list[str]:
     """The names of the engine's activations."""
 
-def losses() -> list[str]:
-    """The names of the engine's losses."""
+def losses() -> dict[str, tuple[list[str], list[str]]]:
+    """The engine's losses by its names for them.
 
-def optimizers() -> dict[str, tuple[list[str], list[str]]]:
-    """The engine's optimizers by the names of their classes in torch.optim.
-
-    Of each the options of its parameter groups, and the tensors of a parameter's state.
+    Of each the attributes of torch's module that are numbers, and those that are tensors.
     """
 
-def kept_values(program: str) -> list[tuple[int, int]]:
-    """What forward keeps for backward: the numbers of values, and the bytes of argmax for each element."""
+def optimizers() -> dict[str, tuple[list[str], list[str], bool]]:
+    """The engine's optimizers by the names of their classes in torch.optim.
 
-def check_network(program: str, images: Sequence[int], parameters: Sequence[Sequence[int]]) -> None:
-    """Raises RuntimeError where images and parameters of these shapes do not fit the network."""
+    Of each the options of its parameter groups, the tensors of a parameter's state, and whether it counts steps.
+    """
+
+def saved_sizes(
+    program: str, images: Sequence[int], parameters: Sequence[Sequence[int]]
+) -> tuple[list[list[int]], int, int, int]:
+    """What a network gives and saves for backward, for images (N, ...) and parameters of these shapes.
+
+    The sizes of its outputs, without N; the values of each image and of the batch's statistics, and the bytes
+    of each image. Raises RuntimeError where the shapes do not fit the network.
+    """
 
 def in_forked_child() -> bool:
     """Whether this process is the child of a fork, which does not have its parent's threads."""

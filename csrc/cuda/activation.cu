@@ -13,17 +13,21 @@ constexpr int kVectorSize = kVectorBytes / sizeof(Stored);
 
 template <class Trait>
 struct Value {
+  Trait trait;
+
   template <class Stored>
   __device__ Stored operator()(Stored input) const {
-    return narrow<Stored>(Trait::value(widen(input)));
+    return narrow<Stored>(trait.value(widen(input)));
   }
 };
 
 template <class Trait>
 struct Gradient {
+  Trait trait;
+
   template <class Stored>
-  __device__ Stored operator()(Stored grad_output, Stored output) const {
-    return narrow<Stored>(Trait::gradient(widen(grad_output), widen(output)));
+  __device__ Stored operator()(Stored grad_output, Stored saved) const {
+    return narrow<Stored>(trait.gradient(widen(grad_output), widen(saved)));
   }
 };
 
@@ -53,28 +57,28 @@ bool aligned(const void* pointer) {
 }
 
 template <class Function, class Stored, class... Operands>
-void launch_map(const char* op, int64_t count, Stored* result, const Operands*... operands) {
+void launch_map(const char* op, const Function& function, int64_t count, Stored* result,
+                const Operands*... operands) {
   // A slice of a tensor may begin anywhere.
   const int64_t vectors = aligned(result) && (aligned(operands) && ...) ? count / kVectorSize<Stored> : 0;
   launch_elements(op, count - vectors * (kVectorSize<Stored> - 1), &map<Function, Stored, Operands...>,
-                  Function{}, vectors, count, result, operands...);
+                  function, vectors, count, result, operands...);
 }
 
 template <class Stored>
-void activate(Activation activation, int64_t count, const void* input, void* output) {
-  with_activation(activation, [&](auto trait) {
-    launch_map<Value<decltype(trait)>>("activation", count, static_cast<Stored*>(output),
-                                       static_cast<const Stored*>(input));
+void activate(const ActivationCall& call, int64_t count, const void* input, void* output) {
+  with_activation(call, [&](auto trait) {
+    launch_map("activation", Value<decltype(trait)>{trait}, count, static_cast<Stored*>(output),
+               static_cast<const Stored*>(input));
   });
 }
 
 template <class Stored>
-void activation_grad(Activation activation, int64_t count, const void* grad_output, const void* output,
+void activation_grad(const ActivationCall& call, int64_t count, const void* grad_output, const void* saved,
                      void* grad_input) {
-  with_activation(activation, [&](auto trait) {
-    launch_map<Gradient<decltype(trait)>>("activation", count, static_cast<Stored*>(grad_input),
-                                          static_cast<const Stored*>(grad_output),
-                                          static_cast<const Stored*>(output));
+  with_activation(call, [&](auto trait) {
+    launch_map("activation", Gradient<decltype(trait)>{trait}, count, static_cast<Stored*>(grad_input),
+               static_cast<const Stored*>(grad_output), static_cast<const Stored*>(saved));
   });
 }
 

@@ -13,7 +13,9 @@
 //   linear 4 | 2 3 | | | fc
 //   return 5
 //
-// For training two lines stand before the last: `loss cross_entropy` and `optimizer SGD`.
+// For training two lines stand before the last: `loss cross_entropy` and `optimizer SGD`. Behind a loss may
+// stand its reduction, mean or sum, and the options of loss.h: `loss cross_entropy mean -100 0.1`.
+// Behind the optimizer stands the norm that the gradients are clipped to, if they are.
 #pragma once
 
 #include <algorithm>
@@ -81,6 +83,7 @@ struct Description {
   SizeList outputs;
   std::optional<Loss> loss;
   std::optional<Optimizer> optimizer;
+  std::optional<double> max_grad_norm;
 };
 
 // What lines of each kind have, apart from activations.
@@ -158,12 +161,35 @@ class DescriptionReader {
       if (d_.outputs.empty()) refuse("returns nothing", line);
       check_values(d_.outputs, line);
     } else if (word == "loss") {
-      d_.loss = static_cast<Loss>(index_of(rest, kLosses, "names no loss", line));
+      read_loss(rest, line);
     } else if (word == "optimizer") {
-      d_.optimizer = static_cast<Optimizer>(index_of(rest, kOptimizers, "names no optimizer", line));
+      const std::string_view name = rest.substr(0, rest.find(' '));
+      d_.optimizer = static_cast<Optimizer>(index_of(name, kOptimizers, "names no optimizer", line));
+      if (name != rest) d_.max_grad_norm = real(rest.substr(name.size() + 1), line);
     } else {
       read_node(word, rest, line);
     }
+  }
+
+  void read_loss(std::string_view rest, std::string_view line) {
+    const auto next_word = [&] {
+      const std::string_view word = rest.substr(0, rest.find(' '));
+      rest.remove_prefix(std::min(word.size() + 1, rest.size()));
+      return word;
+    };
+    const size_t kind = index_of(next_word(), kLosses, "names no loss", line);
+    d_.loss = Loss::of(static_cast<LossKind>(kind));
+    if (rest.empty()) return;
+    const std::string_view reduction = next_word();
+    if (reduction != "mean" && reduction != "sum") refuse("has no reduction", line);
+    d_.loss->mean = reduction == "mean";
+    for (size_t i = 0; i < kLosses[kind].options.size(); ++i) {
+      const std::string_view word = next_word();
+      const char* const end = word.data() + word.size();
+      const auto [next, error] = std::from_chars(word.data(), end, d_.loss->options[i]);
+      if (error != std::errc{} || next != end) refuse("has something that is no number", line);
+    }
+    if (!rest.empty()) refuse("has a wrong number of numbers", line);
   }
 
   void read_node(std::string_view word, std::string_view rest, std::string_view line) {
@@ -220,6 +246,14 @@ class DescriptionReader {
         refuse("has something that is no number", line);
       at = next;
     }
+  }
+
+  double real(std::string_view part, std::string_view line) const {
+    double value;
+    const auto [end, error] = std::from_chars(part.data(), part.data() + part.size(), value);
+    if (error != std::errc{} || end != part.data() + part.size())
+      refuse("has something that is no number", line);
+    return value;
   }
 
   static std::string_view name_of(const char* name) { return name; }

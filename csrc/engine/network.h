@@ -60,6 +60,7 @@ struct Network {
   std::vector<int> parameter_readers;  // how many layers read each as a parameter with a gradient
   std::optional<Loss> loss;
   std::optional<Optimizer> optimizer;
+  std::optional<double> max_grad_norm;
 
   int64_t image_size() const { return value_size(0); }
   // Of the first output, which the loss is about.

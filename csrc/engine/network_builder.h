@@ -17,6 +17,7 @@ class NetworkBuilder {
     }
     element_count(op(), image_sizes);
     net_.name = d_.name, net_.loss = d_.loss, net_.optimizer = d_.optimizer;
+    net_.max_grad_norm = d_.max_grad_norm;
     net_.image_sizes.assign(image_sizes.begin() + 1, image_sizes.end());
     net_.image_elements = element_count(op(), net_.image_sizes);
     sizes_ = {net_.image_sizes};
@@ -212,6 +213,10 @@ class NetworkBuilder {
         fail(at_, ": a parameter must have the sizes ", to_string(std::array{channels}), ", got ",
              to_string(sizes));
       }
+    }
+    if (node.kind == LayerKind::kPRelu) {
+      s.weight = static_cast<int>(node.parameters[0]);
+      s.weight_size = net_.parameter_sizes[s.weight];
     }
     if (node.kind == LayerKind::kBatchNorm) check_batch_norm(node);
     if (node.kind == LayerKind::kDropout && !(node.reals[0] >= 0 && node.reals[0] <= 1)) {

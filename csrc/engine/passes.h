@@ -46,16 +46,37 @@ struct TrainPass {
   uint64_t seed;
   void* statistics;  // Network::statistics_before of all stages, in the compute type: written
   // A row for each parameter, on the device of the parameters: 1 if the parameter is to be changed, else 0,
-  // and the options of the network's optimizer.
+  // and the options of the network's optimizer. Entries of one memory are one parameter, with equal rows.
   const double* options;
   // For each of the optimizer's names a pointer for each parameter, all null where no parameter has any.
   void* const* state;
-  void* mean_loss;  // one value of the stored type
+  // How many steps each parameter has taken, of those that are trained one more after the pass; null where the
+  // optimizer does not count. On the device of the parameters.
+  float* steps;
+  void* batch_loss;  // one value of the stored type
+  LossTensors loss = {};
+  // Becomes true where the outputs have no loss and the step was not taken; null where the device keeps that
+  // to itself, and gives the loss NaN.
+  bool* refused = nullptr;
 };
 
 // Doubles of a row of TrainPass::options.
 inline int64_t options_per_parameter(const Network& network) {
   return 1 + static_cast<int64_t>(kOptimizers[static_cast<int>(*network.optimizer)].options.size());
+}
+
+// Whether a parameter is used in several places.
+inline bool shares_parameters(const Network& network, const TrainPass& pass) {
+  std::vector<const void*> used;
+  for (const Stage& stage : network.stages) {
+    for (const int parameter : {stage.weight, stage.bias}) {
+      if (parameter < 0) continue;
+      const void* const memory = pass.parameters[parameter];
+      if (std::ranges::find(used, memory) != used.end()) return true;
+      used.push_back(memory);
+    }
+  }
+  return false;
 }
 
 }  // namespace lenet_ext

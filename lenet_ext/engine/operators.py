@@ -15,7 +15,7 @@ from torch.autograd import Function
 from torch.autograd.graph import increment_version
 from torch.compiler import is_dynamo_compiling
 
-from lenet_ext._C import check_network, saved_sizes
+from lenet_ext._C import saved_sizes
 from lenet_ext.engine.network import Network
 from lenet_ext.ops import _fake
 from lenet_ext.ops._autograd import batched_gradient, followed, transformed
@@ -76,7 +76,7 @@ def _fake_forward(
     dtype = input.dtype if input.dtype.is_floating_point else parameters[0].dtype
     batch, *image = input.shape
     sizes = [[int(size) for size in parameter.shape] for parameter in parameters]
-    outputs, saved, statistics, argmax = saved_sizes(program, [int(size) for size in image], sizes)
+    outputs, saved, statistics, argmax = saved_sizes(program, [1, *map(int, image)], sizes)
     return (
         [input.new_empty((batch, *shape), dtype=dtype) for shape in outputs],
         input.new_empty(batch * saved + statistics, dtype=_compute_dtype(dtype)),
@@ -103,7 +103,12 @@ def _fake_backward(
 
 @_fake.register("network_statistics")
 def _fake_statistics(
-    saved: Tensor, parameters: Sequence[Tensor], counts: Sequence[Tensor], program: str
+    saved: Tensor,
+    input: Tensor,
+    parameters: Sequence[Tensor],
+    counts: Sequence[Tensor],
+    program: str,
+    normalization: Tensor | None,
 ) -> None:
     pass
 
@@ -199,7 +204,7 @@ def run(
         return _inference_op(input, parameters, program, normalization, seed)  # type: ignore[no-any-return]
     else:
         outputs, saved, _ = _forward_op(input, parameters, program, normalization, seed)
-    _statistics_op(saved, statistics.parameters, statistics.counts, program)
+    _statistics_op(saved, input, statistics.parameters, statistics.counts, program, normalization)
     if not is_dynamo_compiling():  # an operator bound through the stable ABI leaves that to its caller
         updated = (statistics.parameters[number] for number in Network.of(program).updated)
         increment_version([*updated, *statistics.counts])
@@ -230,7 +235,7 @@ def layer_by_layer(
     known = all(type(size) is int for shape in shapes for size in shape)
     if known and not any(0 in shape for shape in shapes[1:]):  # which the engine alone refuses
         # Or the errors would be those of the layers' functions, which the user did not call.
-        check_network(program, shapes[0], shapes[1:])
+        saved_sizes(program, shapes[0], shapes[1:])
     compute = _compute_dtype(dtype)
     activation = input.to(compute)
     if normalization is not None:

@@ -8,19 +8,25 @@ whatever else works on an optimizer is torch's own code.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 import torch
 from torch import Tensor
 
 from lenet_ext._C import Watch
 from lenet_ext._C import optimizers as engine_optimizers
-from lenet_ext.engine.flat_state import FlatState
+from lenet_ext.engine.flat_state import FlatState, StepCounts
 from lenet_ext.engine.reasons import against_parameters
 from lenet_ext.engine.registered import HOOKS
 from lenet_ext.ops._fork import serial_in_forked_child
 
+if TYPE_CHECKING:
+    from lenet_ext.engine.fused import FusedNet
+
 __all__ = ["EngineOptimizer", "Step"]
+
+Group: TypeAlias = Mapping[str, Any]  # of parameters, with its options
+Key: TypeAlias = tuple[torch.device, list[tuple[int, tuple[str, ...]]]]
 
 ELSEWHERE = "train with fuse and your own loop instead"
 
@@ -28,16 +34,56 @@ ELSEWHERE = "train with fuse and your own loop instead"
 class Rule(NamedTuple):
     """What there is to know of an optimizer besides its arithmetic.
 
-    has_state: whether a parameter of this group has tensors of state. first: what replaces options in the
-    step that makes a parameter's state, whose tensors are zero then.
+    state: the names of the tensors that a parameter of this group has. first: what replaces options in the
+    step that makes a parameter's state. initial: the option of the optimizer that such tensors begin with;
+    the others begin with zero.
     """
 
-    has_state: Callable[[Mapping[str, Any]], bool]
-    first: Mapping[str, float]
+    state: Callable[[Group], tuple[str, ...]]
+    first: Mapping[str, float] = {}
+    initial: Mapping[str, str] = {}
+
+
+def _adam_state(group: Group) -> tuple[str, ...]:
+    return ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else []))
+
+
+def _rmsprop_state(group: Group) -> tuple[str, ...]:
+    momentum = ["momentum_buffer"] if group["momentum"] > 0 else []
+    return ("square_avg", *momentum, *(["grad_avg"] if group["centered"] else []))
 
 
 # By the name of the class in torch.optim. torch's SGD begins with the gradient itself, undamped.
-RULES = {"SGD": Rule(has_state=lambda group: group["momentum"] != 0, first={"dampening": 0.0})}
+RULES = {
+    "SGD": Rule(lambda group: ("momentum_buffer",) if group["momentum"] != 0 else (), {"dampening": 0.0}),
+    "Adam": Rule(_adam_state),
+    "AdamW": Rule(_adam_state),
+    "RMSprop": Rule(_rmsprop_state),
+    "Adagrad": Rule(lambda _: ("sum",), initial={"sum": "initial_accumulator_value"}),
+    "Adadelta": Rule(lambda _: ("square_avg", "acc_delta")),
+}
+STEP = "step"  # in the state of those that count their steps
+
+
+class Option(NamedTuple):
+    """An option of a parameter group: `lr`, or one of several, `betas[0]`."""
+
+    key: str
+    place: int | None
+
+    @classmethod
+    def named(cls, name: str) -> Option:
+        key, _, place = name.rstrip("]").partition("[")
+        return cls(key, int(place) if place else None)
+
+    def of(self, group: Group) -> Any:
+        value = group[self.key]
+        return value if self.place is None else value[self.place]
+
+    def may_change_in(self, group: Group) -> bool:
+        """Whether the value may become another in place."""
+        return isinstance(group[self.key], list) or isinstance(self.of(group), Tensor)
+
 
 # What is to be known of a parameter at each step.
 WATCHED = ("requires_grad", "_backward_hooks", "_post_accumulate_grad_hooks")
@@ -64,15 +110,15 @@ class _Plan(NamedTuple):
     """What of a step stays while nothing changes but the options of groups.
 
     key: what it depends on besides what `watch` watches. groups: the number of each parameter's, None where
-    it is not trained. first: the parameters whose state is made.
+    it is not trained. first: the names of the tensors of those whose state is made, by their numbers.
     """
 
     watch: Watch
-    key: tuple[torch.device, list[tuple[int, bool]]]
+    key: Key
     groups: list[int | None]
     changed: list[Tensor]
     state: list[Tensor]
-    first: list[int]
+    first: dict[int, tuple[str, ...]]
 
 
 class EngineOptimizer:
@@ -81,16 +127,19 @@ class EngineOptimizer:
     Raises TypeError for an optimizer that the engine does not have, ValueError for another's parameter.
     """
 
-    def __init__(self, optimizer: torch.optim.Optimizer, network: torch.nn.Module) -> None:
+    def __init__(self, optimizer: torch.optim.Optimizer, network: FusedNet) -> None:
         name = type(optimizer).__name__
         if name not in RULES or type(optimizer) is not getattr(torch.optim, name):
             known = ", ".join(f"torch.optim.{known}" for known in RULES)
             raise TypeError(f"TrainStep: the engine has {known}, not {name}; {ELSEWHERE}")
         self.optimizer, self.name, self._network = optimizer, name, network
-        self._rule, (self._options, self._tensors) = RULES[name], engine_optimizers()[name]
+        self._rule, (options, tensors, counts_steps) = RULES[name], engine_optimizers()[name]
+        self._options = [Option.named(option) for option in options]
         if self._strangers():
             raise ValueError("TrainStep: the optimizer has a parameter that is none of the network's")
-        self._flat = {name: FlatState(name) for name in self._tensors}
+        self._flat = {name: FlatState(name) for name in tensors}
+        if counts_steps:
+            self._flat[STEP] = StepCounts(STEP)
         self._plan: _Plan | None = None  # that of the last step
         self._table = torch.empty(0)  # and its options
 
@@ -104,6 +153,8 @@ class EngineOptimizer:
     def step(self, parameters: list[Tensor], names: Sequence[str], watch: Watch) -> Step:
         """The next step of `parameters`, called `names`, which stay while `watch` sees no change.
 
+        Those at the end that are no Parameters are the network's buffers, which no optimizer trains.
+
         Raises RuntimeError, naming the parameter, for what the engine would pass over.
         """
         self._check_groups()
@@ -113,13 +164,14 @@ class EngineOptimizer:
         groups = self.optimizer.param_groups
         untrained, rows = [0.0] * (1 + len(self._options)), [self._row(group) for group in groups]
         table = [untrained if number is None else rows[number] for number in plan.groups]
-        for i in plan.first:
+        for i in plan.first if self._rule.first else ():
             number = plan.groups[i]
             if number is not None:
                 table[i] = self._row({**groups[number], **self._rule.first})
         self._table = self._moved(torch.tensor(table, dtype=torch.float64), parameters[0].device)
         made = [
-            (parameters[i], {name: flat.views[i] for name, flat in self._flat.items()}) for i in plan.first
+            (parameters[i], {name: self._flat[name].views[i] for name in missing})
+            for i, missing in plan.first.items()
         ]
         self.optimizer._opt_called = True  # type: ignore[attr-defined]  # for schedulers, which warn otherwise
         return Step(parameters, plan.state, self._table, plan.changed, made, self._watched(plan))
@@ -132,22 +184,28 @@ class EngineOptimizer:
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """The optimizer's own; before that raises ValueError for a state that is another optimizer's."""
         for number, group in enumerate(state_dict["param_groups"]):
-            missing = [option for option in self._options if option not in group]
+            # torch gives old states the flags that came later.
+            defaults = self.optimizer.defaults
+            missing = [o.key for o in self._options if o.key not in group and defaults[o.key] is not False]
             if missing:
                 self._refuse_state(f"parameter group {number} has no {missing[0]}")
         for number, state in state_dict["state"].items():
-            strange = [name for name in state if name not in self._tensors]
+            strange = [name for name in state if name not in self._flat]
             if strange:
                 self._refuse_state(f"parameter {number} has a {strange[0]}")
         self.optimizer.load_state_dict(dict(state_dict))
 
-    def _row(self, group: Mapping[str, Any]) -> list[float]:
+    def _row(self, group: Group) -> list[float]:
         """What the operator takes for a parameter that is trained with the options of `group`."""
-        return [1.0, *(float(group[option]) for option in self._options)]
+        return [1.0, *(float(option.of(group)) for option in self._options)]
 
-    def _key(self, parameters: Sequence[Tensor]) -> tuple[torch.device, list[tuple[int, bool]]]:
+    def _state_of(self, group: Group) -> tuple[str, ...]:
+        names = self._rule.state(group)
+        return (STEP, *names) if STEP in self._flat else names
+
+    def _key(self, parameters: Sequence[Tensor]) -> Key:
         groups = self.optimizer.param_groups
-        return parameters[0].device, [(id(g["params"]), self._rule.has_state(g)) for g in groups]
+        return parameters[0].device, [(id(g["params"]), self._state_of(g)) for g in groups]
 
     def _planned(self, parameters: list[Tensor], names: Sequence[str], watch: Watch) -> _Plan:
         self._plan = None
@@ -159,17 +217,19 @@ class EngineOptimizer:
             for member in group["params"]
         }
         groups = [number_of.get(id(p)) if p.requires_grad else None for p in parameters]
-        states = [
-            None if number is None or not key[1][number][1] else optimizer.state.get(parameter, {})
-            for parameter, number in zip(parameters, groups, strict=True)
-        ]
-        first = [
-            i
-            for i, state in enumerate(states)
-            if state is not None and any(state.get(name) is None for name in self._tensors)
-        ]
+        needed = [() if number is None else key[1][number][1] for number in groups]
+        states = [optimizer.state.get(parameter, {}) for parameter in parameters]
+        first = {
+            i: wanted
+            for i, (state, wanted) in enumerate(zip(states, needed, strict=True))
+            if any(state.get(name) is None for name in wanted)
+        }
         changed = [p for p, number in zip(parameters, groups, strict=True) if number is not None]
-        flat = [flat.holding(parameters, names, states) for flat in self._flat.values()]
+        flat = []
+        for name, tensors in self._flat.items():
+            initial = optimizer.defaults[self._rule.initial[name]] if name in self._rule.initial else 0.0
+            holders = [s if name in wanted else None for s, wanted in zip(states, needed, strict=True)]
+            flat.append(tensors.holding(parameters, names, holders, initial))
         # A step that makes state is followed by one of another plan.
         own = Watch() if first else self._watched_structure(parameters, watch)
         return _Plan(own, key, groups, changed, flat, first)
@@ -204,8 +264,8 @@ class EngineOptimizer:
     def _watched(self, plan: _Plan) -> Watch:
         """True while the next step is the same."""
         watch, groups = Watch(), self.optimizer.param_groups
-        if any(isinstance(group[option], Tensor) for group in groups for option in self._options):
-            return watch  # such an option may become another in place
+        if any(option.may_change_in(group) for group in groups for option in self._options):
+            return watch
         for group in groups:
             watch.items(group)
         watch.also(plan.watch)
@@ -215,19 +275,25 @@ class EngineOptimizer:
         return self.optimizer._optimizer_step_pre_hooks, self.optimizer._optimizer_step_post_hooks
 
     def _check(self, parameters: Sequence[Tensor], names: Sequence[str]) -> None:
+        own = len(names) - len(self._network._layout.buffers)
+        parameters, names = parameters[:own], names[:own]
         reason = against_parameters("TrainStep", dict(zip(names, parameters, strict=True)))
         if reason is not None:
             raise reason
+        buffers = set(map(id, self._network.buffers()))
         for parameter, name in zip(parameters, names, strict=True):
-            if not isinstance(parameter, torch.nn.Parameter):
+            if not isinstance(parameter, torch.nn.Parameter) and id(parameter) not in buffers:
                 self._refuse(f"{name} is computed, no Parameter that can be changed")
             if parameter.is_inference():
                 where = "in torch.inference_mode, and cannot be trained: make the model outside of it"
                 raise RuntimeError(f"TrainStep: {name} was made {where}")
             if parameter._backward_hooks or parameter._post_accumulate_grad_hooks:
                 self._refuse(f"{name} has hooks on its gradient, which would not be called")
-        if len({parameter.data_ptr() for parameter in parameters}) < len(parameters):
-            self._refuse("a parameter is used twice")
+        distinct, on_gpu = {id(p): p for p in parameters}.values(), parameters[0].is_cuda
+        if on_gpu and len(distinct) < len(parameters):
+            self._refuse("a parameter is used twice, which the engine trains on the CPU only")
+        if len({parameter.data_ptr() for parameter in distinct}) < len(distinct):
+            self._refuse("two parameters share their memory")
         if any(getattr(self._network, hooks) for hooks in HOOKS):
             self._refuse("the network has hooks, which would not be called")
         if any(self._step_hooks()):
@@ -240,7 +306,7 @@ class EngineOptimizer:
 
     def _check_groups(self) -> None:
         for number, group in enumerate(self.optimizer.param_groups):
-            missing = [option for option in self._options if option not in group]
+            missing = [option.key for option in self._options if option.key not in group]
             if missing:
                 self._refuse(
                     f"parameter group {number} has no {missing[0]}: is its state another optimizer's?"

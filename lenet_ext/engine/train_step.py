@@ -13,10 +13,12 @@ from torch.autograd.graph import increment_version
 
 from lenet_ext import _C
 from lenet_ext.engine.fused import FusedNet
-from lenet_ext.engine.operators import train, train_in_c
+from lenet_ext.engine.losses import EngineLoss
+from lenet_ext.engine.operators import draw_seeds, train, train_in_c
 from lenet_ext.engine.optimizers import ELSEWHERE, EngineOptimizer, Step
 from lenet_ext.engine.pace import Pace
 from lenet_ext.engine.reasons import against
+from lenet_ext.engine.registered import counts
 from lenet_ext.engine.step_graphs import StepGraphs
 from lenet_ext.ops._arguments import autocast_is_on
 from lenet_ext.ops._fork import serial_in_forked_child
@@ -27,30 +29,38 @@ __all__ = ["TrainStep"]
 class TrainStep:
     """A training step in one call: `loss = step(images, targets)`.
 
-    fused: made by `fuse`. optimizer: a torch.optim.SGD over its parameters, or some of them; the step reads
-    its parameter groups at each call and keeps its state where torch does, so that schedulers work on
-    `step.optimizer`, and one may go on with `loss.backward()` and `step.optimizer.step()` at any time.
+    fused: made by `fuse`. optimizer: a torch.optim.SGD, Adam, AdamW, RMSprop, Adagrad or Adadelta over its
+    parameters, or some of them; the step reads its parameter groups at each call and keeps its state where
+    torch does, so that schedulers work on `step.optimizer`, and one may go on with `loss.backward()` and
+    `step.optimizer.step()` at any time.
     Without it one is made: `TrainStep(fused, lr=0.1, momentum=0.9)` takes the options of torch.optim.SGD.
-    loss: "cross_entropy", of logits (N, classes) and int64 targets (N,), or "mse", of outputs and targets of
-    one shape and dtype; means over the batch.
+    loss: a CrossEntropyLoss, NLLLoss, MSELoss, L1Loss, SmoothL1Loss, HuberLoss, BCELoss or BCEWithLogitsLoss
+    of torch.nn with the reduction "mean" or "sum", whose options are read at each call; its function in
+    torch.nn.functional, "cross_entropy" or "mse" for torch's defaults. Targets are classes, int64, for the
+    first two, or the probabilities of all classes for the first; else of the outputs' shape and dtype.
+    max_grad_norm: gradients are clipped before the update, as by torch.nn.utils.clip_grad_norm_ of all
+    parameters that are trained; on the CPU alone.
 
     The same numbers as torch's, up to rounding; gradients are not kept. As in torch, parameters that do not
     require a gradient or are in no group stay as they are. Results are bitwise the same from run to run and
     for every number of threads.
 
     On CUDA a step that repeats becomes a CUDA graph, captured anew for batches of other sizes, and it does
-    not wait for the GPU: a batch with a target that is no class changes nothing and has the loss NaN.
+    not wait for the GPU: a batch with a target that is no class, or for BCELoss an output or target that is
+    no probability, changes nothing and has the loss NaN.
 
     Raises TypeError or ValueError for an argument that does not fit. A step raises RuntimeError for what it
-    would pass over: hooks of modules, of parameters or of the optimizer, autocast, a parameter that is used
-    twice or computed from others.
+    would pass over: hooks of modules, of parameters or of the optimizer, autocast, a parameter that is
+    computed from others, and on CUDA one that is used twice.
     """
 
     def __init__(
         self,
         fused: FusedNet,
         optimizer: torch.optim.Optimizer | None = None,
-        loss: str = "cross_entropy",
+        loss: str | torch.nn.Module | Callable[..., Tensor] = "cross_entropy",
+        *,
+        max_grad_norm: float | None = None,
         **options: Any,
     ) -> None:
         if not isinstance(fused, FusedNet):
@@ -58,9 +68,7 @@ class TrainStep:
                 f"TrainStep: fused must come from lenet_ext.fuse, got {type(fused).__name__}: "
                 "call lenet_ext.fuse(model, example_input) first"
             )
-        if loss not in _C.losses():
-            known = " or ".join(f'"{name}"' for name in _C.losses())
-            raise ValueError(f"TrainStep: loss must be {known}, got {loss!r}")
+        self._loss = EngineLoss(loss)
         if optimizer is None:
             optimizer = torch.optim.SGD(fused.parameters(), **options)
         elif not isinstance(optimizer, torch.optim.Optimizer):
@@ -68,10 +76,11 @@ class TrainStep:
             raise TypeError(f"TrainStep: optimizer must be a torch.optim.Optimizer, got {kind}")
         elif options:
             raise TypeError(f"TrainStep: {next(iter(options))} is an option of the optimizer, which is given")
+        clipped = "" if max_grad_norm is None else f" {_norm(max_grad_norm)!r}"
         self.fused, self.loss = fused, loss
         self._optimizer = EngineOptimizer(optimizer, fused)
-        network = replace(fused._network, name="TrainStep")  # whose errors the user gets
-        self._program = network.program(f"loss {loss}", f"optimizer {self._optimizer.name}")
+        self._programs: dict[tuple[str, str], str] = {}  # by that of the mode, and the loss
+        self._optimizer_line = f"optimizer {self._optimizer.name}{clipped}"
         self._step: Step | None = None  # the last one
         self._graphs: StepGraphs | None = None
         self._pace = Pace()
@@ -134,9 +143,11 @@ class TrainStep:
                 if callback is not None:
                     count = min(count, callback_steps - done % callback_steps)
                 part = order[done * batch_size : (done + count) * batch_size]
+                before = len(losses)
                 with self._pace.measured(len(part)):
                     self._train(images, targets, part, batch_size, losses)
-                done += count
+                # Fewer where the next one cannot be taken, which then raises as the first of its part.
+                done += sum(map(len, losses[before:]))
                 if callback is not None and (done % callback_steps == 0 or done == steps):
                     callback(done, torch.cat(losses))
         except BaseException as error:
@@ -157,17 +168,32 @@ class TrainStep:
         # These belong to this process and these parameters.
         return {**self.__dict__, "_graphs": None, "_step": None, "_pace": Pace()}
 
+    def _program(self, loss_line: str) -> str:
+        """What the engine does in a step, in the mode in which the network is."""
+        mode = self.fused._mode
+        program = self._programs.get((mode.program, loss_line))
+        if program is None:
+            own = replace(mode.network, name="TrainStep")  # whose errors the user gets
+            program = own.program(loss_line, self._optimizer_line)
+            self._programs[mode.program, loss_line] = program
+        return program
+
+    def _mode_tensors(self, steps: int) -> tuple[list[Tensor], Tensor | None]:
+        """The counts of the batches that batch norms have seen, and the seeds of some steps for dropout."""
+        mode = self.fused._mode
+        return counts(self.fused, mode.counters), draw_seeds(steps) if mode.network.is_random else None
+
     def _next(self, images: Tensor) -> Step:
         """What a step takes besides its batch."""
         if autocast_is_on(images):
             raise RuntimeError(f"TrainStep: autocast is on, and would have no effect: {ELSEWHERE}")
         step, fused = self._step, self.fused
         if step is None or not step.watch or step.options.get_device() != images.get_device():
-            parameters = fused._checked_parameters(images)
+            tensors = fused._checked_tensors(images)
             watch = fused._registered.watch
-            step = self._step = self._optimizer.step(parameters, fused._layout.parameters, watch)
+            step = self._step = self._optimizer.step(tensors, fused._layout.tensors, watch)
         elif images.shape != fused._registered.shape:
-            fused._checked_parameters(images)
+            fused._checked_tensors(images)
         return step
 
     def _train(
@@ -181,15 +207,18 @@ class TrainStep:
                 self._train(images, targets, part, batch_size, losses)
             return
         known, normalization = len(losses), self.fused._normalization
-        state = (step.parameters, step.state, step.options, self._program, normalization)
+        loss_line, loss_tensors = self._loss.arguments(images, targets)
+        steps = 1 if batch_size == 0 or order is None else -(-len(order) // batch_size)
+        counted, seeds = self._mode_tensors(steps)
+        state = (step.parameters, step.state, step.options, counted, seeds, self._program(loss_line), normalization)
         try:
             # In one call into C: no KeyboardInterrupt comes between a step and its losses.
-            losses.extend(starmap(train_in_c, [(images, targets, order, *state, batch_size)]))
+            losses.extend(starmap(train_in_c, [(images, targets, order, *state, batch_size, *loss_tensors)]))
         except NotImplementedError as error:  # for tensors of other kinds
             raise self._reason(images, targets) or error from error
         finally:
             if len(losses) > known and losses[-1].numel() > 0:
-                self._taken(step)
+                self._taken(step, counted)
 
     def _reason(self, images: Tensor, targets: Tensor) -> Exception | None:
         """What the step has against these, as far as it is known."""
@@ -203,23 +232,29 @@ class TrainStep:
         step, normalization = self._next(images), self.fused._normalization
         if self._graphs is None or self._graphs.device != images.device:
             self._graphs = StepGraphs(images.device)
-        tensors = [*step.parameters, *step.state, step.options, normalization]
+        loss_line, loss_tensors = self._loss.arguments(images, targets)
+        program = self._program(loss_line)
+        counted, seeds = self._mode_tensors(1)
+        tensors = [*step.parameters, *step.state, step.options, *counted, normalization, *loss_tensors]
         kind = (
             *((tensor.shape, tensor.dtype, tensor.device) for tensor in (images, targets)),
             *(None if tensor is None else (tensor.data_ptr(), tensor.dtype) for tensor in tensors),
+            program,
         )
         loss = self._graphs.run(
             lambda images, targets: train(
                 *(images, targets, None, step.parameters, step.state, step.options),
-                *(self._program, normalization, 0),
+                *(counted, seeds, program, normalization, 0, *loss_tensors),
             ),
             *(kind, images, targets),
         )
-        self._taken(step)
+        self._taken(step, counted)
         return loss
 
-    def _taken(self, step: Step) -> None:
-        increment_version(step.changed)  # an operator bound through the stable ABI leaves that to its caller
+    def _taken(self, step: Step, counted: list[Tensor]) -> None:
+        updated = (step.parameters[number] for number in self.fused._mode.network.updated)
+        # An operator bound through the stable ABI leaves that to its caller.
+        increment_version([*step.changed, *updated, *counted])
         if step.made:
             self._optimizer.keep(step)
 
@@ -227,12 +262,25 @@ class TrainStep:
         """Raises IndexError for what the operator could not check without waiting, or not before its first
         step.
         """
-        if self.loss == "cross_entropy" and targets.dtype == torch.int64 and len(images) > 0:
-            with torch.no_grad():
-                classes = self.fused(images[:1]).shape[-1]
-            _check_range("target", targets, classes)
+
+        def outputs() -> torch.Size:
+            shapes = [tuple(tensor.shape) for tensor in self.fused._checked_tensors(images)]
+            (output, *_), *_ = _C.saved_sizes(self.fused._mode.program, tuple(images.shape), shapes)
+            return torch.Size((len(images), *output))
+
+        if len(images) > 0:
+            self._loss.check_targets(targets, outputs)
         if order is not None:
             _check_range("order", order, len(images))
+
+
+def _norm(max_norm: object) -> float:
+    """Raises TypeError or ValueError for what is no norm."""
+    if isinstance(max_norm, bool) or not isinstance(max_norm, (int, float)):
+        raise TypeError(f"TrainStep: max_grad_norm must be a number, got {type(max_norm).__name__}")
+    if not max_norm >= 0:
+        raise ValueError(f"TrainStep: max_grad_norm must be at least 0, got {max_norm}")
+    return float(max_norm)
 
 
 def _check_tensors(images: Tensor, targets: Tensor, permutation: Tensor | None = None) -> None:

@@ -133,9 +133,9 @@ def test_fused_networks(kind: str) -> None:
     def results() -> list[list[bytes]]:
         found = [as_bytes(fused(images)), as_bytes(of_bytes(pixels))]
         for batch in (images, images[:0]):
-            saved = torch.ops.lenet_ext.network_forward(batch, parameters, fused._program, None)
-            inputs = (gradient[: len(batch)], batch, parameters, *saved[1:], fused._program, None)
-            found.append(as_bytes((*saved, *torch.ops.lenet_ext.network_backward(*inputs, True, True))))
+            saved = torch.ops.lenet_ext.network_forward(batch, parameters, fused._network.program(), None, None)
+            inputs = ([gradient[: len(batch)]], batch, parameters, *saved[1:], fused._network.program(), None, None)
+            found.append(as_bytes((*saved[0], *saved[1:], *torch.ops.lenet_ext.network_backward(*inputs, True, True))))
         return found
 
     assert in_a_child(results) == results()

@@ -40,7 +40,7 @@ def train(
 ) -> Tensor:
     program = LINEAR.program(f"loss {loss}", "optimizer SGD")
     return operators.network_train(
-        images, targets, order, parameters, state, OPTIONS, program, None, batch_size
+        images, targets, order, parameters, state, OPTIONS, [], None, program, None, batch_size
     )
 
 
@@ -105,13 +105,13 @@ def test_limits() -> None:
     # A pool alone is a stage of its own.
     pool = (MaxPool2d((1, 1), (1, 1), (0, 0), (1, 1), ceil_mode=False), ())
     with pytest.raises(RuntimeError, match="on CUDA a network may have up to 32 stages, got 33"):
-        operators.network(torch.zeros(1, 1, 1, 1), [], chain(*[pool] * 33), None)
-    assert operators.network(torch.ones(1, 1, 1, 1), [], chain(*[pool] * 32), None).item() == 1
+        operators.network(torch.zeros(1, 1, 1, 1), [], chain(*[pool] * 33), None, None)
+    assert operators.network(torch.ones(1, 1, 1, 1), [], chain(*[pool] * 32), None, None)[0].item() == 1
     with pytest.raises(RuntimeError, match=f"an image may have up to {2**26} elements in each layer"):
         operators.network(
-            torch.zeros(1, 1, 1, 1), [torch.zeros(1, 1, 1, 1)], chain((conv2d(2**14), (0,))), None
+            torch.zeros(1, 1, 1, 1), [torch.zeros(1, 1, 1, 1)], chain((conv2d(2**14), (0,))), None, None
         )
     weight = torch.zeros(1, 1, 1, 1).expand(2**13, 2**13 + 1, 1, 1)
     pixels = torch.zeros(1, 1, 1, 1).expand(1, 2**13 + 1, 1, 1)
     with pytest.raises(RuntimeError, match=f"the weight of a conv2d may have up to {2**26} elements"):
-        operators.network(pixels, [weight], chain((conv2d(0), (0,))), None)
+        operators.network(pixels, [weight], chain((conv2d(0), (0,))), None, None)

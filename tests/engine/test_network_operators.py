@@ -33,6 +33,8 @@ from strategies import laid_out
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
+from torch.utils._pytree import tree_leaves
+
 from lenet_ext.engine.layers import Activation, Conv2d, Layer, Linear, MaxPool2d
 from lenet_ext.engine.network import Network
 
@@ -125,7 +127,7 @@ def spoilt(name: str, index: int, value: object) -> list[object]:
 @pytest.mark.parametrize(
     ("index", "bad"),
     [
-        *((1, torch.tensor(labels)) for labels in ([0, 4, 0, 0], [-1, 0, 0, 0], [0, 0, 0, 2**62])),
+        *((1, torch.tensor(labels)) for labels in ([4, 0, 0, 0], [0, 0, -1, 0], [0, 0, 2**62, 0])),
         *((2, torch.tensor(order)) for order in ([4], [-1], [0, 2**62])),
     ],
     ids=str,
@@ -176,20 +178,20 @@ def bytes_of(images: Tensor) -> Tensor:
 )
 def test_normalization_spoilt(bad: Tensor | None) -> None:
     images = bytes_of(IMAGES)
-    operators.network_forward(images, PARAMETERS, PROGRAM, NORMALIZATION)
+    operators.network_forward(images, PARAMETERS, PROGRAM, NORMALIZATION, None)
     with pytest.raises(RuntimeError):
-        operators.network_forward(images, PARAMETERS, PROGRAM, bad)
+        operators.network_forward(images, PARAMETERS, PROGRAM, bad, None)
     with pytest.raises(RuntimeError):
         operators.network_train(
-            images, LABELS, None, PARAMETERS, [zeros(ELEMENTS)], OPTIONS, TRAINING, bad, 2
+            *(images, LABELS, None, PARAMETERS, [zeros(ELEMENTS)], OPTIONS, [], None, TRAINING, bad, 2)
         )
 
 
 def test_bytes_need_parameters_and_have_no_gradient() -> None:
     images = bytes_of(IMAGES)
     with pytest.raises(RuntimeError, match="uint8 images need a layer with parameters"):
-        operators.network_forward(images, [], RELU, NORMALIZATION)
-    arguments = (OUTPUT, images, PARAMETERS, SAVED, ARGMAX, PROGRAM, NORMALIZATION)
+        operators.network_forward(images, [], RELU, NORMALIZATION, None)
+    arguments = ([OUTPUT], images, PARAMETERS, SAVED, ARGMAX, PROGRAM, NORMALIZATION, None)
     assert len(operators.network_backward(*arguments, False, True)) == 5
     with pytest.raises(RuntimeError, match="uint8 images have no gradient"):
         operators.network_backward(*arguments, True, True)
@@ -198,18 +200,18 @@ def test_bytes_need_parameters_and_have_no_gradient() -> None:
 def test_sizes_that_overflow_when_multiplied() -> None:
     big = zeros(1, 1, 1, 1).expand(2**20, 1, 2**20, 2**20)
     with pytest.raises(RuntimeError):
-        operators.network_forward(big, [], RELU, None)
+        operators.network_forward(big, [], RELU, None, None)
     with pytest.raises(RuntimeError):
-        operators.network(zeros(2**20, 1).expand(2**20, 2**40), [], RELU, None)
+        operators.network(zeros(2**20, 1).expand(2**20, 2**40), [], RELU, None, None)
     weight = zeros(1, 1).expand(2**40, 3)
     with pytest.raises(RuntimeError):
-        operators.network_forward(zeros(2**20, 3), [weight], LINEAR, None)
+        operators.network_forward(zeros(2**20, 3), [weight], LINEAR, None, None)
 
 
 def test_empty_weights() -> None:
     for weight in (zeros(0, 3), zeros(3, 0)):
         with pytest.raises(RuntimeError, match="the weight has no element"):
-            operators.network_forward(zeros(2, weight.shape[1]), [weight], LINEAR, None)
+            operators.network_forward(zeros(2, weight.shape[1]), [weight], LINEAR, None, None)
 
 
 @pytest.mark.parametrize("kernel", [2, 3, 17])
@@ -223,17 +225,17 @@ def test_argmax_outside_of_its_window(kernel: int, core: str, value: int) -> Non
     point = Conv2d(stride=(1, 1), padding=(0, 0, 0, 0), dilation=(1, 1), groups=1)
     description = program((point, (0,)), (pool, ())) if core == "conv2d" else program((pool, ()))
     images = torch.ones(5, 2, size, size)
-    output, saved, argmax = operators.network_forward(images, parameters, description, None)
+    (output,), saved, argmax = operators.network_forward(images, parameters, description, None, None)
     made_up = torch.full_like(argmax, value)
     grads = operators.network_backward(
-        torch.ones_like(output), images, parameters, saved, made_up, description, None, True, True
+        [torch.ones_like(output)], images, parameters, saved, made_up, description, None, None, True, True
     )
     assert 0 <= grads[0].sum() <= output.numel() * 2
     for grad in grads[1:]:
         assert 0 <= grad.sum() <= output.numel() * 2
 
 
-def check_fake(operator: Callable[..., Any], *args: Any) -> list[Tensor]:
+def check_fake(operator: Callable[..., Any], *args: Any) -> list[Any]:
     real = operator(*args)
     with FakeTensorMode() as mode:
 
@@ -243,7 +245,7 @@ def check_fake(operator: Callable[..., Any], *args: Any) -> list[Tensor]:
             return mode.from_tensor(value) if isinstance(value, Tensor) else value
 
         fake = operator(*map(fake_of, args))
-    for actual, foretold in zip(real, fake, strict=True):
+    for actual, foretold in zip(tree_leaves(real), tree_leaves(fake), strict=True):
         assert (foretold.shape, foretold.dtype) == (actual.shape, actual.dtype)
         assert actual.numel() == 0 or foretold.stride() == actual.stride()
     return list(real)
@@ -257,11 +259,12 @@ def test_fake_kernels(chain: Chain) -> None:
     parameters = [parameter.detach() for parameter in fused.parameters()]
     for dtype in (torch.float32, torch.bfloat16, torch.float64):
         tensors = [images.to(dtype), [p.to(dtype) for p in parameters]]
-        check_fake(operators.network, *tensors, fused._program, None)
-        output, saved, argmax = check_fake(operators.network_forward, *tensors, fused._program, None)
+        program = fused._network.program()
+        check_fake(operators.network, *tensors, program, None, None)
+        (output,), saved, argmax = check_fake(operators.network_forward, *tensors, program, None, None)
         for wanted in ((True, True), (False, True), (True, False)):
             check_fake(
-                operators.network_backward, output, *tensors, saved, argmax, fused._program, None, *wanted
+                *(operators.network_backward, [output], *tensors, saved, argmax, program, None, None, *wanted)
             )
 
 
@@ -273,10 +276,10 @@ def test_opcheck(layout: str, images: Tensor) -> None:
     images = images.contiguous(memory_format=torch.channels_last) if is_bytes else laid_out(images, layout)
     parameters = [laid_out(PARAMETERS[0], layout), *PARAMETERS[1:]]
     for operator in (operators.network, operators.network_forward):
-        torch.library.opcheck(operator.default, (images, parameters, PROGRAM, normalization))
+        torch.library.opcheck(operator.default, (images, parameters, PROGRAM, normalization, None))
     torch.library.opcheck(
         operators.network_backward.default,
-        (OUTPUT, images, parameters, SAVED, ARGMAX, PROGRAM, normalization, not is_bytes, True),
+        ([OUTPUT], images, parameters, SAVED, ARGMAX, PROGRAM, normalization, None, not is_bytes, True),
     )
 
 

@@ -11,8 +11,9 @@ from compare import exact
 from hypothesis import strategies as st
 from strategies import normal
 from torch import Tensor, nn
+from torch.utils._pytree import tree_structure
 
-from lenet_ext.engine.capture import Captured, ImageSizes
+from lenet_ext.engine.capture import Captured, ImageSizes, Leaf, Mode
 from lenet_ext.engine.fused import FusedNet
 from lenet_ext.engine.layers import Activation, Conv2d, Flatten, Layer, Linear, MaxPool2d
 from lenet_ext.engine.network import Network, Node
@@ -120,7 +121,8 @@ def captured(chain: Chain) -> Captured:
         names += own
     dropout = [path for path, module in chain.model.named_children() if isinstance(module, nn.Dropout)]
     network = Network("FusedNet", tuple(nodes), (len(nodes),))
-    return Captured(network, tuple(names), ImageSizes(chain.shape[1:]), tuple(dropout))
+    mode = Mode(network, ImageSizes(chain.shape[1:]), tree_structure(0), (Leaf(0),))
+    return Captured(tuple(names), (), tuple(dropout), {(False,) * len(dropout): mode})
 
 
 def fused_without_export(chain: Chain) -> FusedNet:

@@ -119,11 +119,11 @@ def network_results(dtype: torch.dtype) -> Iterator[Tensor]:
     for (network, image_sizes, shapes), batch in itertools.product(NETWORKS, NETWORK_BATCHES):
         images, program = normal(batch, *image_sizes).to(dtype), network.program()
         parameters = [(normal(*shape) / shape[-1]).to(dtype) for shape in shapes]
-        yield operators.network(images, parameters, program, None)
-        output, saved, argmax = operators.network_forward(images, parameters, program, None)
+        yield from operators.network(images, parameters, program, None, None)
+        (output,), saved, argmax = operators.network_forward(images, parameters, program, None, None)
         yield from (output, saved, argmax)
         yield from operators.network_backward(
-            output, images, parameters, saved, argmax, program, None, True, True
+            [output], images, parameters, saved, argmax, program, None, None, True, True
         )
         state = [torch.zeros(sum(parameter.numel() for parameter in parameters), dtype=dtype)]
         rows = options(len(parameters), 1e-4, 0.9, 0.0, 0.01, True)
@@ -135,7 +135,7 @@ def network_results(dtype: torch.dtype) -> Iterator[Tensor]:
         normalization = torch.tensor([[1 / 64] * image_sizes[0], [-2.0] * image_sizes[0]])
         for source, targets, loss in ((images, output + 1, "mse"), (bytes, classes, "cross_entropy")):
             yield operators.network_train(
-                *(source, targets, order, parameters, state, rows),
+                *(source, targets, order, parameters, state, rows, [], None),
                 network.program(f"loss {loss}", "optimizer SGD"),
                 *(normalization if source is bytes else None, batch - 1),
             )

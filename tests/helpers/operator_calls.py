@@ -132,6 +132,13 @@ def relu_calls(draw: st.DrawFn, name: str) -> list[Any]:
 
 
 @st.composite
+def activation_calls(draw: st.DrawFn, name: str) -> list[Any]:
+    """Those of whose results the oracle knows all bits."""
+    tensors = draw(relu_calls(name.replace("activation", "relu")))
+    return [*tensors, "leaky_relu", [draw(st.sampled_from([0.0, 0.25, 0.5]))]]
+
+
+@st.composite
 def network_calls(draw: st.DrawFn, name: str) -> list[Any]:
     chain, dtype = draw(chains()), draw(st.sampled_from(DTYPES))
     chain.in_dtype(dtype)
@@ -142,21 +149,22 @@ def network_calls(draw: st.DrawFn, name: str) -> list[Any]:
     if parameters and draw(st.integers(0, 3)) == 0:
         images = torch.randint(256, images.shape, dtype=torch.uint8)
         normalization = torch.rand(2, images.shape[1])
-    network = [images, parameters, program, normalization]
+    network = [images, parameters, program, normalization, None]
     if name in ("network", "network_forward"):
         return network
-    output, saved, argmax = operators.network_forward(*network)
+    (output,), saved, argmax = operators.network_forward(*network)
     if name == "network_backward":
         gy = small(tuple(output.shape), dtype, chain.seed)
         input_grad = normalization is None and draw(st.booleans())
         return [
-            gy,
+            [gy],
             images,
             parameters,
             saved,
             argmax,
             program,
             normalization,
+            None,
             input_grad,
             draw(st.booleans()),
         ]
@@ -174,8 +182,8 @@ def network_calls(draw: st.DrawFn, name: str) -> list[Any]:
     batch_size = draw(st.sampled_from([0, 1, 2, 16] if len(images) else [1, 2]))
     training = fused._network.program(f"loss {'cross_entropy' if classes else 'mse'}", "optimizer SGD")
     return [
-        *(images, targets, order, [p.clone() for p in parameters], [state], rows, training),
-        *(normalization, batch_size),
+        *(images, targets, order, [p.clone() for p in parameters], [state], rows, [], None),
+        *(training, normalization, batch_size),
     ]
 
 
@@ -184,6 +192,7 @@ FAMILIES: dict[str, Callable[[str], st.SearchStrategy[list[Any]]]] = {
     "linear": linear_calls,
     "max_pool2d": max_pool2d_calls,
     "relu": relu_calls,
+    "activation": activation_calls,
     "network": network_calls,
 }
 # Every operator that the package registers, found by its schema.

@@ -51,7 +51,7 @@ TRAINING = NETWORK.program("loss cross_entropy", "optimizer SGD")
 IMAGES, LABELS = zeros(4, 2, 7, 8), torch.tensor([0, 3, 1, 2])
 PARAMETERS = [zeros(5, 2, 3, 2), zeros(5), zeros(4, 30), zeros(4)]
 ELEMENTS = sum(parameter.numel() for parameter in PARAMETERS)
-OUTPUT, SAVED, ARGMAX = operators.network_forward(IMAGES, PARAMETERS, PROGRAM, None)
+(OUTPUT,), SAVED, ARGMAX = operators.network_forward(IMAGES, PARAMETERS, PROGRAM, None, None)
 
 
 def options(parameters: int, lr: float, *others: float) -> Tensor:
@@ -83,15 +83,17 @@ OPERATORS = {
     "relu": Operator((zeros(2, 3),), oracle.relu),
     "relu_": Operator((zeros(2, 3),), oracle.relu, changes=(0,)),
     "relu_grad": Operator((zeros(2, 3), zeros(2, 3)), oracle.relu_grad),
-    "network": Operator((IMAGES, PARAMETERS, PROGRAM, None), oracle.network),
-    "network_forward": Operator((IMAGES, PARAMETERS, PROGRAM, None), oracle.network),
+    "activation": Operator((zeros(2, 3), "leaky_relu", [0.1]), oracle.activation),
+    "activation_grad": Operator((zeros(2, 3), zeros(2, 3), "leaky_relu", [0.1]), oracle.activation_grad),
+    "network": Operator((IMAGES, PARAMETERS, PROGRAM, None, None), oracle.network),
+    "network_forward": Operator((IMAGES, PARAMETERS, PROGRAM, None, None), oracle.network),
     "network_backward": Operator(
-        (OUTPUT, IMAGES, PARAMETERS, SAVED, ARGMAX, PROGRAM, None, True, True), oracle.network_backward
+        ([OUTPUT], IMAGES, PARAMETERS, SAVED, ARGMAX, PROGRAM, None, None, True, True), oracle.network_backward
     ),
     "network_train": Operator(
         (
             *(IMAGES, LABELS, torch.tensor([2, 0]), PARAMETERS, [zeros(ELEMENTS)]),
-            *(options(4, 0.1, 0.9, 0.0, 0.01, True), TRAINING, None, 2),
+            *(options(4, 0.1, 0.9, 0.0, 0.01, True), [], None, TRAINING, None, 2),
         ),
         oracle.network_train,
         changes=(3, 4),

@@ -107,17 +107,33 @@ def relu_grad(gy: Tensor, y: Tensor) -> Results:
     return [torch.ops.aten.threshold_backward(gy, y, 0)]
 
 
+def leaky_relu(x: Tensor, name: str, options: Sequence[float]) -> Tensor:
+    """The one activation that is compared here, with slopes that every dtype can hold."""
+    (slope,) = options
+    if name != "leaky_relu" or not abs(slope) <= 1:
+        raise ValueError(name, options)
+    return F.leaky_relu(x, slope)
+
+
+def activation(x: Tensor, name: str, options: Sequence[float]) -> Results:
+    return [leaky_relu(x, name, options)]
+
+
+def activation_grad(gy: Tensor, saved: Tensor, name: str, options: Sequence[float]) -> Results:
+    return gradients(lambda x: leaky_relu(x, name, options), [saved], gy)
+
+
 def apply(layer: Layer, x: Tensor, *parameters: Tensor) -> Tensor:
     """What a layer of a network computes."""
     match layer:
         case Conv2d():
             weight, bias = (*parameters, None)[:2]
-            return convolution(x, weight, bias, layer.numbers)
+            return convolution(x, weight, bias, layer.integers)
         case Linear():
             return F.linear(x.flatten(1), *parameters)
         case MaxPool2d(kernel_size, stride, padding, dilation, ceil_mode):
             return F.max_pool2d(x, kernel_size, stride, padding, dilation, ceil_mode)
-        case Activation(kind):
+        case Activation(kind, ()):
             return getattr(F, kind)(x)
         case Flatten():
             return x.flatten(1)
@@ -140,14 +156,16 @@ def normalized(images: Tensor, normalization: Tensor | None) -> Tensor:
     return images * scale + shift
 
 
-def network(x: Tensor, parameters: list[Tensor], program: str, normalization: Tensor | None) -> Results:
+def network(
+    x: Tensor, parameters: list[Tensor], program: str, normalization: Tensor | None, seed: None
+) -> Results:
     return [output_of(normalized(x, normalization), parameters, program)]
 
 
-def network_backward(gy: Tensor, x: Tensor, parameters: list[Tensor], *rest: Any) -> Results:
-    _, _, program, normalization, input_grad, parameter_grads = rest
+def network_backward(gy: list[Tensor], x: Tensor, parameters: list[Tensor], *rest: Any) -> Results:
+    _, _, program, normalization, _, input_grad, parameter_grads = rest
     x = normalized(x, normalization)
-    grads = gradients(lambda x, *p: output_of(x, p, program), [x, *parameters], gy)
+    grads = gradients(lambda x, *p: output_of(x, p, program), [x, *parameters], gy[0])
     return [grads[0] if input_grad else gy.new_empty(0), *(grads[1:] if parameter_grads else [])]
 
 
@@ -155,7 +173,7 @@ def network_train(
     images: Tensor, targets: Tensor, order: Tensor | None, parameters: list[Tensor], *rest: Any
 ) -> Results:
     """The loss of the first step, if there is one."""
-    _, _, program, normalization, batch_size = rest
+    _, _, _, _, program, normalization, batch_size = rest
     chosen = slice(None) if order is None else order.long()
     images, targets = images[chosen], targets[chosen]
     if len(images) == 0:

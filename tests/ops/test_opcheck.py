@@ -25,8 +25,8 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
     image, weight, bias = tensor(2, 4, 7, 6), tensor(6, 2, 3, 2), tensor(6)
     pooled, argmax = operators.max_pool2d(image, *POOL, False, True)
     parameters = [tensor(5, 4, 3, 2), tensor(5), tensor(4, 30), tensor(4)]
-    network = (tensor(2, 4, 7, 8), parameters, NETWORK.program(), None)
-    output, saved, places = operators.network_forward(*network)
+    network = (tensor(2, 4, 7, 8), parameters, NETWORK.program(), None, None)
+    (output,), saved, places = operators.network_forward(*network)
     return {
         "conv2d": (image, weight, bias, *GEOMETRY),
         "conv2d_input_grad": (tensor(2, 6, 4, 6), weight, 7, 6, *GEOMETRY),
@@ -46,12 +46,14 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
         "network": network,
         "network_forward": network,
         "network_backward": (
-            *(torch.randn_like(output), network[0], parameters, saved, places),
-            *(NETWORK.program(), None, True, True),
+            *([torch.randn_like(output)], network[0], parameters, saved, places),
+            *(NETWORK.program(), None, None, True, True),
         ),
         "relu": (image,),
         "relu_": (image.clone(),),
         "relu_grad": (tensor(2, 4, 7, 6), image),
+        "activation": (image, "elu", [1.0, 1.0, 1.0]),
+        "activation_grad": (tensor(2, 4, 7, 6), image, "elu", [1.0, 1.0, 1.0]),
     }[name]
 
 

@@ -1,6 +1,8 @@
 // The activations that are made of exponentials. For infinities and NaN, results are ATen's.
 #pragma once
 
+#include <cmath>
+
 #include "activation.h"
 #include "cpu/math/log1p.h"
 #include "cpu/math/normal.h"
@@ -55,26 +57,30 @@ struct ELU {
 template <class S>
 struct Softplus {
   using V = typename S::Vector;
-  V beta, threshold;
+  V beta, threshold, saved_threshold;
   bool from_output;
   explicit Softplus(const ActivationCall& call)
       : beta(S::broadcast(call.options[0])),
         threshold(S::broadcast(call.options[1])),
-        from_output(gradient_from_output(call)) {}
+        from_output(gradient_from_output(call)) {
+    // The output at the threshold is a little above it.
+    const double excess = from_output ? 2 * std::exp(-call.options[1]) : 0;
+    saved_threshold = S::broadcast(call.options[1] + excess);
+  }
   V value(V x) const {
     const V product = S::mul(x, beta), e = math::exp<S>(S::sub(S::zero(), S::abs(product)));
     const V logarithm = S::add(S::max_or_nan(product, S::zero()), math::log1p_of_0_to_1<S>(e));
-    return S::select(is_above(product), x, S::div(logarithm, beta));
+    return S::select(is_above(product, threshold), x, S::div(logarithm, beta));
   }
   V gradient(V grad_output, V saved) const {
     const V product = S::mul(saved, beta);
     const V slope = from_output ? S::sub(S::zero(), math::expm1<S>(S::sub(S::zero(), product)))
                                 : math::sigmoid<S>(product);
-    return S::select(is_above(product), grad_output, S::mul(grad_output, slope));
+    return S::select(is_above(product, saved_threshold), grad_output, S::mul(grad_output, slope));
   }
 
  private:
-  typename S::Mask is_above(V product) const { return S::positive(S::sub(product, threshold)); }
+  static typename S::Mask is_above(V product, V bound) { return S::positive(S::sub(product, bound)); }
 };
 
 // x sigmoid(x)
@@ -109,7 +115,9 @@ struct GELUTanh {
   static V value(V x) { return S::mul(x, share(x)); }
   static V gradient(V grad_output, V input) {
     const V s = share(input), one = S::broadcast(1);
-    const V steepness = S::fma(S::mul(input, input), S::broadcast(3 * kTwice * kCube), S::broadcast(kTwice));
+    // The rise is 0 long before the square is infinite.
+    const V square = S::min_or_nan(S::mul(input, input), S::broadcast(1e4));
+    const V steepness = S::fma(square, S::broadcast(3 * kTwice * kCube), S::broadcast(kTwice));
     const V rise = S::mul(S::mul(S::mul(input, s), S::sub(one, s)), steepness);
     return S::mul(grad_output, S::add(s, rise));
   }

@@ -7,76 +7,219 @@
 
 namespace lenet_ext::cpu {
 
-// A trait has the options as vectors, and what a step makes of a gradient, parameters and their state, which
-// it changes. has_state: whether the options ask for any.
-template <class S>
-struct Sgd {
+// What the traits of optimizers have in common. A trait has the options as vectors, kStates, and
+//
+//   bool uses(size_t k) const                                    // whether the options ask for state k
+//   V step(V gradient, V old, V (&state)[kStates]) const         // the parameters after the step
+//
+// which changes the state. A state that is not used is zero before, and not looked at after.
+template <class S, class Options>
+struct OptimizerTrait {
   using V = typename S::Vector;
   using T = typename S::Scalar;
-  static constexpr int kStates = 1;
 
-  explicit Sgd(const double* options) {
-    const auto& o = *reinterpret_cast<const SgdOptions*>(options);
-    minus_lr = S::broadcast(static_cast<T>(-o.lr)), momentum = S::broadcast(static_cast<T>(o.momentum));
-    damped = S::broadcast(static_cast<T>(1 - o.dampening)),
-    decay = S::broadcast(static_cast<T>(o.weight_decay));
-    sign = o.maximize != 0 ? T(-1) : T(1);
-    has_state = o.momentum != 0, is_damped = o.dampening != 0, nesterov = o.nesterov != 0;
+  explicit OptimizerTrait(const Options& o)
+      : sign(o.maximize != 0 ? T(-1) : T(1)), decays(o.weight_decay != 0), decay(vector(o.weight_decay)) {}
+
+  static V vector(double value) { return S::broadcast(static_cast<T>(value)); }
+  V decayed(V gradient, V old) const { return decays ? S::fma(decay, old, gradient) : gradient; }
+  // share * average + rest * value * value
+  static V mean_square(V share, V average, V rest, V value) {
+    return S::fma(S::mul(rest, value), value, S::mul(share, average));
   }
 
-  // gradient: factor * values, where factor is already times `sign`.
-  template <bool kHasState>
-  V step(V factor, V values, V old, V (&state)[kStates]) const {
-    V gradient = S::fma(factor, values, S::fma(decay, old, S::zero()));
-    if constexpr (kHasState) {
-      const V added = is_damped ? S::fma(damped, gradient, S::zero()) : gradient;
-      state[0] = S::fma(momentum, state[0], added);
+  T sign;  // of the gradient
+  bool decays;
+  V decay;
+};
+
+template <class S>
+struct Sgd : OptimizerTrait<S, SgdOptions> {
+  using V = typename S::Vector;
+  static constexpr int kStates = 1;
+
+  explicit Sgd(const SgdOptions& o)
+      : OptimizerTrait<S, SgdOptions>(o),
+        minus_lr(this->vector(-o.lr)),
+        momentum(this->vector(o.momentum)),
+        damped(this->vector(1 - o.dampening)),
+        has_momentum(o.momentum != 0),
+        is_damped(o.dampening != 0),
+        nesterov(o.nesterov != 0) {}
+
+  bool uses(size_t) const { return has_momentum; }
+  V step(V gradient, V old, V (&state)[kStates]) const {
+    gradient = this->decayed(gradient, old);
+    if (has_momentum) {
+      state[0] = S::fma(momentum, state[0], is_damped ? S::mul(damped, gradient) : gradient);
       gradient = nesterov ? S::fma(momentum, state[0], gradient) : state[0];
     }
     return S::fma(minus_lr, gradient, old);
   }
 
-  V minus_lr, momentum, damped, decay;
-  T sign;  // of the gradient
-  bool has_state, is_damped, nesterov;
+  V minus_lr, momentum, damped;
+  bool has_momentum, is_damped, nesterov;
 };
+
+// And AdamW.
+template <class S>
+struct Adam : OptimizerTrait<S, AdamOptions> {
+  using V = typename S::Vector;
+  static constexpr int kStates = 3;
+
+  explicit Adam(const AdamOptions& o)
+      : OptimizerTrait<S, AdamOptions>(o),
+        minus_rate(this->vector(-o.rate)),
+        eps(this->vector(o.scaled_eps)),
+        rest1(this->vector(1 - o.beta1)),
+        beta2(this->vector(o.beta2)),
+        rest2(this->vector(1 - o.beta2)),
+        kept(this->vector(1)),
+        amsgrad(o.amsgrad != 0) {
+    if (o.decoupled_weight_decay != 0) kept = this->vector(1 - o.lr * o.weight_decay), this->decays = false;
+  }
+
+  bool uses(size_t k) const { return k < 2 || amsgrad; }
+  V step(V gradient, V old, V (&state)[kStates]) const {
+    gradient = this->decayed(gradient, old);
+    state[0] = S::fma(rest1, S::sub(gradient, state[0]), state[0]);
+    state[1] = this->mean_square(beta2, state[1], rest2, gradient);
+    if (amsgrad) state[2] = S::max_of(state[2], state[1]);
+    const V root = S::add(S::sqrt(amsgrad ? state[2] : state[1]), eps);
+    return S::fma(minus_rate, S::div(state[0], root), S::mul(kept, old));
+  }
+
+  V minus_rate, eps, rest1, beta2, rest2, kept;
+  bool amsgrad;
+};
+
+template <class S>
+struct Rmsprop : OptimizerTrait<S, RmspropOptions> {
+  using V = typename S::Vector;
+  static constexpr int kStates = 3;
+
+  explicit Rmsprop(const RmspropOptions& o)
+      : OptimizerTrait<S, RmspropOptions>(o),
+        minus_lr(this->vector(-o.lr)),
+        momentum(this->vector(o.momentum)),
+        alpha(this->vector(o.alpha)),
+        rest(this->vector(1 - o.alpha)),
+        eps(this->vector(o.eps)),
+        has_momentum(o.momentum > 0),
+        centered(o.centered != 0) {}
+
+  bool uses(size_t k) const { return k == 0 || (k == 1 ? has_momentum : centered); }
+  V step(V gradient, V old, V (&state)[kStates]) const {
+    gradient = this->decayed(gradient, old);
+    state[0] = this->mean_square(alpha, state[0], rest, gradient);
+    V square = state[0];
+    if (centered) {
+      state[2] = S::fma(rest, S::sub(gradient, state[2]), state[2]);
+      square = S::fma(S::sub(S::zero(), state[2]), state[2], square);
+      square = S::max_or_nan(square, S::zero());
+    }
+    V moved = S::div(gradient, S::add(S::sqrt(square), eps));
+    if (has_momentum) moved = state[1] = S::fma(momentum, state[1], moved);
+    return S::fma(minus_lr, moved, old);
+  }
+
+  V minus_lr, momentum, alpha, rest, eps;
+  bool has_momentum, centered;
+};
+
+template <class S>
+struct Adagrad : OptimizerTrait<S, AdagradOptions> {
+  using V = typename S::Vector;
+  static constexpr int kStates = 1;
+
+  explicit Adagrad(const AdagradOptions& o)
+      : OptimizerTrait<S, AdagradOptions>(o), minus_lr(this->vector(-o.lr)), eps(this->vector(o.eps)) {}
+
+  bool uses(size_t) const { return true; }
+  V step(V gradient, V old, V (&state)[kStates]) const {
+    gradient = this->decayed(gradient, old);
+    state[0] = S::fma(gradient, gradient, state[0]);
+    return S::fma(minus_lr, S::div(gradient, S::add(S::sqrt(state[0]), eps)), old);
+  }
+
+  V minus_lr, eps;
+};
+
+template <class S>
+struct Adadelta : OptimizerTrait<S, AdadeltaOptions> {
+  using V = typename S::Vector;
+  static constexpr int kStates = 2;
+
+  explicit Adadelta(const AdadeltaOptions& o)
+      : OptimizerTrait<S, AdadeltaOptions>(o),
+        minus_lr(this->vector(-o.lr)),
+        rho(this->vector(o.rho)),
+        rest(this->vector(1 - o.rho)),
+        eps(this->vector(o.eps)) {}
+
+  bool uses(size_t) const { return true; }
+  V step(V gradient, V old, V (&state)[kStates]) const {
+    gradient = this->decayed(gradient, old);
+    state[0] = this->mean_square(rho, state[0], rest, gradient);
+    const V ratio = S::div(S::add(state[1], eps), S::add(state[0], eps));
+    const V moved = S::mul(S::sqrt(ratio), gradient);
+    state[1] = this->mean_square(rho, state[1], rest, moved);
+    return S::fma(minus_lr, moved, old);
+  }
+
+  V minus_lr, rho, rest, eps;
+};
+
+template <class S>
+auto optimizer_trait(const SgdOptions& options) {
+  return Sgd<S>(options);
+}
+template <class S>
+auto optimizer_trait(const AdamOptions& options) {
+  return Adam<S>(options);
+}
+template <class S>
+auto optimizer_trait(const RmspropOptions& options) {
+  return Rmsprop<S>(options);
+}
+template <class S>
+auto optimizer_trait(const AdagradOptions& options) {
+  return Adagrad<S>(options);
+}
+template <class S>
+auto optimizer_trait(const AdadeltaOptions& options) {
+  return Adadelta<S>(options);
+}
 
 // body(trait) for the optimizer with these options.
 template <class S, class Body>
-void with_optimizer(Optimizer optimizer, const double* options, const Body& body) {
-  switch (optimizer) {
-    case Optimizer::kSgd:
-      return body(Sgd<S>(options));
-  }
+void with_optimizer(Optimizer optimizer, const StepRow& row, const Body& body) {
+  with_options(optimizer, row.options, [&](const auto& options) { body(optimizer_trait<S>(options)); });
 }
 
 // A step of `count` parameters, whose gradients are factor * values. state: the tensors of the trait, or
 // nulls. The trait is a copy, whose vectors stay in registers: others might be what is stored to.
 template <class S, class Stored, class Trait, size_t kStates>
 void optimizer_step(Trait trait, int64_t count, const typename S::Scalar* values, typename S::Scalar factor,
-                    const std::array<Stored*, kStates>& state, Stored* parameter) {
+                    std::array<Stored*, kStates> state, Stored* parameter) {
   const auto scale = S::broadcast(trait.sign * factor);
-  const auto steps = [&]<bool kHasState>() {
-    const auto update = [&](auto full, int64_t i, int n) {
-      const auto load = [&](const auto* p) { return full ? S::load(p + i) : S::load_partial(p + i, n); };
-      const auto store = [&](Stored* p, auto v) {
-        full ? S::store(p + i, v) : S::store_partial(p + i, v, n);
-      };
-      typename S::Vector vectors[kStates];
-      for (size_t k = 0; kHasState && k < kStates; ++k) vectors[k] = load(state[k]);
-      const auto moved = trait.template step<kHasState>(scale, load(values), load(parameter), vectors);
-      for (size_t k = 0; kHasState && k < kStates; ++k) store(state[k], vectors[k]);
-      store(parameter, moved);
-    };
-    int64_t i = 0;
-    for (; i + S::width <= count; i += S::width) update(std::true_type{}, i, S::width);
-    if (i < count) update(std::false_type{}, i, static_cast<int>(count - i));
-  };
-  if (trait.has_state && state[0] != nullptr) {
-    steps.template operator()<true>();
-  } else {
-    steps.template operator()<false>();
+  for (size_t k = 0; k < kStates; ++k) {
+    if (!trait.uses(k)) state[k] = nullptr;
   }
+  const auto update = [&](auto full, int64_t i, int n) {
+    const auto load = [&](const auto* p) { return full ? S::load(p + i) : S::load_partial(p + i, n); };
+    const auto store = [&](Stored* p, auto v) { full ? S::store(p + i, v) : S::store_partial(p + i, v, n); };
+    typename S::Vector vectors[kStates];
+    for (size_t k = 0; k < kStates; ++k) vectors[k] = state[k] != nullptr ? load(state[k]) : S::zero();
+    const auto moved = trait.step(S::mul(scale, load(values)), load(parameter), vectors);
+    for (size_t k = 0; k < kStates; ++k) {
+      if (state[k] != nullptr) store(state[k], vectors[k]);
+    }
+    store(parameter, moved);
+  };
+  int64_t i = 0;
+  for (; i + S::width <= count; i += S::width) update(std::true_type{}, i, S::width);
+  if (i < count) update(std::false_type{}, i, static_cast<int>(count - i));
 }
 
 }  // namespace lenet_ext::cpu

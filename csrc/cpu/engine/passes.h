@@ -2,6 +2,8 @@
 // Each takes the segments in turn, and each segment tile by tile.
 #pragma once
 
+#include "cpu/engine/batch_loss.h"
+#include "cpu/engine/collected_gradients.h"
 #include "cpu/engine/run.h"
 
 namespace lenet_ext::cpu {
@@ -118,8 +120,15 @@ void network_train(const NetworkPtr& network, const TrainPass& pass) {
     return pass.options[parameter * options_per_parameter(*network)] != 0;
   };
   run.want_gradients(network->values_with_gradients(false, is_trained), nullptr);
-  const auto take = [&](int parameter, auto... piece) {
-    update_parameter<S, Stored>(*network, pass, parameter, piece...);
+  BatchLoss<S, Stored> loss(*network, pass);
+  Scratch<StepRow> rows(static_cast<int64_t>(network->parameter_sizes.size()));
+  begin_step(*network, pass, rows.data());
+  std::optional<CollectedGradients<S, Stored>> collected;
+  if (CollectedGradients<S, Stored>::are_needed(*network, pass)) collected.emplace(*network, pass, rows.data());
+  const auto take = [&](int parameter, auto... piece) {  // once the loss of the whole batch is known
+    if (loss.is_refused()) return;
+    if (collected) return collected->add(parameter, piece...);
+    update_parameter<S, Stored>(*network, pass, rows.data(), parameter, piece...);
   };
   const auto pieces = GradientSink<T>::pieces(take);
   Segment<S>& segment = run.engine().segment(last);
@@ -128,8 +137,7 @@ void network_train(const NetworkPtr& network, const TrainPass& pass) {
   std::vector<double> losses(segment.chunks());
   run.backward(segment, pieces, true, [&](auto& tile, int64_t chunk, auto& gradients, const auto& backward) {
     run.forward(segment, tile);
-    losses[chunk] += loss_and_gradient<S, Stored>(*network, pass, tile.range.first, tile.range.count,
-                                                  tile.value(output), gradients.output(output));
+    losses[chunk] += loss.of_tile(tile.range.first, tile.range.count, tile.value(output), gradients.output(output));
     gradients.written(output);
     backward();
   });
@@ -138,9 +146,13 @@ void network_train(const NetworkPtr& network, const TrainPass& pass) {
     if (!run.reaches(before)) continue;
     run.backward(before, pieces, false, [&](auto&, int64_t, auto&, const auto& backward) { backward(); });
   }
-  double mean = 0;
-  for (double loss : losses) mean += loss / loss_terms(*network, pass.images);
-  from_compute(static_cast<T>(mean), *static_cast<Stored*>(pass.mean_loss));
+  if (collected && !loss.is_refused()) collected->update();
+  double total = 0;
+  for (const double part : losses) total += part;
+  from_compute(static_cast<T>(total), *static_cast<Stored*>(pass.batch_loss));
+  if (!loss.is_refused()) return;
+  *pass.refused = true;
+  undo_step(*network, pass);
 }
 
 }  // namespace lenet_ext::cpu

@@ -1,8 +1,7 @@
-// Where tensors enter and leave the fused engine: images, parameters, targets and updates, widened from
-// 16-bit types and narrowed to them.
+// Where tensors enter and leave the fused engine: images, parameters and updates, widened from 16-bit types
+// and narrowed to them.
 #pragma once
 
-#include "cpu/engine/loss.h"
 #include "cpu/engine/optimizer.h"
 #include "cpu/microkernels/transpose.h"
 #include "cpu/runtime/parallel.h"
@@ -79,34 +78,6 @@ class WideParameters {
   std::vector<const T*> pointers_;
 };
 
-// What the mean of the losses is taken over.
-inline double loss_terms(const Network& network, const Images& images) {
-  const int64_t size = *network.loss == Loss::kCrossEntropy ? 1 : network.output_size();
-  return static_cast<double>(images.count * size);
-}
-
-// The sum of the losses of images [first, first + count) of the batch; grads: the gradient of the mean loss.
-template <class S, class Stored>
-double loss_and_gradient(const Network& network, const TrainPass& pass, int64_t first, int64_t count,
-                         const typename S::Scalar* output, typename S::Scalar* grads) {
-  using T = typename S::Scalar;
-  const int64_t size = network.output_size();
-  const T scale = static_cast<T>(1 / loss_terms(network, pass.images));
-  double sum = 0;
-  for (int64_t i = 0; i < count; ++i, output += size, grads += size) {
-    const int64_t source = source_image(pass.images, first + i);
-    switch (*network.loss) {
-      case Loss::kCrossEntropy:
-        sum += cross_entropy(size, output, static_cast<const int64_t*>(pass.targets)[source], scale, grads);
-        break;
-      case Loss::kMeanSquaredError:
-        copy_row<S>(static_cast<const Stored*>(pass.targets) + source * size, grads, size);
-        sum += squared_error(size, output, grads, scale, grads);
-    }
-  }
-  return sum;
-}
-
 // A piece of a gradient, factor * values, to elements [first, first + count) of where a parameter's is
 // wanted: added to those of other layers.
 template <class S, class Stored>
@@ -122,29 +93,46 @@ void write_gradient(const Network& network, const BackwardPass& pass, int parame
   }
 }
 
-// The optimizer's step of elements [first, first + count) of a parameter, by a piece of its gradient.
+// The optimizer's step of elements [first, first + count) of a parameter, by a piece of its gradient. rows: of
+// this step, one for each parameter.
 template <class S, class Stored>
-void update_parameter(const Network& network, const TrainPass& pass, int parameter, int64_t first,
-                      int64_t count, const typename S::Scalar* values, typename S::Scalar factor) {
-  const double* const row = pass.options + parameter * options_per_parameter(network);
-  if (row[0] == 0) return;
+void update_parameter(const Network& network, const TrainPass& pass, const StepRow* rows, int parameter,
+                      int64_t first, int64_t count, const typename S::Scalar* values,
+                      typename S::Scalar factor) {
+  if (rows[parameter].trained == 0) return;
   const auto at = [&](void* tensor) {
     return tensor == nullptr ? nullptr : static_cast<Stored*>(tensor) + first;
   };
-  with_optimizer<S>(*network.optimizer, row + 1, [&]<class Trait>(const Trait& trait) {
+  with_optimizer<S>(*network.optimizer, rows[parameter], [&]<class Trait>(const Trait& trait) {
     std::array<Stored*, Trait::kStates> state;
     for (size_t k = 0; k < state.size(); ++k) {
       state[k] = at(pass.state[k * network.parameter_sizes.size() + parameter]);
     }
     Stored* const to = at(pass.parameters[parameter]);
-    constexpr int64_t kBlock = 8192;
-    parallel_for((count + kBlock - 1) / kBlock, kBlock / 4, [&](int64_t first_block, int64_t last_block) {
+    constexpr int64_t kBlock = 4096;
+    parallel_for((count + kBlock - 1) / kBlock, kBlock / 2, [&](int64_t first_block, int64_t last_block) {
       const int64_t begin = first_block * kBlock, size = std::min(last_block * kBlock, count) - begin;
       std::array<Stored*, Trait::kStates> part = state;
       for (Stored*& tensor : part) tensor += tensor == nullptr ? 0 : begin;
       optimizer_step<S>(trait, size, values + begin, factor, part, to + begin);
     });
   });
+}
+
+// Begins a step: the row of each parameter as it is in this step, which is counted.
+inline void begin_step(const Network& network, const TrainPass& pass, StepRow* rows) {
+  const int64_t width = options_per_parameter(network);
+  for (size_t i = 0; i < network.parameter_sizes.size(); ++i) {
+    begin_step(*network.optimizer, pass.options + static_cast<int64_t>(i) * width, width - 1,
+               pass.steps == nullptr ? nullptr : pass.steps + i, rows + i);
+  }
+}
+
+// Where a step that was begun is not taken.
+inline void undo_step(const Network& network, const TrainPass& pass) {
+  for (size_t i = 0; pass.steps != nullptr && i < network.parameter_sizes.size(); ++i) {
+    if (pass.options[static_cast<int64_t>(i) * options_per_parameter(network)] != 0) pass.steps[i] -= 1;
+  }
 }
 
 }  // namespace lenet_ext::cpu

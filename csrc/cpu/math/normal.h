@@ -55,11 +55,12 @@ struct Normal {
   // The cumulative distribution at -a; e: e^(-a^2 / 2).
   static V tail(V a, V e) {
     if constexpr (sizeof(T) == sizeof(float)) {
-      // tail / e = t g(u), where t = 1 / (a + 3), and u goes from -1 to 1 where a is from kMost to kNear.
-      constexpr float kG[] = {0.699659574F,   0.288463945F,     0.0791197793F,  0.0105738952F,
-                              -0.0010635165F, -0.000551964082F, 2.16688582e-5F, 2.7687859e-5F};
-      const V t = S::div(S::broadcast(1), S::add(a, S::broadcast(3)));
-      const V u = S::fma(t, S::broadcast(10.0367647F), S::broadcast(-1.57352941F));
+      // tail / e = t g(u), where t = 1 / (a + 3/2), and u goes from -1 to 1 where a is from kMost to kNear.
+      constexpr float kG[] = {0.558436219F,   0.117690626F,    -0.00944814543F,  -0.00586795715F,
+                              0.00142744994F, 0.000232307611F, -0.000203224884F, 3.29652122e-5F,
+                              1.56698942e-5F, -7.5775375e-6F};
+      const V t = S::div(S::broadcast(1), S::add(a, S::broadcast(1.5)));
+      const V u = S::fma(t, S::broadcast(5.64705882F), S::broadcast(-1.35294118F));
       return S::mul(e, S::mul(t, polynomial<S>(u, kG)));
     } else {
       T elements[S::width];

@@ -53,6 +53,7 @@ struct Avx2<float> {
   static Vector div(Vector a, Vector b) { return _mm256_div_ps(a, b); }
   static Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
   static Vector abs(Vector v) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0F), v); }
+  static Vector sqrt(Vector v) { return _mm256_sqrt_ps(v); }
   static Vector min(Vector a, Vector b) { return _mm256_min_ps(a, b); }
   static float reduce_add(Vector v) {
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
@@ -179,6 +180,7 @@ struct Avx2<double> {
   static Vector div(Vector a, Vector b) { return _mm256_div_pd(a, b); }
   static Vector fma(Vector a, Vector b, Vector c) { return _mm256_fmadd_pd(a, b, c); }
   static Vector abs(Vector v) { return _mm256_andnot_pd(_mm256_set1_pd(-0.0), v); }
+  static Vector sqrt(Vector v) { return _mm256_sqrt_pd(v); }
   static Vector min(Vector a, Vector b) { return _mm256_min_pd(a, b); }
   static double reduce_add(Vector v) {
     const __m128d two = _mm_add_pd(_mm256_castpd256_pd128(v), _mm256_extractf128_pd(v, 1));

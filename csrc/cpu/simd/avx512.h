@@ -51,6 +51,7 @@ struct Avx512<float> {
   static Vector div(Vector a, Vector b) { return _mm512_div_ps(a, b); }
   static Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
   static Vector abs(Vector v) { return _mm512_abs_ps(v); }
+  static Vector sqrt(Vector v) { return _mm512_sqrt_ps(v); }
   static Vector min(Vector a, Vector b) { return _mm512_min_ps(a, b); }
   static float reduce_add(Vector v) { return _mm512_reduce_add_ps(v); }
 
@@ -202,6 +203,7 @@ struct Avx512<double> {
   static Vector div(Vector a, Vector b) { return _mm512_div_pd(a, b); }
   static Vector fma(Vector a, Vector b, Vector c) { return _mm512_fmadd_pd(a, b, c); }
   static Vector abs(Vector v) { return _mm512_abs_pd(v); }
+  static Vector sqrt(Vector v) { return _mm512_sqrt_pd(v); }
   static Vector min(Vector a, Vector b) { return _mm512_min_pd(a, b); }
   static double reduce_add(Vector v) { return _mm512_reduce_add_pd(v); }
 

@@ -49,6 +49,7 @@ struct Neon<float> {
   static Vector div(Vector a, Vector b) { return vdivq_f32(a, b); }
   static Vector fma(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
   static Vector abs(Vector v) { return vabsq_f32(v); }
+  static Vector sqrt(Vector v) { return vsqrtq_f32(v); }
   static Vector min(Vector a, Vector b) { return vminq_f32(a, b); }
   static float reduce_add(Vector v) { return vaddvq_f32(v); }
 
@@ -144,6 +145,7 @@ struct Neon<double> {
   static Vector div(Vector a, Vector b) { return vdivq_f64(a, b); }
   static Vector fma(Vector a, Vector b, Vector c) { return vfmaq_f64(c, a, b); }
   static Vector abs(Vector v) { return vabsq_f64(v); }
+  static Vector sqrt(Vector v) { return vsqrtq_f64(v); }
   static Vector min(Vector a, Vector b) { return vminq_f64(a, b); }
   static double reduce_add(Vector v) { return vaddvq_f64(v); }
 

@@ -47,6 +47,7 @@ struct Scalar1 {
   static Vector div(Vector a, Vector b) { return a / b; }
   static Vector fma(Vector a, Vector b, Vector c) { return a * b + c; }
   static Vector abs(Vector v) { return std::abs(v); }
+  static Vector sqrt(Vector v) { return std::sqrt(v); }
   static Vector min(Vector a, Vector b) { return a < b ? a : b; }  // either, where one is NaN
   static T reduce_add(Vector v) { return v; }                      // the sum of the elements
 

@@ -36,6 +36,33 @@ __device__ inline Float16 narrow<Float16>(float value) {
   return {__half_as_ushort(__float2half_rn(value))};
 }
 
+// A number of the type that tensors are stored in. Compute is double for float64 alone.
+template <class Compute>
+__device__ Compute load_stored(const void* data, DType dtype, int64_t i) {
+  if constexpr (std::is_same_v<Compute, double>) {
+    return static_cast<const double*>(data)[i];
+  } else {
+    if (dtype == DType::kFloat32) return static_cast<const float*>(data)[i];
+    if (dtype == DType::kBFloat16) return widen(static_cast<const BFloat16*>(data)[i]);
+    return widen(static_cast<const Float16*>(data)[i]);
+  }
+}
+
+template <class Compute>
+__device__ void store_stored(void* data, DType dtype, int64_t i, Compute value) {
+  if constexpr (std::is_same_v<Compute, double>) {
+    static_cast<double*>(data)[i] = value;
+  } else {
+    if (dtype == DType::kFloat32) {
+      static_cast<float*>(data)[i] = value;
+    } else if (dtype == DType::kBFloat16) {
+      static_cast<BFloat16*>(data)[i] = narrow<BFloat16>(value);
+    } else {
+      static_cast<Float16*>(data)[i] = narrow<Float16>(value);
+    }
+  }
+}
+
 // kSize values side by side, moved by one instruction of up to 16 bytes.
 template <class T, int kSize>
 struct alignas(sizeof(T) * kSize) Vector {

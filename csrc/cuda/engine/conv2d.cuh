@@ -41,7 +41,7 @@ __device__ void sum_patch(const TileStage<Compute>& s, const Values<Compute, kIm
 // output: of the convolution alone. Tasks: (group, chunk of output channels, pixel).
 template <int kChannels, class Compute, int kImages>
 __device__ void conv2d_forward(const TileStage<Compute>& s, const Tile<Compute, kImages>& tile,
-                               const View& output, Activation activation) {
+                               const View& output, const ActivationCall& activation) {
   const int32_t pixels = s.rows.out_size * s.columns.out_size, chunks = s.weight_stride / kChannels;
   const int32_t taps = s.group_in * s.rows.kernel * s.columns.kernel;
   const auto* const input = tile.values(s.input.at);
@@ -123,7 +123,7 @@ __device__ void conv2d_input_grad(const TileStage<Compute>& s, const Tile<Comput
       Values<Compute, kImages> result;
 #pragma unroll
       for (int image = 0; image < kImages; ++image) result.values[image] = sums[j][image];
-      if (s.input_activation != Activation::kNone) {
+      if (s.input_activation.kind != Activation::kNone) {
         const auto read = input[s.input.index(channel, place.quotient, place.remainder)];
         result = activation_grad(s.input_activation, result, read);
       }

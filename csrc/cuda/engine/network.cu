@@ -131,7 +131,9 @@ class Run {
         l.input = s.linear_input, l.grad = s.linear_grad, l.partial = s.partial;
       }
     }
-    summed.bad = ready.bad, summed.losses = pass.losses;
+    summed.bad = pass.bad = ready.bad, summed.losses = pass.losses;
+    summed.loss_divisor = pass.loss_divisor = ready.targets.divisor;
+    summed.rows = ready.step.rows;
     make_ready(op, ready);
     launch_tile(op, launch_, pass);
     if (summed.stage_count == 0) return;
@@ -169,7 +171,7 @@ void backward(const NetworkPtr& net, const BackwardPass& p) {
   run.prepare(p.parameters);
   if (p.grad_parameters != nullptr) {
     run.prepare_gradients([&](int parameter) {
-      return SummedParameter<Stored>{static_cast<Stored*>(p.grad_parameters[parameter]), nullptr, {}};
+      return SummedParameter<Stored>{static_cast<Stored*>(p.grad_parameters[parameter]), 0, {}};
     });
   }
   run.launch();
@@ -177,18 +179,20 @@ void backward(const NetworkPtr& net, const BackwardPass& p) {
 
 template <class Stored>
 void train(const NetworkPtr& net, const TrainPass& p) {
+  if (net->max_grad_norm) fail(net->name, ": max_grad_norm is there on the CPU only");
+  if (shares_parameters(*net, p)) fail(net->name, ": on CUDA no parameter may be used twice");
   Run<Stored> run(*net, p.images, {.forward = true, .backward = true, .input_grad = false});
-  const bool classes = *net->loss == Loss::kCrossEntropy;
+  const Loss& loss = *net->loss;
+  const bool hard = loss.is_of_classes() && !p.loss.soft;
   const int64_t batch = p.images.count, outputs = net->output_size();
-  const double scale = 1.0 / static_cast<double>(classes ? batch : batch * outputs);
-  run.pass.trains = true, run.pass.loss = *net->loss, run.pass.targets = p.targets;
-  run.pass.loss_scale = scale;
+  const int64_t classes = loss.is_of_classes() ? std::max<int64_t>(net->output_sizes()[0], 1) : 1;
+  const int64_t positions = outputs / classes;
+  run.pass.trains = true, run.pass.loss = loss, run.pass.loss_tensors = p.loss, run.pass.targets = p.targets;
+  run.pass.classes = static_cast<int32_t>(classes);
   run.prepare(p.parameters);
   const size_t count = net->parameter_sizes.size();
   run.prepare_gradients([&](int parameter) {
-    SummedParameter<Stored> target{static_cast<Stored*>(p.parameters[parameter]),
-                                   p.options + parameter * options_per_parameter(*net),
-                                   {}};
+    SummedParameter<Stored> target{static_cast<Stored*>(p.parameters[parameter]), parameter, {}};
     const size_t states = kOptimizers[static_cast<int>(*net->optimizer)].state.size();
     for (size_t k = 0; k < states; ++k) {
       target.state[k] = static_cast<Stored*>(p.state[k * count + static_cast<size_t>(parameter)]);
@@ -197,10 +201,22 @@ void train(const NetworkPtr& net, const TrainPass& p) {
   });
   run.buffers.add(&run.pass.losses, batch);
   run.buffers.add(&run.ready.bad, 1);
+  run.buffers.add(&run.ready.step.rows, static_cast<int64_t>(count));
+  BeginStep& begin = run.ready.step;
+  begin.optimizer = *net->optimizer, begin.options = p.options, begin.steps = p.steps;
+  begin.option_count = options_per_parameter(*net) - 1, begin.parameters = static_cast<int64_t>(count);
   run.ready.order = {p.images.order, batch, p.images.available};
-  if (classes) run.ready.targets = {static_cast<const int64_t*>(p.targets), batch, outputs};
+  run.ready.targets = {hard ? static_cast<const int64_t*>(p.targets) : nullptr,
+                       positions,
+                       classes,
+                       loss.ignored(),
+                       p.loss.weight,
+                       kDTypeOf<Stored>,
+                       nullptr,
+                       !loss.mean ? 1 : static_cast<double>(hard ? 0 : batch * positions)};
+  run.buffers.add(&run.ready.targets.divisor, 1);
   run.summed.trains = true, run.summed.optimizer = *net->optimizer, run.summed.batch = batch;
-  run.summed.loss_scale = scale, run.summed.mean_loss = static_cast<Stored*>(p.mean_loss);
+  run.summed.batch_loss = static_cast<Stored*>(p.batch_loss);
   run.launch();
 }
 

@@ -25,26 +25,48 @@ struct ReadyStage {
   int64_t ready_count, back_count, bias_count;
 };
 
-// Class targets and the order of images, which a step must not follow where they are out of range.
+// The order of images, which a step must not follow where it is out of range.
 struct IndexCheck {
   const int64_t* indices;  // or null
   int64_t count, size;     // each must be in [0, size)
+};
+
+// Class targets, `positions` of each image, which must be classes as well; and what a loss is divided by.
+struct TargetCheck {
+  const int64_t* targets;  // or null
+  int64_t positions, classes, ignored;
+  const void* weight;  // of the classes, or null
+  DType dtype;
+  double* divisor;
+  double known_divisor;  // 0 if it is the weights of the targets
+};
+
+// What begins a step of the optimizer: TrainPass::options and ::steps, of which the rows are made.
+struct BeginStep {
+  Optimizer optimizer;
+  const double* options;
+  int64_t option_count, parameters;
+  float* steps;
+  StepRow* rows;
 };
 
 template <class Stored>
 struct ReadyParameters {
   ReadyStage<Stored> stages[kMostStages];
   int32_t stage_count;
-  IndexCheck order, targets;  // targets: those of the images in this order
-  int32_t* bad;               // becomes whether an index is out of range; or null
+  IndexCheck order;
+  TargetCheck targets;  // of the images in this order
+  int32_t* bad;         // becomes whether an index is out of range; or null
+  BeginStep step;       // if none is
 };
+
 
 // Where the gradient of a parameter goes: as it is, or as a step of the optimizer that changes the parameter.
 template <class Stored>
 struct SummedParameter {
   Stored* values;
-  // For training: a row of TrainPass::options, and the tensors of the optimizer's state, or nulls.
-  const double* options;
+  // For training: the parameter's row, and the tensors of the optimizer's state, or nulls.
+  int32_t row;
   Stored* state[kMostStates];
 };
 
@@ -63,11 +85,12 @@ struct SummedParameters {
   // For training:
   bool trains;
   Optimizer optimizer;
+  const StepRow* rows;
   const int32_t* bad;
   const ComputeType<Stored>* losses;
   int64_t batch;
-  double loss_scale;
-  Stored* mean_loss;
+  const double* loss_divisor;
+  Stored* batch_loss;
 };
 
 // Element `i` of `ready`: [group][channel in][tap][channel out, padded].
@@ -112,43 +135,66 @@ __global__ __launch_bounds__(kElementThreads) void ready_elements(
   }
 }
 
-// One block: whether any index is out of range.
-__global__ __launch_bounds__(kElementThreads) static void find_bad_indices(IndexCheck order,
-                                                                           IndexCheck targets, int32_t* bad) {
+// The sum over the threads of a block, in the same order always; the first thread gets it.
+__device__ inline double sum_of_block(double value) {
+  __shared__ double sums[kElementThreads];
+  sums[threadIdx.x] = value;
+  for (unsigned distance = kElementThreads / 2; distance > 0; distance /= 2) {
+    __syncthreads();
+    if (threadIdx.x < distance) sums[threadIdx.x] += sums[threadIdx.x + distance];
+  }
+  return threadIdx.x == 0 ? sums[0] : 0;
+}
+
+// One block: whether any index is out of range, and what the loss is divided by; if none is, the step begins.
+template <class Compute>
+__global__ __launch_bounds__(kElementThreads) void look_at_targets(IndexCheck order, TargetCheck check,
+                                                                   int32_t* bad, BeginStep step) {
   __shared__ int32_t found;
   if (threadIdx.x == 0) found = 0;
   __syncthreads();
-  const auto is_bad = [](int64_t index, const IndexCheck& check) {
-    return check.indices != nullptr && (index < 0 || index >= check.size);
-  };
-  const int64_t count = order.indices != nullptr ? order.count : targets.count;
-  for (int64_t i = threadIdx.x; i < count; i += kElementThreads) {
-    const int64_t image = order.indices != nullptr ? order.indices[i] : i;
-    if (is_bad(image, order) || (targets.indices != nullptr && is_bad(targets.indices[image], targets))) {
+  const int64_t positions = check.targets != nullptr ? check.positions : 1;
+  double weights = 0;
+  for (int64_t i = threadIdx.x; i < order.count * positions; i += kElementThreads) {
+    const Division place = divide(i, positions);
+    const int64_t image = order.indices != nullptr ? order.indices[place.quotient] : place.quotient;
+    if (image < 0 || image >= order.size) {
       found = 1;
+    } else if (check.targets != nullptr) {
+      const int64_t target = check.targets[image * positions + place.remainder];
+      if (target == check.ignored) continue;
+      if (target < 0 || target >= check.classes) {
+        found = 1;
+      } else {
+        weights += check.weight == nullptr ? 1 : load_stored<Compute>(check.weight, check.dtype, target);
+      }
     }
   }
+  weights = sum_of_block(weights);
   __syncthreads();
-  if (threadIdx.x == 0) *bad = found;
+  if (threadIdx.x == 0) {
+    *bad = found;
+    *check.divisor = check.known_divisor != 0 ? check.known_divisor : weights;
+  }
+  if (found) return;
+  for (int64_t i = threadIdx.x; i < step.parameters; i += kElementThreads) {
+    begin_step(step.optimizer, step.options + i * (1 + step.option_count), step.option_count,
+               step.steps == nullptr ? nullptr : step.steps + i, step.rows + i);
+  }
 }
 
 constexpr int kSumLanes = 32;                            // neighbouring parameters of a block
 constexpr int kSumGroups = kElementThreads / kSumLanes;  // that share the slices of one
 
-// By one block, always in the same order. A step that was not taken has no loss.
+// By one block. A step that was not taken has no loss.
 template <class Stored>
-__device__ void mean_loss(const SummedParameters<Stored>& p) {
-  __shared__ double sums[kElementThreads];
+__device__ void write_loss(const SummedParameters<Stored>& p) {
   double sum = 0;
   for (int64_t i = threadIdx.x; i < p.batch; i += kElementThreads) sum += p.losses[i];
-  sums[threadIdx.x] = sum;
-  for (unsigned distance = kElementThreads / 2; distance > 0; distance /= 2) {
-    __syncthreads();
-    if (threadIdx.x < distance) sums[threadIdx.x] += sums[threadIdx.x + distance];
-  }
+  sum = sum_of_block(sum);
   if (threadIdx.x == 0) {
-    const double mean = *p.bad != 0 ? NAN : sums[0] * p.loss_scale;
-    *p.mean_loss = narrow<Stored>(static_cast<ComputeType<Stored>>(mean));
+    const double loss = *p.bad != 0 ? NAN : sum / *p.loss_divisor;
+    *p.batch_loss = narrow<Stored>(static_cast<ComputeType<Stored>>(loss));
   }
 }
 
@@ -166,7 +212,7 @@ __global__ __launch_bounds__(kElementThreads) void sum_slices(
     block -= blocks;
   }
   if (stage == p.stage_count) {
-    mean_loss(p);
+    write_loss(p);
     return;
   }
   const SummedStage<Stored>& s = p.stages[stage];
@@ -188,13 +234,13 @@ __global__ __launch_bounds__(kElementThreads) void sum_slices(
   const int64_t place = is_weight ? i : i - s.weight_count;
   if (!p.trains) {
     parameter.values[place] = narrow<Stored>(total);
-  } else if (*p.bad == 0 && parameter.options[0] != 0) {
-    Stored* state[kMostStates];
+  } else if (*p.bad == 0 && p.rows[parameter.row].trained != 0) {
+    StateElement<Stored> state[kMostStates];
 #pragma unroll
     for (size_t k = 0; k < kMostStates; ++k) {
-      state[k] = parameter.state[k] != nullptr ? parameter.state[k] + place : nullptr;
+      state[k].place = parameter.state[k] != nullptr ? parameter.state[k] + place : nullptr;
     }
-    optimizer_step(p.optimizer, parameter.options + 1, total, parameter.values + place, state);
+    optimizer_step(p.optimizer, p.rows[parameter.row], total, parameter.values + place, state);
   }
 }
 
@@ -207,7 +253,8 @@ void make_ready(const char* op, const ReadyParameters<Stored>& p) {
   }
   launch_elements(op, count, &ready_elements<Stored>, p);
   if (p.bad != nullptr) {
-    launch(op, 1, kElementThreads, &find_bad_indices, p.order, p.targets, p.bad);
+    launch(op, 1, kElementThreads, &look_at_targets<ComputeType<Stored>>, p.order, p.targets, p.bad,
+           p.step);
   }
 }
 

@@ -48,8 +48,8 @@ template <class Compute>
 struct TileStage {
   Stage::Core core;
   bool pooled, byte_argmax;
-  Activation activation, input_activation;  // input_activation: of the stage before
-  Axis rows, columns;                       // of the convolution; 1 x 1 if there is none
+  ActivationCall activation, input_activation;  // input_activation: of the stage before
+  Axis rows, columns;                           // of the convolution; 1 x 1 if there is none
   Axis pool_rows, pool_columns;
   int32_t groups, group_in, group_out;          // channels of a group, or features
   int32_t input_size, core_size, output_size;   // of an image, without padding
@@ -87,12 +87,15 @@ struct TilePass {
   void* output;
   const void* grad_output;
   void* grad_input;
-  // For training; losses: one of each image.
+  // For training; losses: one of each image. classes: of an output, for losses of classes.
   bool trains;
   Loss loss;
+  LossTensors loss_tensors;
   const void* targets;
-  double loss_scale;
+  int32_t classes;
+  const double* loss_divisor;
   Compute* losses;
+  int32_t* bad;  // becomes 1 where the outputs or targets have no such loss
   // The memory of a tile, in shared memory or for each block in `workspace`.
   int64_t tile_bytes;
   unsigned char* workspace;

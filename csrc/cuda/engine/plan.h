@@ -129,7 +129,7 @@ void set_stages(const Network& net, int64_t batch, TilePass<Compute>& pass) {
     TileStage<Compute>& s = pass.stages[i];
     s = {};
     s.core = shape.core, s.activation = shape.activation, s.pooled = shape.pooled;
-    s.input_activation = i > 0 ? net.stages[i - 1].activation : Activation::kNone;
+    s.input_activation = i > 0 ? net.stages[i - 1].activation : ActivationCall{};
     s.rows = s.columns = {1, 1, 1, 1, 0, 1};
     s.groups = 1;
     int64_t height = input.height, width = input.width;

@@ -81,7 +81,7 @@ __device__ void load_positions(const TileStage<Compute>& s, const Tile<Compute, 
 // The gradient before the pool, dense: each pixel looks into the windows that hold it.
 template <class Compute, int kImages>
 __device__ void pool_input_grad(const TileStage<Compute>& s, const Tile<Compute, kImages>& tile,
-                                Values<Compute, kImages>* results, Activation activation) {
+                                Values<Compute, kImages>* results, const ActivationCall& activation) {
   const Axis &y = s.pool_rows, &x = s.pool_columns;
   const auto* const grads = tile.values(s.grad_at);
   const auto* const input = tile.values(s.input.at);

@@ -59,7 +59,7 @@ __device__ void stage_forward(const TileStage<Compute>& s, const Tile<Compute, k
     case Stage::Core::kConv2d:
       with_chunk(s.chunk, [&](auto chunk) {
         conv2d_forward<chunk>(s, tile, s.pooled ? s.core_output : s.output,
-                              s.pooled ? Activation::kNone : s.activation);
+                              s.pooled ? ActivationCall{} : s.activation);
       });
       break;
     case Stage::Core::kLinear:
@@ -124,7 +124,7 @@ __device__ void stage_backward(const TileStage<Compute>& s, const Tile<Compute, 
   switch (s.core) {
     case Stage::Core::kConv2d:
       if (s.pooled && wants_input_grad) {
-        pool_input_grad(s, tile, tile.values(s.core_grad_at), Activation::kNone);
+        pool_input_grad(s, tile, tile.values(s.core_grad_at), ActivationCall{});
         __syncthreads();
       }
       if (wants_input_grad) {
@@ -176,7 +176,7 @@ __device__ void backward(const TilePass<Compute>& pass, const Tile<Compute, kIma
     load_grad_output(pass, last, tile);
   }
   __syncthreads();
-  if (last.activation != Activation::kNone) {
+  if (last.activation.kind != Activation::kNone) {
     for_each_task(last.output_size, [&](int32_t i) {
       auto* const grad = tile.values(last.grad_at);
       grad[i] = activation_grad(last.activation, grad[i], tile.values(last.output.at)[last.output.index(i)]);

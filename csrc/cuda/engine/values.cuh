@@ -10,33 +10,6 @@ namespace lenet_ext::cuda {
 template <class Compute, int kImages>
 using Values = Vector<Compute, kImages>;
 
-// A number of the type that tensors are stored in. Compute is double for float64 alone.
-template <class Compute>
-__device__ Compute load_stored(const void* data, DType dtype, int64_t i) {
-  if constexpr (std::is_same_v<Compute, double>) {
-    return static_cast<const double*>(data)[i];
-  } else {
-    if (dtype == DType::kFloat32) return static_cast<const float*>(data)[i];
-    if (dtype == DType::kBFloat16) return widen(static_cast<const BFloat16*>(data)[i]);
-    return widen(static_cast<const Float16*>(data)[i]);
-  }
-}
-
-template <class Compute>
-__device__ void store_stored(void* data, DType dtype, int64_t i, Compute value) {
-  if constexpr (std::is_same_v<Compute, double>) {
-    static_cast<double*>(data)[i] = value;
-  } else {
-    if (dtype == DType::kFloat32) {
-      static_cast<float*>(data)[i] = value;
-    } else if (dtype == DType::kBFloat16) {
-      static_cast<BFloat16*>(data)[i] = narrow<BFloat16>(value);
-    } else {
-      static_cast<Float16*>(data)[i] = narrow<Float16>(value);
-    }
-  }
-}
-
 // The values of the images that a block has at hand, and which images these are.
 template <class Compute, int kImages>
 struct Tile {
@@ -66,23 +39,39 @@ __device__ inline int64_t source_image(const Images& images, int64_t i) {
   return source < 0 || source >= images.available ? 0 : source;
 }
 
+// Calls, so that the registers of exponentials are not those of each loop that ends in an activation.
+template <class Compute>
+__device__ __noinline__ Compute activated_otherwise(const ActivationCall& call, Compute value) {
+  return OtherActivation(call).value(value);
+}
+template <class Compute>
+__device__ __noinline__ Compute otherwise_activation_grad(const ActivationCall& call, Compute grad,
+                                                          Compute output) {
+  return OtherActivation(call).gradient(grad, output);
+}
+
 template <class Compute, int kImages>
-__device__ Values<Compute, kImages> activated(Activation activation, Values<Compute, kImages> values) {
-  with_activation(activation, [&](auto trait) {
+__device__ Values<Compute, kImages> activated(const ActivationCall& call, Values<Compute, kImages> values) {
+  if (call.kind == Activation::kNone) return values;
 #pragma unroll
-    for (int i = 0; i < kImages; ++i) values.values[i] = trait.value(values.values[i]);
-  });
+  for (int i = 0; i < kImages; ++i) {
+    Compute& value = values.values[i];
+    value = call.kind == Activation::kReLU ? ReLU::value(value) : activated_otherwise(call, value);
+  }
   return values;
 }
 
 // The gradient before an activation, from that of its output, and the output.
 template <class Compute, int kImages>
-__device__ Values<Compute, kImages> activation_grad(Activation activation, Values<Compute, kImages> grad,
+__device__ Values<Compute, kImages> activation_grad(const ActivationCall& call, Values<Compute, kImages> grad,
                                                     const Values<Compute, kImages>& output) {
-  with_activation(activation, [&](auto trait) {
+  if (call.kind == Activation::kNone) return grad;
 #pragma unroll
-    for (int i = 0; i < kImages; ++i) grad.values[i] = trait.gradient(grad.values[i], output.values[i]);
-  });
+  for (int i = 0; i < kImages; ++i) {
+    Compute& value = grad.values[i];
+    value = call.kind == Activation::kReLU ? ReLU::gradient(value, output.values[i])
+                                           : otherwise_activation_grad(call, value, output.values[i]);
+  }
   return grad;
 }
 

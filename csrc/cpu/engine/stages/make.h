@@ -10,6 +10,7 @@
 #include "cpu/engine/stages/conv_transpose2d.h"
 #include "cpu/engine/stages/dropout.h"
 #include "cpu/engine/stages/plain.h"
+#include "cpu/engine/stages/prelu.h"
 #include "cpu/engine/stages/rearrange.h"
 #include "cpu/engine/stages/softmax.h"
 #include "engine/layer_sizes.h"
@@ -101,6 +102,8 @@ std::unique_ptr<StageKernels<S>> make_core(const Stage& s, int64_t images, bool 
       return make_dropout<S>(s);
     case LayerKind::kActivation:
       return std::make_unique<ActivationStage<S>>(activation_of(s.layer), s.input_size);
+    case LayerKind::kPRelu:
+      return std::make_unique<PReluStage<S>>(s);
     case LayerKind::kSoftmax:
     case LayerKind::kLogSoftmax:
       return make_softmax<S>(s);

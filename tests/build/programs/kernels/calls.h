@@ -157,7 +157,7 @@ inline void Calls::network(int64_t batch, int64_t kernel, int64_t features) {
                                .parameters = parameter_data.data(),
                                .options = options.data(),
                                .state = momentum_data.data(),
-                               .mean_loss = loss.get()});
+                               .batch_loss = loss.get()});
     collect({&loss});
   }
   collect(parameters);

@@ -64,6 +64,41 @@ void test_maxima() {
 }
 
 template <class S>
+void test_products() {
+  using T = typename S::Scalar;
+  for_each_tuple<S, 2>([](const auto& operands) {
+    const auto& [a, b] = operands;
+    const typename S::Vector first = vector_of<S>(a), second = vector_of<S>(b);
+    const Elements<S> product = elements_of<S>(S::mul(first, second));
+    const Elements<S> quotient = elements_of<S>(S::div(first, second));
+    const Elements<S> bounded = elements_of<S>(S::min_or_nan(first, second));
+    const Elements<S> with_sign = elements_of<S>(S::copy_sign(first, second));
+    for (int i = 0; i < S::width; ++i) {
+      expect_bits_or_nan("mul", i, product[i], a[i] * b[i]);
+      expect_bits_or_nan("div", i, quotient[i], a[i] / b[i]);
+      expect_bits("min_or_nan", i, bounded[i], a[i] > b[i] ? b[i] : a[i]);
+      expect_bits("copy_sign", i, with_sign[i], std::copysign(a[i], b[i]));
+    }
+  });
+  for (const T value : {T(0), T(0.25), T(0.5), T(1.5), T(2.5), T(-0.5), T(-3.5), T(-7.6), T(1e6) + T(0.5)}) {
+    const Elements<S> rounded = elements_of<S>(S::round(S::broadcast(value)));
+    for (int i = 0; i < S::width; ++i) check(rounded[i] == std::nearbyint(value), "round", i, 0, 0);
+  }
+  constexpr int kMost = std::numeric_limits<T>::max_exponent;
+  for (const T value : {T(1), T(0.75), T(-1.25), T(1) + std::numeric_limits<T>::epsilon()}) {
+    for (int n = -kMost - 30; n <= kMost + 2; ++n) {
+      const typename S::Vector power = S::times_power_of_2(S::broadcast(value), S::broadcast(n));
+      Elements<S> expected;
+      expected.fill(std::ldexp(value, n));
+      expect_vector<S>("times_power_of_2", power, expected);
+    }
+  }
+  const Elements<S> powers =
+      elements_of<S>(S::times_power_of_2(S::broadcast(1), vector_of<S>(numbered<S>(-3))));
+  for (int i = 0; i < S::width; ++i) expect_bits("times_power_of_2", i, powers[i], std::ldexp(T(1), i - 3));
+}
+
+template <class S>
 void expect_mask(const char* what, typename S::Mask mask, const std::array<bool, S::width>& expected) {
   const Elements<S> yes = numbered<S>(1), no = numbered<S>(100);
   const Elements<S> chosen = elements_of<S>(S::select(mask, vector_of<S>(yes), vector_of<S>(no)));
@@ -75,16 +110,17 @@ void test_comparisons() {
   for_each_tuple<S, 2>([](const auto& operands) {
     const auto& [a, b] = operands;
     const typename S::Vector first = vector_of<S>(a), second = vector_of<S>(b);
-    std::array<bool, S::width> positive, not_positive, greater_or_nan, equal;
+    std::array<bool, S::width> positive, not_positive, greater_or_nan, equal, less_equal;
     for (int i = 0; i < S::width; ++i) {
       positive[i] = a[i] > 0, not_positive[i] = a[i] <= 0;
       greater_or_nan[i] = a[i] > b[i] || std::isnan(a[i]);
-      equal[i] = a[i] == b[i];
+      equal[i] = a[i] == b[i], less_equal[i] = a[i] <= b[i];
     }
     expect_mask<S>("positive", S::positive(first), positive);
     expect_mask<S>("not_positive", S::not_positive(first), not_positive);
     expect_mask<S>("greater_or_nan", S::greater_or_nan(first, second), greater_or_nan);
     expect_mask<S>("equal", S::equal(first, second), equal);
+    expect_mask<S>("less_equal", S::less_equal(first, second), less_equal);
     // All bits of what is chosen stay, NaNs' too.
     for (bool yes : {false, true}) {
       const typename S::Vector one = S::broadcast(1), other = S::broadcast(yes ? 1 : 2);
@@ -97,6 +133,7 @@ template <class S>
 void test_arithmetic() {
   test_constants<S>();
   test_sums<S>();
+  test_products<S>();
   test_maxima<S>();
   test_comparisons<S>();
 }

@@ -15,6 +15,7 @@
 #define __global__
 #define __device__
 #define __host__
+#define __noinline__
 #define __shared__ static
 #define __launch_bounds__(...)
 #define __grid_constant__

@@ -1,0 +1,96 @@
+// The gradients of a training pass in memory: where their norm must be known before the first parameter changes,
+// and where a parameter is used in several places, whose gradients are added up.
+#pragma once
+
+#include <numeric>
+
+#include "cpu/engine/tensors.h"
+
+namespace lenet_ext::cpu {
+
+// In the compute type, one buffer for each parameter. Entries of the list of parameters that have the same
+// memory are one parameter, the first of them.
+template <class S, class Stored>
+class CollectedGradients {
+  using T = typename S::Scalar;
+
+ public:
+  CollectedGradients(const Network& network, const TrainPass& pass, const StepRow* rows)
+      : network_(network), pass_(pass), rows_(rows) {
+    const size_t count = network.parameter_sizes.size();
+    first_of_.resize(count), offsets_.resize(count);
+    for (size_t i = 0; i < count; ++i) {
+      first_of_[i] = std::find(pass.parameters, pass.parameters + i, pass.parameters[i]) - pass.parameters;
+      if (first_of_[i] < i) continue;
+      offsets_[i] = size_;
+      if (rows[i].trained != 0) size_ += network.parameter_sizes[i];
+    }
+    values_.emplace(size_);
+    std::fill_n(values_->data(), size_, T(0));
+  }
+
+  // Whether a training pass needs them.
+  static bool are_needed(const Network& network, const TrainPass& pass) {
+    return network.max_grad_norm || shares_parameters(network, pass);
+  }
+
+  // Adds a piece of a gradient, factor * values.
+  void add(int parameter, int64_t first, int64_t count, const T* values, T factor) {
+    if (rows_[parameter].trained == 0) return;
+    T* const to = of(first_of_[parameter]) + first;
+    const auto scale = S::broadcast(factor);
+    for (int64_t i = 0; i < count; i += S::width) {
+      const int n = static_cast<int>(std::min<int64_t>(S::width, count - i));
+      S::store_partial(to + i, S::fma(scale, S::load_partial(values + i, n), S::load_partial(to + i, n)), n);
+    }
+  }
+
+  // The optimizer's step of all parameters, after clipping, where this is asked for.
+  void update() {
+    const T factor = network_.max_grad_norm ? clipping(*network_.max_grad_norm) : T(1);
+    for (size_t i = 0; i < first_of_.size(); ++i) {
+      if (first_of_[i] < i || rows_[i].trained == 0) continue;
+      update_parameter<S, Stored>(network_, pass_, rows_, static_cast<int>(i), 0, network_.parameter_sizes[i],
+                                  of(i), factor);
+    }
+  }
+
+ private:
+  T* of(size_t parameter) { return values_->data() + offsets_[parameter]; }
+
+  // What torch.nn.utils.clip_grad_norm_ multiplies gradients by; a NaN stays one.
+  T clipping(double max_norm) {
+    const double factor = max_norm / (std::sqrt(sum_of_squares()) + 1e-6);
+    return static_cast<T>(factor > 1 ? 1 : factor);
+  }
+
+  // In blocks, so that it is the same for every number of threads.
+  double sum_of_squares() {
+    constexpr int64_t kBlock = 4096, kLanes = 8;
+    const int64_t blocks = (size_ + kBlock - 1) / kBlock;
+    Scratch<double> sums(blocks);
+    parallel_for(blocks, kBlock / 4, [&](int64_t begin, int64_t end) {
+      for (int64_t block = begin; block < end; ++block) {
+        const T *at = values_->data() + block * kBlock, *const last =
+                                                            at + std::min(kBlock, size_ - block * kBlock);
+        double lanes[kLanes] = {};
+        for (; at + kLanes <= last; at += kLanes) {
+          for (int lane = 0; lane < kLanes; ++lane) lanes[lane] += double{at[lane]} * double{at[lane]};
+        }
+        for (; at != last; ++at) lanes[0] += double{*at} * double{*at};
+        sums.data()[block] = std::accumulate(lanes, lanes + kLanes, 0.0);
+      }
+    });
+    return std::accumulate(sums.data(), sums.data() + blocks, 0.0);
+  }
+
+  const Network& network_;
+  const TrainPass& pass_;
+  const StepRow* const rows_;
+  std::vector<size_t> first_of_;
+  std::vector<int64_t> offsets_;  // where each one's gradient begins
+  int64_t size_ = 0;
+  std::optional<Scratch<T>> values_;
+};
+
+}  // namespace lenet_ext::cpu

@@ -16,7 +16,8 @@ def losses() -> list[str]:
 def optimizers() -> dict[str, tuple[list[str], list[str], bool]]:
     """The engine's optimizers by the names of their classes in torch.optim.
 
-    Of each the options of its parameter groups, the tensors of a parameter's state, and whether it counts steps.
+    Of each the options of its parameter groups, the tensors of a parameter's state, and whether it counts
+    steps.
     """
 
 def kept_values(program: str) -> list[tuple[int, int]]:

@@ -116,7 +116,6 @@ struct Rmsprop : OptimizerTrait<S, RmspropOptions> {
     if (centered) {
       state[2] = S::fma(rest, S::sub(gradient, state[2]), state[2]);
       square = S::fma(S::sub(S::zero(), state[2]), state[2], square);
-      square = S::max_or_nan(square, S::zero());
     }
     V moved = S::div(gradient, S::add(S::sqrt(square), eps));
     if (has_momentum) moved = state[1] = S::fma(momentum, state[1], moved);

@@ -31,15 +31,6 @@ struct IndexCheck {
   int64_t count, size;     // each must be in [0, size)
 };
 
-template <class Stored>
-struct ReadyParameters {
-  ReadyStage<Stored> stages[kMostStages];
-  int32_t stage_count;
-  IndexCheck order, targets;  // targets: those of the images in this order
-  int32_t* bad;               // becomes whether an index is out of range; or null
-  BeginStep step;             // if none is
-};
-
 // What begins a step of the optimizer: TrainPass::options and ::steps, of which the rows are made.
 struct BeginStep {
   Optimizer optimizer;
@@ -47,6 +38,15 @@ struct BeginStep {
   int64_t option_count, parameters;
   float* steps;
   StepRow* rows;
+};
+
+template <class Stored>
+struct ReadyParameters {
+  ReadyStage<Stored> stages[kMostStages];
+  int32_t stage_count;
+  IndexCheck order, targets;  // targets: those of the images in this order
+  int32_t* bad;               // becomes whether an index is out of range; or null
+  BeginStep step;             // if none is
 };
 
 // Where the gradient of a parameter goes: as it is, or as a step of the optimizer that changes the parameter.

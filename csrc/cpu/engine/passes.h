@@ -4,13 +4,13 @@
 
 #include "cpu/engine/batch_loss.h"
 #include "cpu/engine/collected_gradients.h"
-#include "cpu/engine/run.h"
+#include "cpu/engine/network_run.h"
 
 namespace lenet_ext::cpu {
 
 // Where the values of the whole batch lie in `saved`.
 template <class S, class Stored>
-void set_saved(Run<S, Stored>& run, const Network& network, typename S::Scalar* saved, uint8_t* argmax) {
+void set_saved(NetworkRun<S, Stored>& run, const Network& network, typename S::Scalar* saved, uint8_t* argmax) {
   for (size_t i = 0; i < network.stages.size(); ++i) {
     run.values[i + 1] = saved + network.values_before(i) * run.batch();
     if (network.stages[i].argmax_bytes() > 0) run.kept[i] = argmax + network.argmax_before(i) * run.batch();
@@ -24,7 +24,7 @@ void network_forward(const NetworkPtr& network, const ForwardPass& pass) {
   const bool saves = pass.saved != nullptr;
   const size_t stages = network->stages.size();
   T* const saved = static_cast<T*>(pass.saved);
-  Run<S, Stored> run(network, pass.images, pass.parameters, pass.seed, {},
+  NetworkRun<S, Stored> run(network, pass.images, pass.parameters, pass.seed, {},
                      saves ? saved + batch * network->values_before(stages) : nullptr);
   run.observe_all();
   if (saves) set_saved(run, *network, saved, pass.argmax);
@@ -36,7 +36,7 @@ void network_forward(const NetworkPtr& network, const ForwardPass& pass) {
     const Segment<S>& segment = run.engine().segment(i);
     run.begin(segment);
     segment.for_each_tile([&](const TileRange& range) {
-      typename Run<S, Stored>::Tile tile(run, segment, range, false);
+      typename NetworkRun<S, Stored>::Tile tile(run, segment, range, false);
       run.forward(segment, tile);
       for (size_t k = 0; k < network->outputs.size(); ++k) {
         const int value = network->outputs[k].value;
@@ -57,7 +57,7 @@ void network_backward(const NetworkPtr& network, const BackwardPass& pass) {
   const size_t stages = network->stages.size();
   T* const saved = static_cast<T*>(const_cast<void*>(pass.saved));
   const bool of_images = pass.grad_input != nullptr, of_parameters = pass.grad_parameters != nullptr;
-  Run<S, Stored> run(network, pass.images, pass.parameters, pass.seed, {true, of_images},
+  NetworkRun<S, Stored> run(network, pass.images, pass.parameters, pass.seed, {true, of_images},
                      saved + batch * network->values_before(stages));
   set_saved(run, *network, saved, const_cast<uint8_t*>(pass.argmax));
   for (size_t i = 0; i < stages; ++i) {
@@ -97,7 +97,7 @@ void network_train(const NetworkPtr& network, const TrainPass& pass) {
   using T = typename S::Scalar;
   const int64_t batch = pass.images.count;
   T* const statistics = static_cast<T*>(pass.statistics);
-  Run<S, Stored> run(network, pass.images, pass.parameters, pass.seed, {true, false}, statistics);
+  NetworkRun<S, Stored> run(network, pass.images, pass.parameters, pass.seed, {true, false}, statistics);
   run.observe_all();
   const size_t last = run.engine().segments() - 1;
   const size_t kept_stages = run.engine().segment(last).begin();
@@ -111,7 +111,7 @@ void network_train(const NetworkPtr& network, const TrainPass& pass) {
     const Segment<S>& segment = run.engine().segment(i);
     run.begin(segment);
     segment.for_each_tile([&](const TileRange& range) {
-      typename Run<S, Stored>::Tile tile(run, segment, range, false);
+      typename NetworkRun<S, Stored>::Tile tile(run, segment, range, false);
       run.forward(segment, tile);
     });
   }

@@ -15,11 +15,11 @@ template <class T>
 using Places = std::vector<T*>;
 
 template <class S, class Stored>
-class Run {
+class NetworkRun {
  public:
   using T = typename S::Scalar;
 
-  Run(const NetworkPtr& network, const Images& images, const void* const* parameters, uint64_t seed,
+  NetworkRun(const NetworkPtr& network, const Images& images, const void* const* parameters, uint64_t seed,
       Purpose purpose, T* statistics)
       : network_(*network),
         images_(images),
@@ -53,7 +53,7 @@ class Run {
   // A tile in a segment, with memory for what is not of the whole batch.
   class Tile {
    public:
-    Tile(Run& run, const Segment<S>& segment, const TileRange& range, bool keeps)
+    Tile(NetworkRun& run, const Segment<S>& segment, const TileRange& range, bool keeps)
         : range(range),
           images_(run.loads_images(segment) ? segment.tile_images() * run.network_.image_size() : 0),
           values_(run.needs_memory(segment) ? segment.values_size() : 0),
@@ -169,7 +169,7 @@ class Run {
   // The gradients of a tile, on its way back through a segment.
   class TileGradients {
    public:
-    TileGradients(Run& run, Segment<S>& segment, Tile& tile)
+    TileGradients(NetworkRun& run, Segment<S>& segment, Tile& tile)
         : run_(run),
           segment_(segment),
           tile_(tile),
@@ -252,7 +252,7 @@ class Run {
       for (const auto& [value, more] : added) add(value, more);
     }
 
-    Run& run_;
+    NetworkRun& run_;
     Segment<S>& segment_;
     Tile& tile_;
     Scratch<T> own_, more_;

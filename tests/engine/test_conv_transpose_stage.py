@@ -19,7 +19,7 @@ def test_conv_transpose2d(dtype: torch.dtype) -> None:
     choose = random.Random(1)
     generator = torch.Generator().manual_seed(1)
     checked = 0
-    for _ in range(60):
+    for _ in range(40):
         groups, has_bias = choose.choice([1, 1, 1, 2, 3]), choose.random() < 0.7
         kernel = choose.choice([(2, 2), (3, 3), (4, 4), (choose.randint(1, 5), choose.randint(1, 5))])
         stride = choose.choice([(1, 1), (2, 2), (choose.randint(1, 4), choose.randint(1, 4))])
@@ -42,7 +42,7 @@ def test_conv_transpose2d(dtype: torch.dtype) -> None:
             continue
         check(network, x, parameters, tolerance=TOLERANCES[dtype])
         checked += 1
-    assert checked > 40
+    assert checked > 25
 
 
 def test_empty_batch() -> None:

@@ -11,7 +11,7 @@
 namespace lenet_ext::cpu {
 
 // Neighbours in the input and in the result; or so many elements of padding.
-struct Run {
+struct ElementRun {
   int32_t source, count;
 
   bool goes_on_with(int32_t next) const {
@@ -19,8 +19,8 @@ struct Run {
   }
 };
 
-inline std::vector<Run> runs_of(const Rearrangement& r) {
-  std::vector<Run> runs;
+inline std::vector<ElementRun> runs_of(const Rearrangement& r) {
+  std::vector<ElementRun> runs;
   for (const int32_t source : r.source) {
     if (!runs.empty() && runs.back().goes_on_with(source)) {
       ++runs.back().count;
@@ -62,7 +62,7 @@ class Rearranger {
         size_(static_cast<int64_t>(r.source.size())),
         transposition_(transposition_of(r)) {
     constexpr int64_t kLeastMean = 6;  // elements of a run, about what one costs
-    std::vector<Run> runs = runs_of(r);
+    std::vector<ElementRun> runs = runs_of(r);
     if (size_ >= kLeastMean * static_cast<int64_t>(runs.size())) runs_ = std::move(runs);
     if (transposition_ || !runs_.empty()) r_.source = {};
   }
@@ -81,7 +81,7 @@ class Rearranger {
 
  private:
   void copy_runs(const T* x, T* y) const {
-    for (const Run& run : runs_) {
+    for (const ElementRun& run : runs_) {
       if (run.source == Rearrangement::kPadding) {
         std::fill_n(y, run.count, padding_);
       } else {
@@ -112,7 +112,7 @@ class Rearranger {
   const T padding_;
   const int64_t size_;  // of the result
   const std::optional<Transposition> transposition_;
-  std::vector<Run> runs_;
+  std::vector<ElementRun> runs_;
 };
 
 }  // namespace lenet_ext::cpu

@@ -74,6 +74,10 @@ OTHER_PROGRAMS = [
     PROGRAM.replace("return", "return 1"),
     PROGRAM.replace("\nreturn", "\nloss nothing\nreturn"),
     PROGRAM.replace("\nreturn", "\noptimizer nobody\nreturn"),
+    *(
+        PROGRAM.replace("\nreturn", f"\noptimizer SGD {bad}\nreturn")
+        for bad in ("", "x", "1.0 ", "1 2", "--1")
+    ),
 ]
 
 
@@ -184,6 +188,25 @@ def test_normalization_spoilt(bad: Tensor | None) -> None:
         operators.network_train(
             *(images, LABELS, None, PARAMETERS, [zeros(ELEMENTS)], OPTIONS, [], None, TRAINING, bad, 2)
         )
+
+
+@pytest.mark.parametrize(
+    ("bad", "message"),
+    [
+        ([], "the state must have 4 tensors, got 3"),
+        ([zeros(4), zeros(4)], "the state must have 4 tensors, got 5"),
+        ([zeros(4, dtype=torch.float64)], "step must be contiguous and float32"),
+        ([zeros(8)[::2]], "step must be contiguous and float32"),
+        ([zeros(3)], r"step must have the sizes \[4\], got \[3\]"),
+    ],
+)
+def test_counts_of_steps_that_do_not_fit(bad: list[Tensor], message: str) -> None:
+    program = NETWORK.program("loss cross_entropy", "optimizer Adam")
+    state = [zeros(ELEMENTS) for _ in range(3)]
+    row = [1.0, 0.1, 0.9, 0.999, 1e-8, 0.0, 1.0, 0.0, 0.0]
+    arguments = (torch.tensor([row] * 4, dtype=torch.float64), program, None, 2)
+    with pytest.raises(RuntimeError, match=message):
+        operators.network_train(IMAGES, LABELS, None, PARAMETERS, [*state, *bad], *arguments)
 
 
 def test_bytes_need_parameters_and_have_no_gradient() -> None:

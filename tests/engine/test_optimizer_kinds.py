@@ -77,9 +77,16 @@ def test_options(kind: str, options: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize("kind", NEW)
 def test_float32(kind: str) -> None:
-    """Against float64: as near as torch's own float32."""
-    step, own = twins(kind, dtype=torch.float32, **EXAMPLES[kind])
-    exact = native_of(kind, copy.deepcopy(own.model).double(), **EXAMPLES[kind])
+    """Against float64: as near as torch's own float32.
+
+    Of linear layers, where both have the same gradients but for the last bits: an element whose gradient is
+    almost 0 goes either way.
+    """
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(200, 30), nn.ReLU(), nn.Linear(30, 5))
+    own = native_of(kind, copy.deepcopy(model), **EXAMPLES[kind])
+    exact = native_of(kind, copy.deepcopy(model).double(), **EXAMPLES[kind])
+    step = TrainStep(fuse(model), optimizer_of(kind, model, **EXAMPLES[kind]))
     start = flat(step)
     for _ in range(6):
         step(IMAGES.float(), LABELS)
@@ -87,7 +94,7 @@ def test_float32(kind: str) -> None:
         exact(IMAGES, LABELS)
     moved = torch.linalg.vector_norm(flat(exact.model) - start)
     error, allowed = (torch.linalg.vector_norm(flat(one) - flat(exact.model)) for one in (step, own.model))
-    assert error <= max(8 * allowed, 1e-4 * moved)
+    assert error <= 4 * allowed + 1e-7 * moved
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -16,6 +16,14 @@ void test_constants() {
 }
 
 template <class S>
+void test_square_roots() {
+  for (const typename S::Scalar value : special_values<typename S::Scalar>()) {
+    const Elements<S> root = elements_of<S>(S::sqrt(S::broadcast(value)));
+    for (int i = 0; i < S::width; ++i) expect_bits_or_nan("sqrt", i, root[i], std::sqrt(value));
+  }
+}
+
+template <class S>
 void test_sums() {
   using T = typename S::Scalar;
   for_each_tuple<S, 2>([](const auto& operands) {
@@ -135,6 +143,7 @@ void test_arithmetic() {
   test_sums<S>();
   test_products<S>();
   test_maxima<S>();
+  test_square_roots<S>();
   test_comparisons<S>();
 }
 

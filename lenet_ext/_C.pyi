@@ -19,7 +19,8 @@ def losses() -> dict[str, tuple[list[str], list[str]]]:
 def optimizers() -> dict[str, tuple[list[str], list[str], bool]]:
     """The engine's optimizers by the names of their classes in torch.optim.
 
-    Of each the options of its parameter groups, the tensors of a parameter's state, whether it counts steps.
+    Of each the options of its parameter groups, the tensors of a parameter's state, and whether it counts
+    steps.
     """
 
 def saved_sizes(

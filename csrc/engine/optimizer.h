@@ -73,7 +73,7 @@ inline constexpr const char* kAdamState[] = {"exp_avg", "exp_avg_sq", "max_exp_a
 //   u = g / (sqrt(centered ? v - mean * mean : v) + eps);   m = momentum * m + u
 //   p -= lr * (momentum > 0 ? m : u)
 //
-// A variance that rounding has made negative is 0; in torch it makes a NaN.
+// As in torch, a variance that rounding has made negative makes a NaN.
 struct RmspropOptions {
   double lr, momentum, alpha, eps, centered, weight_decay, maximize;
 

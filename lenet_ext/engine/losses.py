@@ -147,7 +147,7 @@ class EngineLoss:
         """A weight spread over the elements of an image, or of each image of a batch; where that takes a
         copy always in the same memory, which a CUDA graph reads.
         """
-        rows = tensor.shape[0] if tensor.dim() == targets.dim() else 1
+        rows = tensor.shape[0] if tensor.dim() == targets.dim() > 0 else 1
         shape = (rows, *targets.shape[1:])
         if tensor.shape == shape and tensor.is_contiguous():
             return tensor

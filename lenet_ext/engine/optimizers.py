@@ -7,7 +7,7 @@ whatever else works on an optimizer is torch's own code.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 import torch
@@ -16,6 +16,7 @@ from torch import Tensor
 from lenet_ext._C import Watch
 from lenet_ext._C import optimizers as engine_optimizers
 from lenet_ext.engine.flat_state import FlatState, StepCounts
+from lenet_ext.engine.optimizer_rules import RULES, STEP, Group, Option
 from lenet_ext.engine.reasons import against_parameters
 from lenet_ext.engine.registered import HOOKS
 from lenet_ext.ops._fork import serial_in_forked_child
@@ -25,65 +26,9 @@ if TYPE_CHECKING:
 
 __all__ = ["EngineOptimizer", "Step"]
 
-Group: TypeAlias = Mapping[str, Any]  # of parameters, with its options
 Key: TypeAlias = tuple[torch.device, list[tuple[int, tuple[str, ...]]]]
 
 ELSEWHERE = "train with fuse and your own loop instead"
-
-
-class Rule(NamedTuple):
-    """What there is to know of an optimizer besides its arithmetic.
-
-    state: the names of the tensors that a parameter of this group has. first: what replaces options in the
-    step that makes a parameter's state. initial: the option of the optimizer that such tensors begin with;
-    the others begin with zero.
-    """
-
-    state: Callable[[Group], tuple[str, ...]]
-    first: Mapping[str, float] = {}
-    initial: Mapping[str, str] = {}
-
-
-def _adam_state(group: Group) -> tuple[str, ...]:
-    return ("exp_avg", "exp_avg_sq", *(["max_exp_avg_sq"] if group["amsgrad"] else []))
-
-
-def _rmsprop_state(group: Group) -> tuple[str, ...]:
-    momentum = ["momentum_buffer"] if group["momentum"] > 0 else []
-    return ("square_avg", *momentum, *(["grad_avg"] if group["centered"] else []))
-
-
-# By the name of the class in torch.optim. torch's SGD begins with the gradient itself, undamped.
-RULES = {
-    "SGD": Rule(lambda group: ("momentum_buffer",) if group["momentum"] != 0 else (), {"dampening": 0.0}),
-    "Adam": Rule(_adam_state),
-    "AdamW": Rule(_adam_state),
-    "RMSprop": Rule(_rmsprop_state),
-    "Adagrad": Rule(lambda _: ("sum",), initial={"sum": "initial_accumulator_value"}),
-    "Adadelta": Rule(lambda _: ("square_avg", "acc_delta")),
-}
-STEP = "step"  # in the state of those that count their steps
-
-
-class Option(NamedTuple):
-    """An option of a parameter group: `lr`, or one of several, `betas[0]`."""
-
-    key: str
-    place: int | None
-
-    @classmethod
-    def named(cls, name: str) -> Option:
-        key, _, place = name.rstrip("]").partition("[")
-        return cls(key, int(place) if place else None)
-
-    def of(self, group: Group) -> Any:
-        value = group[self.key]
-        return value if self.place is None else value[self.place]
-
-    def may_change_in(self, group: Group) -> bool:
-        """Whether the value may become another in place."""
-        return isinstance(group[self.key], list) or isinstance(self.of(group), Tensor)
-
 
 # What is to be known of a parameter at each step.
 WATCHED = ("requires_grad", "_backward_hooks", "_post_accumulate_grad_hooks")
@@ -186,7 +131,8 @@ class EngineOptimizer:
         for number, group in enumerate(state_dict["param_groups"]):
             # torch gives old states the flags that came later.
             defaults = self.optimizer.defaults
-            missing = [o.key for o in self._options if o.key not in group and defaults[o.key] is not False]
+            needed = [o.key for o in self._options if not isinstance(defaults[o.key], bool)]
+            missing = [key for key in needed if key not in group]
             if missing:
                 self._refuse_state(f"parameter group {number} has no {missing[0]}")
         for number, state in state_dict["state"].items():

@@ -71,6 +71,34 @@ def test_step_with_a_bad_order_is_not_taken(bad: int, loss: str) -> None:
     assert all(map(torch.equal, [*parameters, *state], expected))
 
 
+@pytest.mark.parametrize("bad", ["output", "target", "unknown target"])
+def test_step_without_probabilities_is_not_taken(bad: str) -> None:
+    images, _, parameters, state = arguments()
+    targets = torch.rand(8, 4)
+    parameters[0].zero_()
+    parameters[1].fill_(0.5)
+    if bad == "output":
+        parameters[1][2] = 1.5
+    else:
+        targets[3, 1] = 1.5 if bad == "target" else float("nan")
+    expected = deepcopy([*parameters, *state])
+    assert train(images, targets, None, parameters, state, loss="bce").isnan()
+    assert all(map(torch.equal, [*parameters, *state], expected))
+    parameters[1].fill_(0.5)
+    assert train(images, torch.rand(8, 4), None, parameters, state, loss="bce").isfinite()
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy mean -7 0", "cross_entropy mean -7 0.1", "nll sum -7"])
+def test_ignored_targets_beside_a_bad_one(loss: str) -> None:
+    images, targets, parameters, state = arguments()
+    targets[::2] = -7
+    assert train(images, targets, None, parameters, state, loss=loss).isfinite()
+    targets[5] = -8
+    expected = deepcopy([*parameters, *state])
+    assert train(images, targets, None, parameters, state, loss=loss).isnan()
+    assert all(map(torch.equal, [*parameters, *state], expected))
+
+
 def test_cross_entropy_of_large_logits() -> None:
     images, targets, (_, bias), state = arguments()
     weight = torch.zeros(4, 3)

@@ -1,4 +1,4 @@
-"""The losses of TrainStep with all their options, against torch's: the loss, and the parameters after a step."""
+"""The losses of TrainStep with all their options, against torch's: losses, and parameters after a step."""
 
 from __future__ import annotations
 

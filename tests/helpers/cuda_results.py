@@ -133,7 +133,12 @@ def network_results(dtype: torch.dtype) -> Iterator[Tensor]:
         order, classes = torch.arange(batch).flip(0), torch.arange(batch) % output.shape[1]
         bytes = (images.float() * 20 + 128).clamp(0, 255).to(torch.uint8)
         normalization = torch.tensor([[1 / 64] * image_sizes[0], [-2.0] * image_sizes[0]])
-        for source, targets, loss in ((images, output + 1, "mse"), (bytes, classes, "cross_entropy")):
+        steps = (
+            (images, output + 1, "mse"),
+            (images, output.softmax(1), "cross_entropy mean -100 0.25"),
+            (bytes, classes, "cross_entropy"),
+        )
+        for source, targets, loss in steps:
             yield operators.network_train(
                 *(source, targets, order, parameters, state, rows, [], None),
                 network.program(f"loss {loss}", "optimizer SGD"),

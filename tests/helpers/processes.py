@@ -17,7 +17,7 @@ SEARCHED = os.pathsep.join(map(str, [ROOT, HELPERS, TESTS / "engine"]))
 # The tests of the kernels, which each backend and each instruction set has to pass.
 KERNEL_TESTS = [
     *("relu", "linear", "stacked_linear", "max_pool2d", "conv2d", "autograd", "linear_relu"),
-    *("conv2d_relu_max_pool2d", "network_operators", "network_cuda", "fused", "train_step"),
+    *("conv2d_relu_max_pool2d", "network_operators", "network_cuda", "fused", "train_step", "losses"),
 ]
 
 

@@ -21,7 +21,7 @@ operators = torch.ops.lenet_ext
 def numbers() -> Tensor:
     """A sample of all bit patterns of float32, NaN among them, and all near where something changes."""
     bits = torch.arange(-(2**31), 2**31, STEP).to(torch.int32)
-    special = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 0.9, 0.6, 0.5, 1.0, 18, 15, 20])
+    special = torch.tensor([0.0, -0.0, torch.inf, -torch.inf, torch.nan, 0.6, 0.5, 0.25, 1.0, 18, 15, 20])
     limits = torch.tensor([math.log(2) / 2, 88.72284, 103.97208, 87.33655, 1.1754944e-38, 9.01, 14.16])
     near = torch.cat([special, -special, limits, -limits]).view(torch.int32)
     around = (near.long()[:, None] + torch.arange(-300, 301)).flatten()
@@ -89,8 +89,8 @@ FUNCTIONS = {
         named("softplus", 1.0, torch.inf), lambda x: x.clamp(min=0) + torch.log1p((-x.abs()).exp()), 3
     ),
     "x sigmoid(x)": Function(named("silu"), lambda x: x * sigmoid(x), 3, begin=-85),
-    "gelu in the tail": Function(named("gelu"), gelu, 6, begin=-12.5, end=-0.9),
-    "gelu elsewhere": Function(named("gelu"), gelu, 4, begin=-0.9),
+    "gelu in the tail": Function(named("gelu"), gelu, 5, begin=-12.5, end=-0.5),
+    "gelu elsewhere": Function(named("gelu"), gelu, 3, begin=-0.5),
 }
 
 

@@ -112,37 +112,50 @@ class BatchLoss {
     return 0;
   }
 
-  // The losses of the positions of an image, whose classes lie `positions_` apart.
   double cross_entropy_of_image(int64_t image, const T* output, T* grads) const {
-    const bool soft = pass_.loss.soft, side_by_side = positions_ == 1;
-    Scratch<T> output_rows(side_by_side ? 0 : size_), grad_rows(side_by_side ? 0 : size_);
-    const T* const x = side_by_side ? output : output_rows.data();
-    T* const g = side_by_side ? grads : grad_rows.data();
-    if (!side_by_side) transpose<S>(output, positions_, output_rows.data(), classes_, classes_, positions_);
-    if (soft && side_by_side) copy_row<S>(targets<Stored>(image, size_), g, size_);
-    if (soft && !side_by_side) {
-      transpose<S>(targets<Stored>(image, size_), positions_, g, classes_, classes_, positions_);
+    if (positions_ > 1) return cross_entropy_of_positions(image, output, grads);
+    if (!pass_.loss.soft) return cross_entropy_of_row(*targets<int64_t>(image, 1), output, grads);
+    copy_row<S>(targets<Stored>(image, size_), grads, size_);
+    return soft_cross_entropy_of_row(output, grads);
+  }
+
+  // Of an image, whose classes at one position lie `positions_` apart.
+  double cross_entropy_of_positions(int64_t image, const T* output, T* grads) const {
+    Scratch<T> output_rows(size_), grad_rows(size_);
+    transpose<S>(output, positions_, output_rows.data(), classes_, classes_, positions_);
+    if (pass_.loss.soft) {
+      const Stored* const wanted = targets<Stored>(image, size_);
+      transpose<S>(wanted, positions_, grad_rows.data(), classes_, classes_, positions_);
     }
-    const int64_t* const target = soft ? nullptr : targets<int64_t>(image, positions_);
+    const int64_t* const target = pass_.loss.soft ? nullptr : targets<int64_t>(image, positions_);
     double sum = 0;
     for (int64_t p = 0; p < positions_; ++p) {
-      sum += cross_entropy_of_row(soft ? loss_.ignored() : target[p], x + p * classes_, g + p * classes_);
+      const T* const x = output_rows.data() + p * classes_;
+      T* const g = grad_rows.data() + p * classes_;
+      sum += target == nullptr ? soft_cross_entropy_of_row(x, g) : cross_entropy_of_row(target[p], x, g);
     }
-    if (!side_by_side) transpose<S>(g, classes_, grads, positions_, positions_, classes_);
+    transpose<S>(grad_rows.data(), classes_, grads, positions_, positions_, classes_);
     return sum;
   }
 
   double cross_entropy_of_row(int64_t target, const T* x, T* g) const {
-    const auto smoothing = static_cast<T>(loss_.label_smoothing());
-    const bool soft = pass_.loss.soft;
-    if (!soft && !counts(target)) {
+    if (!counts(target)) {
       std::fill_n(g, classes_, T(0));
       return 0;
     }
-    if (!soft && smoothing == 0) return cross_entropy(classes_, x, target, weight_of(target), scale_, g);
+    if (loss_.label_smoothing() == 0) {
+      return cross_entropy(classes_, x, target, weight_of(target), scale_, g);
+    }
+    std::fill_n(g, classes_, T(0));
+    g[target] = 1;
+    return soft_cross_entropy_of_row(x, g);
+  }
+
+  // g: the probabilities that are wanted, then the gradient.
+  double soft_cross_entropy_of_row(const T* x, T* g) const {
+    const auto smoothing = static_cast<T>(loss_.label_smoothing());
     for (int64_t j = 0; j < classes_; ++j) {
-      const T own = soft ? g[j] : static_cast<T>(j == target);
-      g[j] = weight_of(j) * (own * (1 - smoothing) + smoothing / static_cast<T>(classes_));
+      g[j] = weight_of(j) * (g[j] * (1 - smoothing) + smoothing / static_cast<T>(classes_));
     }
     return soft_cross_entropy(classes_, x, scale_, g);
   }

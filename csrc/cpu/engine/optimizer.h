@@ -7,7 +7,8 @@
 
 namespace lenet_ext::cpu {
 
-// What the traits of optimizers have in common. A trait has the options as vectors, kStates, and
+// What the traits of optimizers have in common. A trait has the options as vectors, kStates, kCycles (about those
+// of a vector), and
 //
 //   bool uses(size_t k) const                                    // whether the options ask for state k
 //   V step(V gradient, V old, V (&state)[kStates]) const         // the parameters after the step
@@ -36,7 +37,7 @@ struct OptimizerTrait {
 template <class S>
 struct Sgd : OptimizerTrait<S, SgdOptions> {
   using V = typename S::Vector;
-  static constexpr int kStates = 1;
+  static constexpr int kStates = 1, kCycles = 4;
 
   explicit Sgd(const SgdOptions& o)
       : OptimizerTrait<S, SgdOptions>(o),
@@ -65,7 +66,7 @@ struct Sgd : OptimizerTrait<S, SgdOptions> {
 template <class S>
 struct Adam : OptimizerTrait<S, AdamOptions> {
   using V = typename S::Vector;
-  static constexpr int kStates = 3;
+  static constexpr int kStates = 3, kCycles = 24;
 
   explicit Adam(const AdamOptions& o)
       : OptimizerTrait<S, AdamOptions>(o),
@@ -96,7 +97,7 @@ struct Adam : OptimizerTrait<S, AdamOptions> {
 template <class S>
 struct Rmsprop : OptimizerTrait<S, RmspropOptions> {
   using V = typename S::Vector;
-  static constexpr int kStates = 3;
+  static constexpr int kStates = 3, kCycles = 24;
 
   explicit Rmsprop(const RmspropOptions& o)
       : OptimizerTrait<S, RmspropOptions>(o),
@@ -116,7 +117,6 @@ struct Rmsprop : OptimizerTrait<S, RmspropOptions> {
     if (centered) {
       state[2] = S::fma(rest, S::sub(gradient, state[2]), state[2]);
       square = S::fma(S::sub(S::zero(), state[2]), state[2], square);
-      square = S::max_or_nan(square, S::zero());
     }
     V moved = S::div(gradient, S::add(S::sqrt(square), eps));
     if (has_momentum) moved = state[1] = S::fma(momentum, state[1], moved);
@@ -130,7 +130,7 @@ struct Rmsprop : OptimizerTrait<S, RmspropOptions> {
 template <class S>
 struct Adagrad : OptimizerTrait<S, AdagradOptions> {
   using V = typename S::Vector;
-  static constexpr int kStates = 1;
+  static constexpr int kStates = 1, kCycles = 20;
 
   explicit Adagrad(const AdagradOptions& o)
       : OptimizerTrait<S, AdagradOptions>(o), minus_lr(this->vector(-o.lr)), eps(this->vector(o.eps)) {}
@@ -148,7 +148,7 @@ struct Adagrad : OptimizerTrait<S, AdagradOptions> {
 template <class S>
 struct Adadelta : OptimizerTrait<S, AdadeltaOptions> {
   using V = typename S::Vector;
-  static constexpr int kStates = 2;
+  static constexpr int kStates = 2, kCycles = 24;
 
   explicit Adadelta(const AdadeltaOptions& o)
       : OptimizerTrait<S, AdadeltaOptions>(o),

@@ -109,8 +109,8 @@ void update_parameter(const Network& network, const TrainPass& pass, const StepR
       state[k] = at(pass.state[k * network.parameter_sizes.size() + parameter]);
     }
     Stored* const to = at(pass.parameters[parameter]);
-    constexpr int64_t kBlock = 4096;
-    parallel_for((count + kBlock - 1) / kBlock, kBlock / 2, [&](int64_t first_block, int64_t last_block) {
+    constexpr int64_t kBlock = 4096, kCost = kBlock / S::width * Trait::kCycles;
+    parallel_for((count + kBlock - 1) / kBlock, kCost, [&](int64_t first_block, int64_t last_block) {
       const int64_t begin = first_block * kBlock, size = std::min(last_block * kBlock, count) - begin;
       std::array<Stored*, Trait::kStates> part = state;
       for (Stored*& tensor : part) tensor += tensor == nullptr ? 0 : begin;

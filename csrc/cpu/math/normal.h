@@ -34,9 +34,9 @@ struct Normal {
     // the square.
     const V near = S::mul(S::round(S::mul(a, S::broadcast(C::kGrid))), S::broadcast(1 / C::kGrid));
     const V rest = S::mul(S::sub(a, near), S::add(a, near)), minus_half = S::broadcast(-0.5);
-    const V e = exp<S>(S::mul(S::mul(near, near), minus_half), S::mul(rest, minus_half));
+    const ReducedExp<S> e(S::mul(S::mul(near, near), minus_half), S::mul(rest, minus_half));
     constexpr T kInverseRootOf2Pi = 0.39894228040143268;
-    density = S::mul(e, S::broadcast(kInverseRootOf2Pi));
+    density = times_exp(S::broadcast(kInverseRootOf2Pi), e);
     const V below = tail(a, e);
     const V far = S::select(S::not_positive(x), below, S::sub(S::broadcast(1), below));
     cumulative =
@@ -44,24 +44,33 @@ struct Normal {
   }
 
  private:
-  static constexpr float kNear = 0.9F;
+  static constexpr float kNear = 0.5F;
 
   // 1/2 + x p(x^2), for float.
   static V middle(V x) {
-    constexpr float kP[] = {0.398942274F, -0.0664900182F, 0.00997000509F, -0.00117503373F, 9.77745315e-5F};
+    constexpr float kP[] = {0.398942277F, -0.0664899464F, 0.00996485636F, -0.00113117909F};
     return S::fma(x, polynomial<S>(S::mul(x, x), kP), S::broadcast(0.5));
   }
 
+  // v e^x, rounded once after the sum within e.
+  static V times_exp(V v, const ReducedExp<S>& e) {
+    return S::times_power_of_2(S::fma(v, S::add(e.r, e.rest), v), e.n);
+  }
+
   // The cumulative distribution at -a; e: e^(-a^2 / 2).
-  static V tail(V a, V e) {
+  static V tail(V a, const ReducedExp<S>& e) {
     if constexpr (sizeof(T) == sizeof(float)) {
       // tail / e = t g(u), where t = 1 / (a + 3/2), and u goes from -1 to 1 where a is from kMost to kNear.
-      constexpr float kG[] = {0.558436219F,   0.117690626F,    -0.00944814543F,  -0.00586795715F,
-                              0.00142744994F, 0.000232307611F, -0.000203224884F, 3.29652122e-5F,
-                              1.56698942e-5F, -7.5775375e-6F};
-      const V t = S::div(S::broadcast(1), S::add(a, S::broadcast(1.5)));
-      const V u = S::fma(t, S::broadcast(5.64705882F), S::broadcast(-1.35294118F));
-      return S::mul(e, S::mul(t, polynomial<S>(u, kG)));
+      constexpr float kG[] = {0.585532963F,     0.138781562F,     -0.0199818369F,   -0.00837891921F,
+                              0.00361020793F,   -1.73149165e-05F, -0.000477176829F, 0.000190756036F,
+                              -2.16215017e-06F, -3.10290234e-05F, 1.05144873e-05F};
+      const V one = S::broadcast(1), shift = S::broadcast(1.5), sum = S::add(a, shift), t = S::div(one, sum);
+      const V u = S::fma(t, S::broadcast(4.57142878F), S::broadcast(-1.2857132F));
+      const V g = polynomial<S>(u, kG);
+      // What was rounded off the sum and off t changes t g(u) by 1.25 times its share, near enough.
+      const V off_sum = S::sub(a, S::sub(sum, shift)), minus_t = S::sub(S::zero(), t);
+      const V off_t = S::mul(t, S::fma(minus_t, off_sum, S::fma(minus_t, sum, one)));
+      return times_exp(S::fma(t, g, S::mul(S::mul(off_t, S::broadcast(1.25)), g)), e);
     } else {
       T elements[S::width];
       S::store(elements, a);

@@ -77,25 +77,25 @@ __device__ Compute cross_entropy(const ClassRow<Compute>& row, const Wanted& wan
 // The loss at one position of an image, by all `Threads`.
 template <class Threads, class Compute>
 __device__ Compute class_loss(const TilePass<Compute>& pass, const ClassRow<Compute>& row, int64_t first,
-                              int64_t position, int64_t positions) {
-  const Loss& loss = pass.loss;
+                              int64_t position) {
+  const TileLoss& loss = pass.loss;
   const auto weight = [&](int64_t j) {
-    const void* const all = pass.loss_tensors.weight;
+    const void* const all = loss.tensors.weight;
     return all == nullptr ? Compute(1) : load_stored<Compute>(all, pass.dtype, j);
   };
-  const auto smoothing = static_cast<Compute>(loss.label_smoothing());
+  const auto smoothing = static_cast<Compute>(loss.smoothing);
   const auto smoothed = [&](Compute own) {
     return own * (1 - smoothing) + smoothing / static_cast<Compute>(row.classes);
   };
-  if (pass.loss_tensors.soft) {
+  if (loss.tensors.soft) {
     return cross_entropy<Threads>(row, [&](int32_t j) {
-      const int64_t place = first * row.classes + j * positions + position;
-      return weight(j) * smoothed(load_stored<Compute>(pass.targets, pass.dtype, place));
+      const int64_t place = first * row.classes + j * loss.positions + position;
+      return weight(j) * smoothed(load_stored<Compute>(loss.targets, pass.dtype, place));
     });
   }
   // A target that is no class counts nothing here: the step is not taken (parameters.cuh).
-  const int64_t target = static_cast<const int64_t*>(pass.targets)[first + position];
-  const bool counts = target != loss.ignored() && target >= 0 && target < row.classes;
+  const int64_t target = static_cast<const int64_t*>(loss.targets)[first + position];
+  const bool counts = target != loss.ignored && target >= 0 && target < row.classes;
   if (!counts || loss.kind == LossKind::kNegativeLogLikelihood) {
     const Compute slope = counts ? -weight(target) : Compute(0);
     for (int32_t j = Threads::lane(); j < row.classes; j += Threads::kLanes) {
@@ -115,15 +115,15 @@ __device__ Compute class_loss(const TilePass<Compute>& pass, const ClassRow<Comp
 template <class Compute>
 __device__ Compute loss_of_classes(const TilePass<Compute>& pass, int64_t source, int32_t stride,
                                    const Compute* output, Compute* grad, Compute scale) {
-  const int32_t classes = pass.classes, positions = pass.stages[pass.stage_count - 1].output_size / classes;
+  const int32_t classes = pass.loss.classes, positions = pass.loss.positions;
   const int64_t first = source * positions;
   if (positions == 1) {
-    return class_loss<WholeWarp, Compute>(pass, {classes, stride, output, grad, scale}, first, 0, 1);
+    return class_loss<WholeWarp, Compute>(pass, {classes, stride, output, grad, scale}, first, 0);
   }
   Compute sum = 0;
   for (int32_t p = WholeWarp::lane(); p < positions; p += kWarpSize) {
     const ClassRow<Compute> row{classes, positions * stride, output + p * stride, grad + p * stride, scale};
-    sum += class_loss<SingleThread, Compute>(pass, row, first, p, positions);
+    sum += class_loss<SingleThread, Compute>(pass, row, first, p);
   }
   return sum_of_warp(sum);
 }
@@ -132,15 +132,15 @@ __device__ Compute loss_of_classes(const TilePass<Compute>& pass, int64_t source
 template <class Compute>
 __device__ Compute loss_of_elements(const TilePass<Compute>& pass, int64_t image, int64_t source,
                                     int32_t stride, const Compute* output, Compute* grad, Compute scale) {
-  const int32_t size = pass.stages[pass.stage_count - 1].output_size;
-  const LossTensors& tensors = pass.loss_tensors;
+  const int32_t size = pass.loss.positions;
+  const LossTensors& tensors = pass.loss.tensors;
   const auto load = [&](const void* weights, int64_t step, int32_t j) {
     return weights == nullptr ? Compute(1) : load_stored<Compute>(weights, pass.dtype, image * step + j);
   };
   Compute sum = 0;
   for (int32_t j = WholeWarp::lane(); j < size; j += kWarpSize) {
     const Compute value = output[j * stride];
-    const Compute target = load_stored<Compute>(pass.targets, pass.dtype, source * size + j);
+    const Compute target = load_stored<Compute>(pass.loss.targets, pass.dtype, source * size + j);
     if (pass.loss.kind == LossKind::kBinaryCrossEntropy &&
         !(value >= 0 && value <= 1 && target >= 0 && target <= 1)) {
       *pass.bad = 1;  // whoever writes it
@@ -162,7 +162,7 @@ __device__ void loss_and_grad(const TilePass<Compute>& pass, const TileStage<Com
   const int32_t size = last.output_size;
   const auto* const outputs = reinterpret_cast<const Compute*>(tile.values(last.output.at));
   auto* const grads = reinterpret_cast<Compute*>(tile.values(last.grad_at));
-  const auto scale = static_cast<Compute>(1 / *pass.loss_divisor);
+  const auto scale = static_cast<Compute>(1 / *pass.loss.divisor);
   const int32_t warp = threadIdx.x / kWarpSize, lane = threadIdx.x % kWarpSize;
   for (int32_t image = warp; image < kImages; image += kTileThreads / kWarpSize) {
     if (image >= tile.images()) {
@@ -172,7 +172,7 @@ __device__ void loss_and_grad(const TilePass<Compute>& pass, const TileStage<Com
     const int64_t place = tile.first() + image, source = source_image(pass.images, place);
     const Compute* const output = outputs + image;
     Compute* const grad = grads + image;
-    const Compute loss = pass.loss.is_of_classes()
+    const Compute loss = pass.loss.of_classes
                              ? loss_of_classes(pass, source, kImages, output, grad, scale)
                              : loss_of_elements(pass, place, source, kImages, output, grad, scale);
     if (lane == 0) pass.losses[place] = loss;

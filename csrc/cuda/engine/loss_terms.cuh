@@ -3,7 +3,7 @@
 
 #include <cmath>
 
-#include "engine/loss.h"
+#include "cuda/engine/pass.cuh"
 
 namespace lenet_ext::cuda {
 
@@ -56,8 +56,8 @@ __device__ LossTerm<T> binary_cross_entropy_with_logits(T output, T target, T po
 }
 
 template <class T>
-__device__ LossTerm<T> loss_term(const Loss& loss, T output, T target, T pos_weight) {
-  const T difference = output - target, width = static_cast<T>(loss.width());
+__device__ LossTerm<T> loss_term(const TileLoss& loss, T output, T target, T pos_weight) {
+  const T difference = output - target, width = static_cast<T>(loss.width);
   switch (loss.kind) {
     case LossKind::kL1:
       return absolute_error(difference);

@@ -132,7 +132,7 @@ class Run {
       }
     }
     summed.bad = pass.bad = ready.bad, summed.losses = pass.losses;
-    summed.loss_divisor = pass.loss_divisor = ready.targets.divisor;
+    summed.loss_divisor = pass.loss.divisor = ready.targets.divisor;
     summed.rows = ready.step.rows;
     make_ready(op, ready);
     launch_tile(op, launch_, pass);
@@ -187,8 +187,17 @@ void train(const NetworkPtr& net, const TrainPass& p) {
   const int64_t batch = p.images.count, outputs = net->output_size();
   const int64_t classes = loss.is_of_classes() ? std::max<int64_t>(net->output_sizes()[0], 1) : 1;
   const int64_t positions = outputs / classes;
-  run.pass.trains = true, run.pass.loss = loss, run.pass.loss_tensors = p.loss, run.pass.targets = p.targets;
-  run.pass.classes = static_cast<int32_t>(classes);
+  run.pass.trains = true;
+  run.pass.loss = {loss.kind,
+                   loss.is_of_classes(),
+                   static_cast<int32_t>(classes),
+                   static_cast<int32_t>(positions),
+                   loss.ignored(),
+                   loss.label_smoothing(),
+                   loss.width(),
+                   p.loss,
+                   p.targets,
+                   nullptr};
   run.prepare(p.parameters);
   const size_t count = net->parameter_sizes.size();
   run.prepare_gradients([&](int parameter) {

@@ -53,7 +53,6 @@ __device__ T moved(const RmspropOptions& o, T gradient, T old, const StateElemen
   if (o.centered != 0) {
     const T mean = state[2].set(state[2].get() + T(1 - o.alpha) * (gradient - state[2].get()));
     square -= mean * mean;
-    if (square < 0) square = 0;
   }
   T step = gradient / (sqrt(square) + T(o.eps));
   if (o.momentum > 0) step = state[1].set(T(o.momentum) * state[1].get() + step);

@@ -74,6 +74,18 @@ struct TileStage {
   }
 };
 
+// The loss of a training step.
+struct TileLoss {
+  LossKind kind;
+  bool of_classes;
+  int32_t classes, positions;  // of an output; with losses of elements one class
+  int64_t ignored;             // the class whose targets count nothing
+  double smoothing, width;     // width: beta or delta
+  LossTensors tensors;
+  const void* targets;
+  const double* divisor;
+};
+
 template <class Compute>
 struct TilePass {
   TileStage<Compute> stages[kMostStages];
@@ -87,13 +99,9 @@ struct TilePass {
   void* output;
   const void* grad_output;
   void* grad_input;
-  // For training; losses: one of each image. classes: of an output, for losses of classes.
+  // For training; losses: one of each image.
   bool trains;
-  Loss loss;
-  LossTensors loss_tensors;
-  const void* targets;
-  int32_t classes;
-  const double* loss_divisor;
+  TileLoss loss;
   Compute* losses;
   int32_t* bad;  // becomes 1 where the outputs or targets have no such loss
   // The memory of a tile, in shared memory or for each block in `workspace`.

@@ -29,7 +29,7 @@ class BatchNormStage final : public StatisticsKernels<S> {
       : s_(shape), p_(parameters) {}
 
   void set_parameters(const StageParameters<T>& parameters) override {
-    by_.weight = p_.weight < 0 ? nullptr : parameters.tensors[p_.weight];
+    by_.weight = p_.weight < 0 ? nullptr : copied(parameters.tensors[p_.weight]);
     by_.bias = p_.bias < 0 ? nullptr : parameters.tensors[p_.bias];
     if (p_.uses_batch_statistics()) return;
     by_.mean = parameters.tensors[p_.running_mean];
@@ -112,6 +112,12 @@ class BatchNormStage final : public StatisticsKernels<S> {
   }
 
  private:
+  // A step of the optimizer changes the weight before the gradient of the input is there.
+  const T* copied(const T* weight) {
+    weight_.assign(weight, weight + s_.channels);
+    return weight_.data();
+  }
+
   void add_sums(const StageCall<T>& call, const T* g, T* sums) const {
     add_normalize_sums<S>(s_, call.count, by_, call.inputs[0], g, sums);
     sums[2 * s_.channels] += static_cast<T>(call.count);
@@ -124,7 +130,7 @@ class BatchNormStage final : public StatisticsKernels<S> {
   const BatchNormShape s_;
   const BatchNormParameters p_;
   Normalization<T> by_{};
-  std::vector<T> running_inv_std_;
+  std::vector<T> weight_, running_inv_std_;
   std::vector<T> grad_means_;  // of g and g * xhat over the batch
 };
 

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
-from torch.utils._pytree import TreeSpec, tree_unflatten
 
-from lenet_ext.engine.capture import Captured, ImageSizes, Leaf, Mode, capture
+from lenet_ext.engine.capture import Captured, capture
 from lenet_ext.engine.capture.errors import layer_name
 from lenet_ext.engine.capture.modes import unread
 from lenet_ext.engine.network import Network
 from lenet_ext.engine.operators import Statistics, draw_seeds, run
 from lenet_ext.engine.reasons import against
 from lenet_ext.engine.registered import Layout, Registered, counts
+from lenet_ext.engine.runnable import Runnable
 from lenet_ext.ops._arguments import autocast
 
 __all__ = ["FusedNet", "fuse"]
@@ -51,7 +50,7 @@ class FusedNet(torch.nn.Module):
         self._modules, self._parameters, self._buffers = model._modules, model._parameters, model._buffers
         self.training = model.training
         self._modes = {
-            pattern: mode if isinstance(mode, str) else _Runnable.of(mode)
+            pattern: mode if isinstance(mode, str) else Runnable.of(mode)
             for pattern, mode in captured.modes.items()
         }
         self._layout = Layout.of(model, captured)
@@ -90,7 +89,7 @@ class FusedNet(torch.nn.Module):
             registered.shape = images.shape
         return tensors
 
-    def _counts(self, mode: _Runnable) -> list[Tensor]:
+    def _counts(self, mode: Runnable) -> list[Tensor]:
         """The numbers of batches that the batch norms have seen."""
         if is_compiling():
             return counts(self, mode.counters)
@@ -100,7 +99,7 @@ class FusedNet(torch.nn.Module):
         return registered.counts
 
     @property
-    def _mode(self) -> _Runnable:
+    def _mode(self) -> Runnable:
         """The network in the mode in which its modules are, as far as they were looked at last."""
         paths = self._layout.paths
         if is_compiling():
@@ -108,7 +107,7 @@ class FusedNet(torch.nn.Module):
         else:
             pattern = self._registered.flags
         mode = self._modes.get(pattern)
-        if isinstance(mode, _Runnable):
+        if isinstance(mode, Runnable):
             return mode
         if mode is not None:
             raise RuntimeError(f"FusedNet: this mode cannot be fused: {mode.removeprefix('fuse: ')}")
@@ -155,38 +154,6 @@ class FusedNet(torch.nn.Module):
         replica = super()._replicate_for_data_parallel()
         replica._registered = Registered()
         return replica
-
-
-@dataclass(frozen=True)
-class _Runnable:
-    """A mode of a network as it is run.
-
-    is_single: whether it returns a tensor and no collection. is_random: whether it needs a seed. updated: the
-    numbers of the tensors that a forward changes.
-    """
-
-    network: Network
-    program: str
-    sizes: ImageSizes
-    spec: TreeSpec
-    leaves: tuple[Any, ...]
-    counters: tuple[str | None, ...]
-    is_single: bool
-    is_random: bool
-    updated: tuple[int, ...]
-
-    @classmethod
-    def of(cls, mode: Mode) -> _Runnable:
-        network = mode.network
-        return cls(
-            *(network, network.program(), mode.sizes, mode.spec, mode.leaves, mode.counters),
-            *(mode.spec.is_leaf(), network.is_random, network.updated),
-        )
-
-    def collected(self, outputs: Sequence[Tensor]) -> Any:
-        """The outputs as the model returns them."""
-        leaves = [outputs[leaf.output] if isinstance(leaf, Leaf) else leaf for leaf in self.leaves]
-        return tree_unflatten(leaves, self.spec)
 
 
 def _submodule(root: torch.nn.Module, path: str) -> torch.nn.Module:

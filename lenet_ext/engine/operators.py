@@ -150,7 +150,9 @@ class NetworkFunction(Function):
         input, normalization, seed, saved, argmax, *kept = ctx.saved_tensors
         parameters = [ctx.updated.get(number, tensor) for number, tensor in enumerate(kept)]
         needs_input, _, _, _, _, *needs_parameters = ctx.needs_input_grad
-        given = next(grad for grad in grads if grad is not None)
+        given = next((grad for grad in grads if grad is not None), None)
+        if given is None:  # all are zero, as where a second derivative is
+            return None, None, None, None, None, *(None for _ in needs_parameters)
         grad_outputs = [
             given.new_zeros(shape) if grad is None else grad
             for grad, shape in zip(grads, ctx.shapes, strict=False)

@@ -249,7 +249,7 @@ def test_data_parallel(model: Net, fused: nn.Module, tmp_path: Path) -> None:
         ),
         (torch.zeros(5, 2, 7, 8), r"was fused for \(N, 2, 6, 6\)"),
         (torch.zeros(5, 2, 1, 6), r"was fused for \(N, 2, 6, 6\)"),
-        (torch.zeros(2, 6, 6), r"input must be \(N, C, H, W\) or \(N, features\), got \[2, 6, 6\]"),
+        (torch.zeros(2, 6, 6), "conv2d needs images"),
         (torch.zeros(5, 72), "conv2d needs images"),
         (torch.zeros(5, 2, 6, 6, dtype=torch.float64), "images must be torch.float32 like head.0.weight"),
         (torch.zeros(5, 2, 6, 6, dtype=torch.int64), "images must be torch.float32 like head.0.weight"),

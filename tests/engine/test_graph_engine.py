@@ -59,7 +59,10 @@ def test_as_the_model(case: Case, training: bool) -> None:
         model.train(training)
         weights = [torch.randn(shape, dtype=torch.float64) for shape in shapes]
         expected, actual = (with_gradients(module, x, weights) for module in (model, fused))
-        torch.testing.assert_close(actual, expected, rtol=1e-9, atol=1e-9)
+        # The gradient of torch's hardsigmoid is a sixth in float32.
+        rounded = any(isinstance(module, nn.Hardsigmoid) for module in model.modules())
+        tolerance = 1e-7 if rounded else 1e-9
+        torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
         torch.testing.assert_close(fused.state_dict(), model.state_dict(), rtol=1e-10, atol=1e-10)
         with torch.no_grad():
             assert tree_structure(fused(x)) == tree_structure(model(x))

@@ -121,7 +121,7 @@ ACTIVATIONS: dict[str, nn.Module] = {
     "leaky_relu": nn.LeakyReLU(0.2),
     "elu": nn.ELU(0.7),
     "selu": nn.SELU(),
-    "celu": nn.CELU(1.3),
+    "celu": nn.CELU(2.0),
     "gelu": nn.GELU(),
     "gelu tanh": nn.GELU("tanh"),
     "silu": nn.SiLU(),

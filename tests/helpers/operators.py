@@ -12,7 +12,7 @@ import oracle
 import torch
 from torch import Tensor
 
-from lenet_ext.engine.layers import Activation, Conv2d, Linear, MaxPool2d
+from lenet_ext.engine.layers import Activation, Conv2d, Flatten, Linear, MaxPool2d
 from lenet_ext.engine.network import Network
 
 operators = torch.ops.lenet_ext
@@ -44,6 +44,7 @@ NETWORK = Network.chain(
     (Conv2d(stride=(2, 1), padding=(0, 1, 0, 1), dilation=(1, 1), groups=1), (0, 1)),
     (Activation("relu"), ()),
     (MaxPool2d((2, 3), stride=(2, 2), padding=(1, 0), dilation=(1, 2), ceil_mode=True), ()),
+    (Flatten(), ()),
     (Linear(), (2, 3)),
 )
 PROGRAM = NETWORK.program()

@@ -81,6 +81,7 @@ class TrainStep:
         self._programs: dict[tuple[str, str], str] = {}  # by that of the mode, and the loss
         self._optimizer_line = f"optimizer {self._optimizer.name}{clipped}"
         self._step: Step | None = None  # the last one
+        self._loss_line: str | None = None  # of the last one, too
         self._graphs: StepGraphs | None = None
         self._pace = Pace()
 

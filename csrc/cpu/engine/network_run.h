@@ -124,11 +124,13 @@ class NetworkRun {
     wanted_ = std::move(wanted);
     gradients_[0] = images;
     for (int value = 1; value < static_cast<int>(wanted_.size()); ++value) {
-      if (wanted_[value] && engine_->crosses(value)) gradients_[value] = batch_memory(network_.value_size(value));
+      if (wanted_[value] && engine_->gradient_crosses(value)) gradients_[value] = batch_memory(network_.value_size(value));
     }
     for (size_t i = 0; i < network_.stages.size(); ++i) {
       const Stage& stage = network_.stages[i];
-      if (stage.needs_statistics() && wanted_[stage.inputs[0]]) batch_gradients_[i] = batch_memory(stage.input_size);
+      if (stage.needs_statistics() && wanted_[stage.inputs[0]]) {
+        batch_gradients_[i] = batch_memory(stage.batch_gradient_size());
+      }
     }
   }
 
@@ -202,10 +204,19 @@ class NetworkRun {
       const Network& network = run_.network_;
       for (size_t i = segment_.end(); i < network.stages.size(); ++i) {
         if (run_.batch_gradients_[i] == nullptr || network.stages[i].inputs[0] != value) continue;
-        const T* const grad = run_.batch_gradients_[i] + tile_.range.first * network.value_size(value);
+        const int64_t first = tile_.range.first;
+        const T* const grad = run_.batch_gradients_[i] + first * network.stages[i].batch_gradient_size();
+        uint8_t* const kept = run_.kept[i];
+        const T* const input = tile_.value(value);
+        const StageCall<T> call{
+            .first = first,
+            .count = tile_.range.count,
+            .inputs = &input,
+            .output = nullptr,
+            .kept = kept == nullptr ? nullptr : kept + first * network.stages[i].argmax_bytes()};
         Scratch<T> added(filled_[value] ? tile_.range.count * network.value_size(value) : 0);
         T* const to = filled_[value] ? added.data() : at(value);
-        run_.engine_->kernels(i).statistics()->finish_input_gradient(tile_.range.count, tile_.value(value), grad, to);
+        run_.engine_->kernels(i).statistics()->finish_input_gradient(call, grad, to);
         if (filled_[value]) add(value, added.data());
         filled_[value] = true;
       }
@@ -235,7 +246,7 @@ class NetworkRun {
         if (!run_.wanted_[value]) {
           to[k] = nullptr;
         } else if (stage.needs_statistics()) {
-          to[k] = run_.batch_gradients_[i] + tile_.range.first * stage.input_size;
+          to[k] = run_.batch_gradients_[i] + tile_.range.first * stage.batch_gradient_size();
         } else if (!filled_[value]) {
           to[k] = at(value);
           filled_[value] = true;

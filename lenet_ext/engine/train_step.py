@@ -168,19 +168,15 @@ class TrainStep:
         return {**self.__dict__, "_graphs": None, "_step": None, "_pace": Pace()}
 
     def _program(self, loss_line: str) -> str:
-        """What the engine does in a step, in the mode in which the network is."""
-        mode = self.fused._mode
-        program = self._programs.get((mode.program, loss_line))
-        if program is None:
-            own = replace(mode.network, name="TrainStep")  # whose errors the user gets
-            program = own.program(loss_line, self._optimizer_line)
-            self._programs[mode.program, loss_line] = program
-        return program
-
-    def _mode_tensors(self, steps: int) -> tuple[list[Tensor], Tensor | None]:
-        """The counts of the batches that batch norms have seen, and the seeds of some steps for dropout."""
-        mode = self.fused._mode
-        return self.fused._counts(mode), draw_seeds(steps) if mode.is_random else None
+        """What the engine does in a step, in the mode of the network in the last `_next`."""
+        if loss_line is not self._loss_line:
+            program = self._programs.get((self._mode.program, loss_line))
+            if program is None:
+                own = replace(self._mode.network, name="TrainStep")  # whose errors the user gets
+                program = own.program(loss_line, self._optimizer_line)
+                self._programs[self._mode.program, loss_line] = program
+            self._loss_line, self._last_program = loss_line, program
+        return self._last_program
 
     def _next(self, images: Tensor) -> Step:
         """What a step takes besides its batch."""
@@ -191,6 +187,9 @@ class TrainStep:
             tensors = fused._checked_tensors(images)
             watch = fused._registered.watch
             step = self._step = self._optimizer.step(tensors, fused._layout.tensors, watch)
+            # The watch of the step sees where these change.
+            self._mode, self._loss_line = fused._mode, None
+            self._counted = fused._counts(self._mode)
         elif images.shape != fused._registered.shape:
             fused._checked_tensors(images)
         return step
@@ -208,7 +207,7 @@ class TrainStep:
         known, normalization = len(losses), self.fused._normalization
         loss_line, loss_tensors = self._loss.arguments(images, targets)
         steps = 1 if batch_size == 0 or order is None else -(-len(order) // batch_size)
-        counted, seeds = self._mode_tensors(steps)
+        counted, seeds = self._counted, draw_seeds(steps) if self._mode.is_random else None
         program = self._program(loss_line)
         state = (step.parameters, step.state, step.options, counted, seeds, program, normalization)
         try:
@@ -234,7 +233,7 @@ class TrainStep:
             self._graphs = StepGraphs(images.device)
         loss_line, loss_tensors = self._loss.arguments(images, targets)
         program = self._program(loss_line)
-        counted, seeds = self._mode_tensors(1)
+        counted, seeds = self._counted, draw_seeds(1) if self._mode.is_random else None
         tensors = [*step.parameters, *step.state, step.options, *counted, normalization, *loss_tensors]
         kind = (
             program,
@@ -252,9 +251,9 @@ class TrainStep:
         return loss
 
     def _taken(self, step: Step, counted: list[Tensor]) -> None:
-        updated = (step.parameters[number] for number in self.fused._mode.updated)
+        updated = [step.parameters[number] for number in self._mode.updated]
         # An operator bound through the stable ABI leaves that to its caller.
-        increment_version([*step.changed, *updated, *counted])
+        increment_version([*step.changed, *updated, *counted] if updated else step.changed)
         if step.made:
             self._optimizer.keep(step)
 
@@ -266,7 +265,7 @@ class TrainStep:
         def outputs() -> torch.Size:
             # Not by a call, which might change running statistics.
             shapes = [tuple(tensor.shape) for tensor in self.fused._checked_tensors(images)]
-            (output, *_), *_ = saved_sizes(self.fused._mode.program, tuple(images.shape), shapes)
+            (output, *_), *_ = saved_sizes(self._mode.program, tuple(images.shape), shapes)
             return torch.Size((len(images), *output))
 
         if len(images) > 0:

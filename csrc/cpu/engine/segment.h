@@ -40,11 +40,14 @@ class Segment {
     tile_ = whole ? batch : std::clamp<int64_t>((batch + kLeastTiles - 1) / kLeastTiles, 1, kMostTileImages);
     const int64_t most_chunks = std::min((batch + tile_ - 1) / tile_, kMostChunks);
     if (!whole) tile_ = std::clamp<int64_t>(kTileValues / std::max<int64_t>(image_values(last), 1), 1, tile_);
-    const std::vector<bool> wanted =
-        network.values_with_gradients(purpose.input_grad, [](int64_t) { return true; });
+    std::vector<bool> wanted = {purpose.input_grad};
+    const auto reads_wanted = [&](int value) { return wanted[value]; };
+    for (size_t i = 0; i < last; ++i) {
+      wanted.push_back(network.gradient_wanted(i, [](int64_t) { return true; }, reads_wanted));
+    }
     for (size_t i = first; i < last; ++i) {
       const Stage& stage = network.stages[i];
-      const bool input_grad = std::ranges::any_of(stage.inputs, [&](int value) { return wanted[value]; });
+      const bool input_grad = std::ranges::any_of(stage.inputs, reads_wanted);
       stages_.push_back(make_stage_kernels<S>(stage, tile_, purpose.backward, input_grad));
       sum_offsets_.push_back(sums_);
       sums_ += stages_.back()->sums_size();
@@ -77,26 +80,19 @@ class Segment {
     return false;
   }
 
+  // Whether it needs the images, for a stage or for their statistics.
+  bool uses_images() const { return uses_images_; }
+
   // The memory of a tile for values, for what pools leave, for gradients: elements or bytes, and where those of
   // a value or stage lie.
   int64_t values_size() const { return tile_ * values_.size(); }
-  int64_t value_at(int value) const { return tile_ * values_.begin(value_slots_[value - 1 - first_]); }
-  int64_t kept_size() const {
-    return tile_ * (network_.argmax_before(end()) - network_.argmax_before(first_));
-  }
-  int64_t kept_at(size_t stage) const {
-    return tile_ * (network_.argmax_before(stage) - network_.argmax_before(first_));
-  }
+  int64_t value_at(int value) const { return value_offsets_[value - 1 - first_]; }
+  int64_t kept_size() const { return kept_offsets_.back(); }
+  int64_t kept_at(size_t stage) const { return kept_offsets_[stage - first_]; }
   int64_t gradients_size() const { return tile_ * gradients_.size(); }
-  int64_t gradient_at(int value) const { return tile_ * gradients_.begin(gradient_slots_[value - 1 - first_]); }
-  // A gradient of any value that a stage reads.
-  int64_t largest_input() const {
-    int64_t largest = 0;
-    for (size_t i = begin(); i < end(); ++i) {
-      for (int value : network_.stages[i].inputs) largest = std::max(largest, network_.value_size(value));
-    }
-    return tile_ * largest;
-  }
+  int64_t gradient_at(int value) const { return gradient_offsets_[value - 1 - first_]; }
+  // Of a gradient that is added to another one, of any value that a stage reads.
+  int64_t added_size() const { return added_; }
 
   // To be called before each pass.
   void set_parameters(const StageParameters<T>& parameters) {
@@ -172,27 +168,36 @@ class Segment {
   // A value lives until the last stage that reads it; before a backward pass until that.
   void plan_values(bool backward) {
     const int last = static_cast<int>(end());
+    std::vector<int> slots;
+    kept_offsets_ = {0};
     for (size_t i = begin(); i < end(); ++i) {
       const int value = static_cast<int>(i) + 1, birth = static_cast<int>(i);
       const int death = backward || is_output(value) ? last : std::max(last_reader(value), birth);
-      value_slots_.push_back(values_.add(network_.value_size(value), birth, death));
+      slots.push_back(values_.add(network_.value_size(value), birth, death));
+      kept_offsets_.push_back(kept_offsets_.back() + tile_ * network_.stages[i].argmax_words());
     }
+    for (int slot : slots) value_offsets_.push_back(tile_ * values_.begin(slot));
+    uses_images_ = first_ == 0 || reads(0);
   }
 
   // The gradient of a value lives from the last stage that reads it to the one that gave it.
   void plan_gradients() {
-    gradient_slots_.resize(stages_.size());
     const int last = static_cast<int>(end());
     std::vector<std::pair<int, int>> births;  // phase, value
     for (size_t i = begin(); i < end(); ++i) {
       const int value = static_cast<int>(i) + 1;
       const int reader = is_output(value) ? last : std::max(last_reader(value), static_cast<int>(i));
       births.emplace_back(last - reader, value);
+      for (int input : network_.stages[i].inputs) {
+        if (network_.readers(input) > 1) added_ = std::max(added_, tile_ * network_.value_size(input));
+      }
     }
     std::ranges::stable_sort(births);
+    std::vector<int> slots(stages_.size());
     for (const auto& [birth, value] : births) {
-      gradient_slots_[value - 1 - first_] = gradients_.add(network_.value_size(value), birth, last - (value - 1));
+      slots[value - 1 - first_] = gradients_.add(network_.value_size(value), birth, last - (value - 1));
     }
+    for (int slot : slots) gradient_offsets_.push_back(tile_ * gradients_.begin(slot));
   }
 
   // The sums of all chunks to those of the first.
@@ -223,10 +228,10 @@ class Segment {
   const int64_t batch_;
   std::vector<std::unique_ptr<StageKernels<S>>> stages_;
   std::vector<int64_t> sum_offsets_;
-  int64_t tile_, tiles_, chunks_, sums_ = 0;
-  bool needs_statistics_ = false;
+  int64_t tile_, tiles_, chunks_, sums_ = 0, added_ = 0;
+  bool needs_statistics_ = false, uses_images_ = false;
   Slots values_, gradients_;
-  std::vector<int> value_slots_, gradient_slots_;
+  std::vector<int64_t> value_offsets_, kept_offsets_, gradient_offsets_;
 };
 
 }  // namespace lenet_ext::cpu

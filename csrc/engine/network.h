@@ -9,6 +9,27 @@
 
 namespace lenet_ext {
 
+// Parameters of a batch_norm; -1 where there is none. The running ones: where they are the statistics.
+struct BatchNormParameters {
+  int weight = -1, bias = -1, running_mean = -1, running_variance = -1;
+
+  static BatchNormParameters of(const Node& node) {
+    const auto number = [&](size_t i) { return static_cast<int>(node.parameters[i]); };
+    const bool affine = node.numbers[1] != 0;
+    BatchNormParameters p;
+    if (affine) p.weight = number(0), p.bias = number(1);
+    if (node.numbers[0] == 0) p.running_mean = number(2 * affine), p.running_variance = number(2 * affine + 1);
+    return p;
+  }
+  bool uses_batch_statistics() const { return running_mean < 0; }
+};
+
+// A batch_norm that is part of the core before it.
+struct FoldedNorm {
+  BatchNormParameters parameters;
+  double eps;
+};
+
 // A core (nothing, conv2d, linear or another layer), then max_pool2d, then an activation, each of the last two
 // if wanted. Shapes and sizes are those of one image.
 struct Stage {
@@ -23,6 +44,7 @@ struct Stage {
   SizeList core_sizes{};              // of what the core gives
   Conv2dShape conv{};                 // of conv2d; of conv_transpose2d, that whose input gradient it is
   LinearShape linear{};
+  std::optional<FoldedNorm> norm;
   bool pooled = false;
   MaxPool2dShape pool{};
   ActivationCall activation{};
@@ -43,6 +65,8 @@ struct Stage {
   // Whether it normalizes by the statistics of the whole batch, which must be known before.
   bool needs_statistics() const { return core == Core::kBatchNorm && layer.numbers[0] != 0; }
   int64_t channels() const { return input_sizes[0].empty() ? 1 : input_sizes[0][0]; }
+  // Elements of an image that backward leaves where the gradient of the input follows from the whole batch.
+  int64_t batch_gradient_size() const { return pooled ? output_size : input_size; }
   // Of each channel: BatchNormShape::statistics_size().
   int64_t statistics_size() const { return needs_statistics() ? 4 * channels() : 0; }
 };

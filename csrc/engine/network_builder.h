@@ -8,9 +8,10 @@ namespace lenet_ext {
 
 class NetworkBuilder {
  public:
-  // image_sizes: (N, ...). parameter_sizes: of each parameter.
-  NetworkBuilder(const Description& description, Sizes image_sizes, const std::vector<Sizes>& parameter_sizes)
-      : d_(description), parameter_sizes_(parameter_sizes), groups_(description) {
+  // image_sizes: (N, ...). parameter_sizes: of each parameter. value_sizes: see Grouping.
+  NetworkBuilder(const Description& description, Sizes image_sizes, const std::vector<Sizes>& parameter_sizes,
+                 const std::vector<SizeList>* value_sizes = nullptr)
+      : d_(description), parameter_sizes_(parameter_sizes), groups_(description, value_sizes) {
     if (image_sizes.size() < 2) {
       fail(d_.name, ": input must be (N, C, H, W), (N, features) or have 2 dimensions at least, got ",
            to_string(image_sizes));
@@ -49,6 +50,8 @@ class NetworkBuilder {
     }
     return std::move(net_);
   }
+  // Of all values, once built.
+  const std::vector<SizeList>& value_sizes() const { return sizes_; }
 
  private:
   const char* op() const { return d_.name.c_str(); }
@@ -101,6 +104,12 @@ class NetworkBuilder {
           return inputs_[0];
         }
         break;
+      case LayerKind::kBatchNorm:
+        if (groups_.stages()[number].norm < 0) break;
+        check_channels(node, inputs_[0][0]);
+        check_batch_norm(node);
+        stage(number).norm = {BatchNormParameters::of(node), node.reals[0]};
+        return inputs_[0];
       case LayerKind::kFlatten:
       case LayerKind::kReshape:
         return LayerSizes(at_, node, inputs_).of();
@@ -206,15 +215,7 @@ class NetworkBuilder {
     s.core = node.kind, s.layer = node;
     s.core_sizes = LayerSizes(at_, node, inputs_).of();
     s.core_size = element_count(op(), s.core_sizes);
-    const int64_t channels = s.channels();
-    for (int64_t number : node.parameters) {
-      const SizeList sizes = parameter(number);
-      const bool one_for_all = node.kind == LayerKind::kPRelu && sizes == SizeList{1};
-      if (sizes != SizeList{channels} && !one_for_all) {
-        fail(at_, ": a parameter must have the sizes ", to_string(std::array{channels}), ", got ",
-             to_string(sizes));
-      }
-    }
+    check_channels(node, s.channels());
     if (node.kind == LayerKind::kPRelu) {
       s.weight = static_cast<int>(node.parameters[0]);
       s.weight_size = net_.parameter_sizes[s.weight];
@@ -224,6 +225,17 @@ class NetworkBuilder {
       fail(at_, ": p must be in [0, 1], got ", node.reals[0]);
     }
     return s.core_sizes;
+  }
+
+  void check_channels(const Node& node, int64_t channels) const {
+    for (int64_t number : node.parameters) {
+      const SizeList sizes = parameter(number);
+      const bool one_for_all = node.kind == LayerKind::kPRelu && sizes == SizeList{1};
+      if (sizes != SizeList{channels} && !one_for_all) {
+        fail(at_, ": a parameter must have the sizes ", to_string(std::array{channels}), ", got ",
+             to_string(sizes));
+      }
+    }
   }
 
   void check_batch_norm(const Node& node) const {
@@ -242,5 +254,17 @@ class NetworkBuilder {
   std::vector<SizeList> inputs_;  // of the layer at hand
   std::string at_;                // the layer at hand, for errors
 };
+
+// folds: for passes that keep nothing for backward.
+inline Network build_network(const Description& description, Sizes image_sizes,
+                             const std::vector<Sizes>& parameter_sizes, bool folds) {
+  NetworkBuilder builder(description, image_sizes, parameter_sizes);
+  Network network = builder.build();
+  const auto is_running = [](const Stage& s) {
+    return s.core == LayerKind::kBatchNorm && !s.needs_statistics();
+  };
+  if (!folds || std::ranges::none_of(network.stages, is_running)) return network;
+  return NetworkBuilder(description, image_sizes, parameter_sizes, &builder.value_sizes()).build();
+}
 
 }  // namespace lenet_ext

@@ -50,7 +50,7 @@ uint64_t seed_of(const NetworkTensors& t, const std::optional<Tensor>& seed) {
 // Inference.
 Tensors network(const Tensor& input, Tensors parameters, std::string program,
                 std::optional<Tensor> normalization, std::optional<Tensor> seed) {
-  const NetworkTensors t(input, parameters, program, normalization);
+  const NetworkTensors t(input, parameters, program, normalization, /*keeps=*/false);
   t.check_statistics();
   const Backend kernels(t.op(), t.images);
   const uint64_t number = seed_of(t, seed);

@@ -125,11 +125,11 @@ class NetworkRun {
       const Stage& stage = network_.stages[i];
       ValuePlace& given = values_[i + 1];
       given.wanted = network_.gradient_wanted(i, is_wanted, reads_wanted);
-      if (given.wanted && engine_->crosses(static_cast<int>(i) + 1)) {
+      if (given.wanted && engine_->gradient_crosses(static_cast<int>(i) + 1)) {
         given.gradients = batch_memory(stage.output_size);
       }
       if (stage.needs_statistics() && values_[stage.inputs[0]].wanted) {
-        stages_[i].gradients = batch_memory(stage.input_size);
+        stages_[i].gradients = batch_memory(stage.batch_gradient_size());
       }
     }
   }
@@ -207,11 +207,19 @@ class NetworkRun {
       const Network& network = run_.network_;
       for (size_t i = segment_.end(); i < network.stages.size(); ++i) {
         if (run_.stages_[i].gradients == nullptr || network.stages[i].inputs[0] != value) continue;
-        const T* const grad = run_.stages_[i].gradients + tile_.range.first * network.value_size(value);
+        const int64_t first = tile_.range.first;
+        const T* const grad = run_.stages_[i].gradients + first * network.stages[i].batch_gradient_size();
+        uint8_t* const kept = run_.stages_[i].kept;
+        const T* const input = tile_.value(value);
+        const StageCall<T> call{
+            .first = first,
+            .count = tile_.range.count,
+            .inputs = &input,
+            .output = nullptr,
+            .kept = kept == nullptr ? nullptr : kept + first * network.stages[i].argmax_bytes()};
         Scratch<T> added(filled_[value] ? tile_.range.count * network.value_size(value) : 0);
         T* const to = filled_[value] ? added.data() : at(value);
-        run_.engine_->kernels(i).statistics()->finish_input_gradient(tile_.range.count, tile_.value(value),
-                                                                     grad, to);
+        run_.engine_->kernels(i).statistics()->finish_input_gradient(call, grad, to);
         if (filled_[value]) add(value, added.data());
         filled_[value] = true;
       }
@@ -241,7 +249,7 @@ class NetworkRun {
         if (!run_.values_[value].wanted) {
           to[k] = nullptr;
         } else if (stage.needs_statistics()) {
-          to[k] = run_.stages_[i].gradients + tile_.range.first * stage.input_size;
+          to[k] = run_.stages_[i].gradients + tile_.range.first * stage.batch_gradient_size();
         } else if (!filled_[value]) {
           to[k] = at(value);
           filled_[value] = true;

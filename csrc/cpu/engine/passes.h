@@ -106,9 +106,13 @@ void network_train(const NetworkPtr& network, const TrainPass& pass) {
   const size_t last = run.engine().segments() - 1;
   const size_t kept_stages = run.engine().segment(last).begin();
   Scratch<T> values(batch * network->values_before(kept_stages));
-  Scratch<uint8_t> argmax(batch * network->argmax_before(kept_stages));
+  // Of a stage that needs statistics, which begins the last segment, this is read again after it.
+  const size_t kept_argmax = kept_stages + network->stages[kept_stages].needs_statistics();
+  Scratch<uint8_t> argmax(batch * network->argmax_before(kept_argmax));
   for (size_t i = 0; i < kept_stages; ++i) {
     run.set_values(static_cast<int>(i) + 1, values.data() + network->values_before(i) * batch);
+  }
+  for (size_t i = 0; i < kept_argmax; ++i) {
     if (network->stages[i].argmax_bytes() > 0)
       run.set_kept(i, argmax.data() + network->argmax_before(i) * batch);
   }

@@ -33,8 +33,13 @@ class Segment {
   // Stages [first, last) of the network. whole: the batch is a single tile.
   Segment(const Network& network, size_t first, size_t last, int64_t batch, bool whole, Purpose purpose)
       : network_(network), first_(first), batch_(batch) {
+    static const int64_t kTileValues = getenv("TILE_VALUES") ? atoll(getenv("TILE_VALUES")) : 256 * 1024;
     constexpr int64_t kMostTileImages = 32, kLeastTiles = 4;
+    // Chunks: enough for many threads, few enough to keep their sums small: no more where tiles are small.
+    constexpr int64_t kMostChunks = 32, kMostSums = 4 * 1024 * 1024;
     tile_ = whole ? batch : std::clamp<int64_t>((batch + kLeastTiles - 1) / kLeastTiles, 1, kMostTileImages);
+    const int64_t most_chunks = std::min((batch + tile_ - 1) / tile_, kMostChunks);
+    if (!whole) tile_ = std::clamp<int64_t>(kTileValues / std::max<int64_t>(image_values(last), 1), 1, tile_);
     std::vector<bool> wanted = {purpose.input_grad};
     const auto reads_wanted = [&](int value) { return wanted[value]; };
     for (size_t i = 0; i < last; ++i) {
@@ -48,11 +53,9 @@ class Segment {
       sums_ += stages_.back()->sums_size();
       needs_statistics_ = needs_statistics_ || stage.needs_statistics();
     }
-    // Chunks: enough for many threads, few enough to keep their sums small.
-    constexpr int64_t kMostChunks = 32, kMostSums = 4 * 1024 * 1024;
     tiles_ = (batch + tile_ - 1) / tile_;
     chunks_ = std::clamp<int64_t>(kMostSums / std::max<int64_t>(sums_, 1), 2, kMostChunks);
-    chunks_ = std::max<int64_t>(std::min(chunks_, tiles_), 1);
+    chunks_ = std::max<int64_t>(std::min(chunks_, most_chunks), 1);
     plan_values(purpose.backward);
     if (purpose.backward) plan_gradients();
   }
@@ -68,6 +71,14 @@ class Segment {
     return value > static_cast<int>(first_) && value <= static_cast<int>(end());
   }
   bool reads(int value) const { return last_reader(value) >= 0; }
+  // Whether backward gives a gradient of it, as opposed to what that follows from.
+  bool gives_gradient(int value) const {
+    for (size_t i = begin(); i < end(); ++i) {
+      const Stage& stage = network_.stages[i];
+      if (!stage.needs_statistics() && std::ranges::count(stage.inputs, value) > 0) return true;
+    }
+    return false;
+  }
 
   // Whether it needs the images, for a stage or for their statistics.
   bool uses_images() const { return uses_images_; }
@@ -128,6 +139,20 @@ class Segment {
 
  private:
   TileRange tile(int64_t i) const { return {i, i * tile_, std::min(tile_, batch_ - i * tile_)}; }
+
+  // What stages up to `last` read and give of an image.
+  int64_t image_values(size_t last) const {
+    std::vector<int> values;
+    for (size_t i = first_; i < last; ++i) {
+      values.push_back(static_cast<int>(i) + 1);
+      std::ranges::copy(network_.stages[i].inputs, std::back_inserter(values));
+    }
+    std::ranges::sort(values);
+    values.erase(std::ranges::unique(values).begin(), values.end());
+    int64_t count = 0;
+    for (int value : values) count += network_.value_size(value);
+    return count;
+  }
 
   // The last stage of this segment that reads a value, -1 if none does.
   int last_reader(int value) const {

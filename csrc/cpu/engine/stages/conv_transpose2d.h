@@ -25,7 +25,7 @@ class ConvTranspose2dStage final : public StageKernels<S> {
         weight_(weight),
         bias_(bias),
         forward_(s_, Format::kContiguous, Caller::kEngine) {
-    if (backward) weight_grad_.emplace(s_, Format::kContiguous);
+    if (backward) weight_grad_.emplace(s_, Format::kContiguous, Caller::kEngine);
     if (backward && input_grad) input_grad_.emplace(s_, Format::kContiguous, Caller::kEngine);
   }
 

@@ -4,6 +4,7 @@
 
 #include <optional>
 
+#include "cpu/conv2d/caller.h"
 #include "cpu/conv2d/correlate.h"
 #include "cpu/conv2d/patch_grad.h"
 #include "cpu/conv2d/problems.h"
@@ -11,12 +12,6 @@
 #include "cpu/conv2d/winograd_conv2d.h"
 
 namespace lenet_ext::cpu {
-
-// Who computes a convolution decides between ways that round differently.
-enum class Caller {
-  kLayer,   // with the weights of this call; the input gradient by patches where that is faster
-  kEngine,  // with weights that are prepared for many images
-};
 
 // output (N, O, OH, OW) = input (N, C, H, W) * weight + bias, perhaps followed by a max-pool in the same
 // pass.
@@ -71,8 +66,19 @@ class Conv2dForward {
 // grad_input (N, C, H, W) from grad_output (N, O, OH, OW).
 template <class S, class Stored>
 class Conv2dInputGrad {
+  static constexpr bool kStoredIsComputed = std::is_same_v<Stored, typename S::Scalar>;
+
  public:
   Conv2dInputGrad(const Conv2dShape& shape, Format format, Caller caller) {
+    if constexpr (kStoredIsComputed) {
+      if (caller == Caller::kEngine && format == Format::kContiguous && input_grad_is_convolution(shape)) {
+        const Conv2dShape convolution = input_grad_convolution(shape);
+        if (WinogradPlan<S>::suits(convolution, false) && WinogradPlan<S>::saves(convolution)) {
+          winograd_.emplace(convolution, false);
+          return;
+        }
+      }
+    }
     if (caller == Caller::kLayer && PatchGradient<S, Stored>::suits(shape)) {
       patches_.emplace(shape, format);
       return;
@@ -85,16 +91,23 @@ class Conv2dInputGrad {
   // weight: (O, C / groups, KH, KW); bias: (C) to add, or null; of the engine alone. To be called before the
   // first run.
   void set_weight(const Stored* weight, const Stored* bias = nullptr) {
+    if constexpr (kStoredIsComputed) {
+      if (winograd_) return winograd_->set_weights(weight, bias, WinogradKernels::kTurned);
+    }
     if (patches_) patches_->set_weight(weight);
     for (const auto& phase : phases_) phase->set_weights(weight, bias);
   }
 
   void run(int64_t images, const Stored* grad_output, Stored* grad_input) const {
+    if constexpr (kStoredIsComputed) {
+      if (winograd_) return winograd_->run(images, grad_output, grad_input, nullptr);
+    }
     if (patches_) patches_->run(grad_output, grad_input, images);
     for (const auto& phase : phases_) phase->run(grad_output, grad_input, images);
   }
 
  private:
+  std::optional<WinogradConv2d<S>> winograd_;
   std::optional<PatchGradient<S, Stored>> patches_;
   std::vector<std::unique_ptr<Correlator<S, Stored>>> phases_;  // of the stride
 };
@@ -120,7 +133,8 @@ void conv2d_input_grad(const Conv2dShape& s, Format format, const Stored* grad_o
 template <class S, class Stored>
 void conv2d_weight_grad(const Conv2dShape& s, Format format, const Stored* grad_output, const Stored* input,
                         Stored* grad_weight, Stored* grad_bias) {
-  WeightGradient<S, Stored>(s, format).run(grad_output, input, s.batch, grad_weight, grad_bias);
+  WeightGradient<S, Stored>(s, format, Caller::kLayer)
+      .run(grad_output, input, s.batch, grad_weight, grad_bias);
 }
 
 }  // namespace lenet_ext::cpu

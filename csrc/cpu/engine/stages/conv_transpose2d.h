@@ -25,7 +25,7 @@ class ConvTranspose2dStage final : public StageKernels<S> {
         bias_(stage.bias),
         forward_(s_, Format::kContiguous, Caller::kEngine) {
     if (stage.norm) folded_.emplace(*stage.norm, s_.in_channels);
-    if (backward) weight_grad_.emplace(s_, Format::kContiguous);
+    if (backward) weight_grad_.emplace(s_, Format::kContiguous, Caller::kEngine);
     if (backward && input_grad) input_grad_.emplace(s_, Format::kContiguous, Caller::kEngine);
   }
 

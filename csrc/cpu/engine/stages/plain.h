@@ -36,7 +36,7 @@ class PlainStage final : public StageKernels<S> {
       pooled_.emplace(conv_, pool_, input_grad);
       return;
     }
-    weight_grad_.emplace(conv_, Format::kContiguous);
+    weight_grad_.emplace(conv_, Format::kContiguous, Caller::kEngine);
     if (input_grad) input_grad_.emplace(conv_, Format::kContiguous, Caller::kEngine);
   }
 
@@ -74,7 +74,9 @@ class PlainStage final : public StageKernels<S> {
     }
   }
 
-  int64_t sums_size() const override { return pooled_ ? pooled_->sums_size() : s_.parameter_count(); }
+  int64_t sums_size() const override {
+    return pooled_ ? pooled_->sums_size() : weight_grad_ ? weight_grad_->sums_size() : s_.parameter_count();
+  }
 
   void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,
                 const GradientSink<T>& sink) const override {
@@ -97,9 +99,13 @@ class PlainStage final : public StageKernels<S> {
   // The gradients of the parameters, in their own layout.
   void give(const T* sums, const GradientSink<T>& sink) const {
     if (s_.weight < 0) return;
-    Scratch<T> gradients(pooled_ ? s_.weight_size : 0);
+    Scratch<T> gradients(pooled_ || weight_grad_ ? s_.parameter_count() : 0);
     const T *weight = sums, *bias = sums + s_.weight_size;
     if (pooled_) bias = pooled_->write(sums, gradients.data()), weight = gradients.data();
+    if (weight_grad_) {
+      weight = gradients.data(), bias = weight + s_.weight_size;
+      weight_grad_->write(sums, gradients.data(), s_.bias < 0 ? nullptr : gradients.data() + s_.weight_size);
+    }
     sink.take(s_.weight, 0, s_.weight_size, weight);
     if (s_.bias >= 0) sink.take(s_.bias, 0, s_.bias_size, bias);
   }
@@ -141,18 +147,11 @@ class PlainStage final : public StageKernels<S> {
                                  to);
         grad = to;
       }
-      if (weight_grad_wanted) add_weight_grad(count, input + i * s_.input_size, grad, sums);
+      if (weight_grad_wanted) weight_grad_->add(grad, input + i * s_.input_size, count, sums);
       if (grad_x == nullptr) continue;
       if (input_grad_) input_grad_->run(count, grad, grad_x);
       if (s_.core == Core::kNone && !s_.pooled) std::copy_n(grad, count * s_.input_size, grad_x);
     }
-  }
-
-  void add_weight_grad(int64_t images, const T* input, const T* grad_output, T* sums) const {
-    Scratch<T> gradients(s_.parameter_count());
-    weight_grad_->run(grad_output, input, images, gradients.data(),
-                      s_.bias < 0 ? nullptr : gradients.data() + s_.weight_size);
-    add_row<S>(gradients.data(), sums, s_.parameter_count());
   }
 
   void linear_backward(int64_t images, const T* input, const T* grad_output, T* grad_input,

@@ -47,6 +47,15 @@ struct Avx2<float> {
     std::memcpy(p, buffer, sizeof(Half) * n);
   }
 
+  static Mask mask_of(uint32_t bits) {
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i set = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), bit);
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, bit));
+  }
+  static Vector load_masked(const float* p, Mask mask) {
+    return _mm256_maskload_ps(p, _mm256_castps_si256(mask));
+  }
+
   static Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
   static Vector sub(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
   static Vector mul(Vector a, Vector b) { return _mm256_mul_ps(a, b); }
@@ -173,6 +182,15 @@ struct Avx2<double> {
   static Vector load_partial(const double* p, int n) { return _mm256_maskload_pd(p, first(n)); }
   static void store(double* p, Vector v) { _mm256_storeu_pd(p, v); }
   static void store_partial(double* p, Vector v, int n) { _mm256_maskstore_pd(p, first(n), v); }
+
+  static Mask mask_of(uint32_t bits) {
+    const __m256i bit = _mm256_setr_epi64x(1, 2, 4, 8);
+    const __m256i set = _mm256_and_si256(_mm256_set1_epi64x(bits), bit);
+    return _mm256_castsi256_pd(_mm256_cmpeq_epi64(set, bit));
+  }
+  static Vector load_masked(const double* p, Mask mask) {
+    return _mm256_maskload_pd(p, _mm256_castpd_si256(mask));
+  }
 
   static Vector add(Vector a, Vector b) { return _mm256_add_pd(a, b); }
   static Vector sub(Vector a, Vector b) { return _mm256_sub_pd(a, b); }

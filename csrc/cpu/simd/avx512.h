@@ -45,6 +45,9 @@ struct Avx512<float> {
     _mm256_mask_storeu_epi16(p, first(n), narrow_float16(v));
   }
 
+  static Mask mask_of(uint32_t bits) { return static_cast<Mask>(bits); }
+  static Vector load_masked(const float* p, Mask mask) { return _mm512_maskz_loadu_ps(mask, p); }
+
   static Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
   static Vector sub(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
   static Vector mul(Vector a, Vector b) { return _mm512_mul_ps(a, b); }
@@ -196,6 +199,9 @@ struct Avx512<double> {
   static Vector load_partial(const double* p, int n) { return _mm512_maskz_loadu_pd(first(n), p); }
   static void store(double* p, Vector v) { _mm512_storeu_pd(p, v); }
   static void store_partial(double* p, Vector v, int n) { _mm512_mask_storeu_pd(p, first(n), v); }
+
+  static Mask mask_of(uint32_t bits) { return static_cast<Mask>(bits); }
+  static Vector load_masked(const double* p, Mask mask) { return _mm512_maskz_loadu_pd(mask, p); }
 
   static Vector add(Vector a, Vector b) { return _mm512_add_pd(a, b); }
   static Vector sub(Vector a, Vector b) { return _mm512_sub_pd(a, b); }

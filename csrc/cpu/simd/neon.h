@@ -43,6 +43,20 @@ struct Neon<float> {
     std::memcpy(p, buffer, sizeof(Stored) * n);
   }
 
+  static Mask mask_of(uint32_t bits) {
+    const uint32_t bit[width] = {1, 2, 4, 8};
+    return vtstq_u32(vdupq_n_u32(bits), vld1q_u32(bit));
+  }
+  // The whole vector at once where all of it is wanted, which is the rule.
+  static Vector load_masked(const float* p, Mask mask) {
+    if (vminvq_u32(mask) != 0) return load(p);
+    uint32_t wanted[width];
+    vst1q_u32(wanted, mask);
+    float buffer[width];
+    for (int i = 0; i < width; ++i) buffer[i] = wanted[i] != 0 ? p[i] : 0.0F;
+    return load(buffer);
+  }
+
   static Vector add(Vector a, Vector b) { return vaddq_f32(a, b); }
   static Vector sub(Vector a, Vector b) { return vsubq_f32(a, b); }
   static Vector mul(Vector a, Vector b) { return vmulq_f32(a, b); }
@@ -137,6 +151,16 @@ struct Neon<double> {
     double buffer[width];
     store(buffer, v);
     std::memcpy(p, buffer, sizeof(double) * n);
+  }
+
+  static Mask mask_of(uint32_t bits) {
+    const uint64_t bit[width] = {1, 2};
+    return vtstq_u64(vdupq_n_u64(bits), vld1q_u64(bit));
+  }
+  static Vector load_masked(const double* p, Mask mask) {
+    const double buffer[width] = {vgetq_lane_u64(mask, 0) != 0 ? p[0] : 0.0,
+                                  vgetq_lane_u64(mask, 1) != 0 ? p[1] : 0.0};
+    return load(buffer);
   }
 
   static Vector add(Vector a, Vector b) { return vaddq_f64(a, b); }

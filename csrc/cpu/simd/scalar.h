@@ -41,6 +41,10 @@ struct Scalar1 {
     if (n > 0) from_compute(v, *p);
   }
 
+  // The elements whose bit is set, from the lowest on; of those alone memory is touched, others are zero.
+  static Mask mask_of(uint32_t bits) { return (bits & 1) != 0; }
+  static Vector load_masked(const T* p, Mask mask) { return mask ? *p : T(0); }
+
   static Vector add(Vector a, Vector b) { return a + b; }
   static Vector sub(Vector a, Vector b) { return a - b; }
   static Vector mul(Vector a, Vector b) { return a * b; }

@@ -112,28 +112,25 @@ struct DepthwisePlane {
     }
   }
 
-  static bool all_rows_inside(const PlaneGeometry& g, const PlaneStrip& strip, int64_t top, int64_t left) {
-    return top >= 0 && top + kTaps - 1 + strip.rows <= g.height && left >= strip.rows;
-  }
-
   static void several_rows(const PlaneGeometry& g, const PlaneStrip& strip, const T* in,
                            const V (&w)[kTaps * kTaps], V init, const Target& to) {
     const Columns columns(strip);
-    for (int64_t y = 0; y < g.out_height; y += strip.rows) {
+    const int64_t width = g.width, rows = strip.rows, height = g.out_height;
+    const Range whole = strip.whole_steps;
+    const uint32_t* lanes = strip.row_lanes.data();
+    const T* from = first_pixel(g, strip, in, -g.pad_top);
+    for (int64_t y = 0, step = 0; y < height; y += rows, ++step, from += rows * width, lanes += kTaps) {
       V sum = init;
-      const int64_t top = y - g.pad_top, left = g.out_height - y;
-      const T* const from = first_pixel(g, strip, in, top);
-      if (all_rows_inside(g, strip, top, left)) {
+      if (whole.begin <= step && step < whole.end) {
 #pragma GCC unroll 8
-        for (int ky = 0; ky < kTaps; ++ky) add_row(columns, from + ky * g.width, w + ky * kTaps, sum);
+        for (int ky = 0; ky < kTaps; ++ky) add_row(columns, from + ky * width, w + ky * kTaps, sum);
       } else {
 #pragma GCC unroll 8
         for (int ky = 0; ky < kTaps; ++ky) {
-          const uint32_t lanes = lanes_of_rows(g, strip.rows, top + ky, left);
-          add_row(Columns(strip, lanes), from + ky * g.width, w + ky * kTaps, sum);
+          add_row(Columns(strip, lanes[ky]), from + ky * width, w + ky * kTaps, sum);
         }
       }
-      to.store(y, static_cast<int>(std::min(left, strip.rows) * g.out_width), sum);
+      to.store(y, static_cast<int>(std::min(height - y, rows) * width), sum);
     }
   }
 
@@ -146,7 +143,9 @@ struct DepthwisePlane {
     for (int i = 0; i < kRows * kTaps; ++i) products[i] = S::zero();
     for (int64_t n = 0; n < images; ++n) {
       const T *const x = in + n * in_stride, *const gradient = grad + n * grad_stride + strip.first;
-      if (kStride == 1 && strip.rows == 1) {
+      if (strip.rows > 1) {
+        add_products_of_rows<kFirst, kRows>(g, strip, x, gradient, products);
+      } else if (kStride == 1) {
         add_rolling_products<kFirst, kRows>(g, strip, x, gradient, products);
       } else {
         add_products<kFirst, kRows>(g, strip, x, gradient, products);
@@ -201,23 +200,40 @@ struct DepthwisePlane {
                                                                  const T* grad,
                                                                  V (&products)[kRows * kTaps]) {
     const Columns columns(strip);
-    for (int64_t y = 0; y < g.out_height; y += strip.rows) {
-      const int64_t left = g.out_height - y, top = y * kStride - g.pad_top;
-      const bool whole = strip.rows == 1 || left >= strip.rows;
-      const V gradient =
-          S::load_partial(grad + y * g.out_width, whole ? strip.lanes : static_cast<int>(left * g.out_width));
-      const bool inside = strip.rows > 1 && all_rows_inside(g, strip, top, left);
+    for (int64_t y = 0; y < g.out_height; ++y) {
+      const V gradient = S::load_partial(grad + y * g.out_width, strip.lanes);
 #pragma GCC unroll 8
       for (int i = 0; i < kRows; ++i) {
-        const int64_t row = top + kFirst + i;
-        const T* const from = first_pixel(g, strip, in, row);
+        const int64_t row = y * kStride - g.pad_top + kFirst + i;
+        if (row < 0 || row >= g.height) continue;
         V taps[kTaps];
-        if (strip.rows > 1 && !inside) {
-          Columns(strip, lanes_of_rows(g, strip.rows, row, left)).load(from, taps);
-        } else if (inside || (row >= 0 && row < g.height)) {
-          columns.load(from, taps);
+        columns.load(first_pixel(g, strip, in, row), taps);
+        add_row_products<kRows>(taps, gradient, i, products);
+      }
+    }
+  }
+
+  template <int kFirst, int kRows>
+  static inline __attribute__((always_inline)) void add_products_of_rows(const PlaneGeometry& g,
+                                                                         const PlaneStrip& strip, const T* in,
+                                                                         const T* grad,
+                                                                         V (&products)[kRows * kTaps]) {
+    const Columns columns(strip);
+    const int64_t width = g.width, rows = strip.rows, height = g.out_height;
+    const Range whole = strip.whole_steps;
+    const uint32_t* lanes = strip.row_lanes.data();
+    const T* from = first_pixel(g, strip, in, kFirst - g.pad_top);
+    for (int64_t y = 0, step = 0; y < height; y += rows, ++step, from += rows * width, lanes += kTaps) {
+      const V gradient =
+          S::load_partial(grad + y * width, static_cast<int>(std::min(height - y, rows) * width));
+      const bool is_whole = whole.begin <= step && step < whole.end;
+#pragma GCC unroll 8
+      for (int i = 0; i < kRows; ++i) {
+        V taps[kTaps];
+        if (is_whole) {
+          columns.load(from + i * width, taps);
         } else {
-          continue;
+          Columns(strip, lanes[kFirst + i]).load(from + i * width, taps);
         }
         add_row_products<kRows>(taps, gradient, i, products);
       }

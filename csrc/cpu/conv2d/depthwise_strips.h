@@ -30,7 +30,20 @@ struct PlaneStrip {
   int lanes;
   int64_t rows;
   uint32_t columns[kMostStripLoads];
+  // Of several rows: for each step down the image and each row of taps the lanes whose rows lie in the image and
+  // are those of outputs; and the steps at which these are all.
+  std::vector<uint32_t> row_lanes = {};
+  Range whole_steps{0, 0};
 };
+
+// The lanes of a strip of several rows whose input row, `row` of the first, lies in the image and whose output
+// does, `out_rows` of which are left.
+inline uint32_t lanes_of_rows(const PlaneGeometry& g, int64_t rows, int64_t row, int64_t out_rows) {
+  const auto below = [](int64_t lanes) { return static_cast<uint32_t>((uint64_t{1} << lanes) - 1); };
+  const int64_t begin = std::clamp<int64_t>(-row, 0, rows);
+  const int64_t end = std::clamp<int64_t>(std::min(g.height - row, out_rows), begin, rows);
+  return below(end * g.width) & ~below(begin * g.width);
+}
 
 // The pixels that the kTaps columns of a row of taps meet. With a stride of 2 two vectors of a row are split into
 // even and odd columns, which gives two taps.
@@ -64,9 +77,24 @@ struct StripColumns {
           strip.columns[load] |= uint32_t{inside} << lane;
         }
       }
-      strips.push_back(strip);
+      if (rows > 1) add_steps(g, strip);
+      strips.push_back(std::move(strip));
     }
     return strips;
+  }
+
+  static void add_steps(const PlaneGeometry& g, PlaneStrip& strip) {
+    const auto all = static_cast<uint32_t>((uint64_t{1} << strip.lanes) - 1);
+    for (int64_t y = 0, step = 0; y < g.out_height; y += strip.rows, ++step) {
+      bool whole = true;
+      for (int64_t row = y - g.pad_top; row < y - g.pad_top + kTaps; ++row) {
+        strip.row_lanes.push_back(lanes_of_rows(g, strip.rows, row, g.out_height - y));
+        whole = whole && strip.row_lanes.back() == all;
+      }
+      if (!whole) continue;
+      if (strip.whole_steps.end == 0) strip.whole_steps.begin = step;
+      strip.whole_steps.end = step + 1;
+    }
   }
 
   Mask masks[kLoads];
@@ -92,21 +120,5 @@ struct StripColumns {
     }
   }
 };
-
-// The lanes of a strip of several rows whose input row, `row` of the first, lies in the image and whose output
-// does, `out_rows` of which are left.
-inline uint32_t lanes_of_rows(const PlaneGeometry& g, int64_t rows, int64_t row, int64_t out_rows) {
-  const auto below = [](int64_t lanes) { return static_cast<uint32_t>((uint64_t{1} << lanes) - 1); };
-  const int64_t begin = std::clamp<int64_t>(-row, 0, rows);
-  const int64_t end = std::clamp<int64_t>(std::min(g.height - row, out_rows), begin, rows);
-  return below(end * g.width) & ~below(begin * g.width);
-}
-
-// Those of the kernel's rows [first, first + count) that meet the image at an output row whose first tap meets
-// input row `top`.
-inline Range kernel_rows_inside(const PlaneGeometry& g, int64_t top, int64_t first, int64_t count) {
-  const Range range = inside(top + first, 1, g.height, count);
-  return {first + range.begin, first + range.end};
-}
 
 }  // namespace lenet_ext::cpu

@@ -166,7 +166,12 @@ class WeightGradient {
   void channels_as_lanes(const Part& in, const Part& image, int64_t row, int64_t rows, T* window_memory,
                          T* grads, T* weight_sums, T* bias_sums) const {
     const int64_t ins = s_.group_in(), pixels = rows * s_.out_width;
-    pack_channels_last<S>(in, plan_.window(row), window_memory);
+    const T* window = window_memory;
+    int64_t channel_stride = 1;
+    if constexpr (std::is_same_v<T, Stored>) {
+      if (plan_.pointwise) window = in.at(0, row, 0), channel_stride = in.channel_stride;
+    }
+    if (!plan_.pointwise) pack_channels_last<S>(in, plan_.window(row), window_memory);
     pack_pixels(image, row, rows, grads);
     const int64_t run = plan_.run_taps * ins;
     for (int64_t first = 0; first < plan_.lanes; first += plan_.tile_vectors * kWidth) {
@@ -174,11 +179,10 @@ class WeightGradient {
           static_cast<int>(std::min<int64_t>(plan_.tile_vectors, (plan_.lanes - first) / kWidth));
       for (int64_t y = 0; y < s_.kernel_height; ++y) {
         for (int64_t x = 0; x < s_.kernel_width; x += plan_.run_taps) {
-          const T* taps =
-              window_memory + (y * s_.dilation_h * plan_.window_width() + x * s_.dilation_w) * ins;
+          const T* taps = window + (y * s_.dilation_h * plan_.window_width() + x * s_.dilation_w) * ins;
           T* sums = weight_sums + (y * s_.kernel_width + x) * ins * plan_.lanes + first;
           ContractTiles<S>::run({.a = taps,
-                                 .a_stride = 1,
+                                 .a_stride = channel_stride,
                                  .b = grads + first,
                                  .b_vector_stride = kWidth,
                                  .steps = plan_.steps.data(),

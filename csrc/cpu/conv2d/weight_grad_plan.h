@@ -24,6 +24,7 @@ struct WeightGradientPlan {
   const Conv2dShape& shape;
   Layout layout;
   bool direct;         // the input is read where it lies
+  bool pointwise;      // kChannels, and the planes of the input are what the sums' rows meet
   int64_t block_rows;  // rows of output pixels at a time, for the window to stay in the second-level cache
   double image_cost;   // estimated cycles of a group of an image
   int tile_vectors, dot_rows;
@@ -41,7 +42,9 @@ struct WeightGradientPlan {
     choose_sizes();
     const bool padded = s.pad_top + s.pad_bottom + s.pad_left + s.pad_right > 0;
     const bool pixels_follow = layout == Layout::kPixels && planar && s.stride_h == 1 && s.stride_w == 1;
-    direct = stored_is_computed && !padded && (layout == Layout::kKernelRows || pixels_follow);
+    pointwise = layout == Layout::kChannels && s.kernel_height * s.kernel_width == 1 && planar &&
+                s.stride_h == 1 && s.stride_w == 1 && !padded && stored_is_computed;
+    direct = pointwise || (stored_is_computed && !padded && (layout == Layout::kKernelRows || pixels_follow));
     if (layout == Layout::kChannels) {
       make_steps();
     } else {
@@ -131,7 +134,8 @@ struct WeightGradientPlan {
   void make_steps() {
     for (int64_t y = 0; y < block_rows; ++y) {
       for (int64_t x = 0; x < shape.out_width; ++x) {
-        const int64_t pixel = (y * shape.stride_h * window_width() + x * shape.stride_w) * shape.group_in();
+        const int64_t pixel =
+            (y * shape.stride_h * window_width() + x * shape.stride_w) * (pointwise ? 1 : shape.group_in());
         steps.push_back(
             {static_cast<int32_t>(pixel), static_cast<int32_t>(static_cast<int64_t>(steps.size()) * lanes)});
       }

@@ -9,6 +9,21 @@
 
 namespace lenet_ext::simd {
 
+struct Avx2Words {
+  using Vector = __m256i;
+  static constexpr int width = 4;
+
+  static Vector broadcast(uint32_t value) { return _mm256_set1_epi64x(value); }
+  static Vector load(const uint32_t* p) { return _mm256_cvtepu32_epi64(_mm_loadu_si128((const __m128i*)p)); }
+  static void store(uint32_t* p, Vector v) {
+    const __m256i low = _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
+    _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(low));
+  }
+  static Vector multiply(Vector a, Vector b) { return _mm256_mul_epu32(a, b); }
+  static Vector high(Vector v) { return _mm256_srli_epi64(v, 32); }
+  static Vector exclusive_or(Vector a, Vector b) { return _mm256_xor_si256(a, b); }
+};
+
 template <class T>
 struct Avx2;
 
@@ -17,6 +32,7 @@ struct Avx2<float> {
   using Scalar = float;
   using Vector = __m256;
   using Mask = __m256;  // all bits of an element, or none
+  using Words = Avx2Words;
   static constexpr int width = 8;
   static constexpr int registers = 16;
 
@@ -173,6 +189,7 @@ struct Avx2<double> {
   using Scalar = double;
   using Vector = __m256d;
   using Mask = __m256d;
+  using Words = Avx2Words;
   static constexpr int width = 4;
   static constexpr int registers = 16;
 

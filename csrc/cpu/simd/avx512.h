@@ -9,6 +9,20 @@
 
 namespace lenet_ext::simd {
 
+struct Avx512Words {
+  using Vector = __m512i;
+  static constexpr int width = 8;
+
+  static Vector broadcast(uint32_t value) { return _mm512_set1_epi64(value); }
+  static Vector load(const uint32_t* p) {
+    return _mm512_cvtepu32_epi64(_mm256_loadu_si256((const __m256i*)p));
+  }
+  static void store(uint32_t* p, Vector v) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi64_epi32(v)); }
+  static Vector multiply(Vector a, Vector b) { return _mm512_mul_epu32(a, b); }
+  static Vector high(Vector v) { return _mm512_srli_epi64(v, 32); }
+  static Vector exclusive_or(Vector a, Vector b) { return _mm512_xor_si512(a, b); }
+};
+
 template <class T>
 struct Avx512;
 
@@ -17,6 +31,7 @@ struct Avx512<float> {
   using Scalar = float;
   using Vector = __m512;
   using Mask = __mmask16;
+  using Words = Avx512Words;
   static constexpr int width = 16;
   static constexpr int registers = 32;
 
@@ -190,6 +205,7 @@ struct Avx512<double> {
   using Scalar = double;
   using Vector = __m512d;
   using Mask = __mmask8;
+  using Words = Avx512Words;
   static constexpr int width = 8;
   static constexpr int registers = 32;
 

@@ -9,6 +9,18 @@
 
 namespace lenet_ext::simd {
 
+struct NeonWords {
+  using Vector = uint64x2_t;
+  static constexpr int width = 2;
+
+  static Vector broadcast(uint32_t value) { return vdupq_n_u64(value); }
+  static Vector load(const uint32_t* p) { return vmovl_u32(vld1_u32(p)); }
+  static void store(uint32_t* p, Vector v) { vst1_u32(p, vmovn_u64(v)); }
+  static Vector multiply(Vector a, Vector b) { return vmull_u32(vmovn_u64(a), vmovn_u64(b)); }
+  static Vector high(Vector v) { return vshrq_n_u64(v, 32); }
+  static Vector exclusive_or(Vector a, Vector b) { return veorq_u64(a, b); }
+};
+
 template <class T>
 struct Neon;
 
@@ -17,6 +29,7 @@ struct Neon<float> {
   using Scalar = float;
   using Vector = float32x4_t;
   using Mask = uint32x4_t;  // all bits of an element, or none
+  using Words = NeonWords;
   static constexpr int width = 4;
   static constexpr int registers = 32;
 
@@ -135,6 +148,7 @@ struct Neon<double> {
   using Scalar = double;
   using Vector = float64x2_t;
   using Mask = uint64x2_t;
+  using Words = NeonWords;
   static constexpr int width = 2;
   static constexpr int registers = 32;
 

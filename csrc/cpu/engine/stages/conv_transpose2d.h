@@ -93,7 +93,7 @@ class ConvTranspose2dStage final : public StageKernels<S> {
   const int weight_, bias_;
   Conv2dInputGrad<S, T> forward_;
   std::optional<Conv2dForward<S, T>> input_grad_;
-  std::optional<WeightGradient<S, T>> weight_grad_;
+  std::optional<Conv2dWeightGrad<S, T>> weight_grad_;
   std::optional<Folded<T>> folded_;
 };
 

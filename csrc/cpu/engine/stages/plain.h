@@ -207,7 +207,7 @@ class PlainStage final : public StageKernels<S> {
   int64_t block_;
   std::optional<Conv2dForward<S, T>> forward_;
   std::optional<Conv2dInputGrad<S, T>> input_grad_;
-  std::optional<WeightGradient<S, T>> weight_grad_;
+  std::optional<Conv2dWeightGrad<S, T>> weight_grad_;
   std::optional<PooledConv2dGradient<S>> pooled_;  // in place of the two before
   std::optional<Folded<T>> folded_;
   const T *weight_ = nullptr, *bias_ = nullptr;

@@ -1,6 +1,7 @@
 // Makes a Network of a description, given the sizes of images and parameters.
 #pragma once
 
+#include "engine/broadcast.h"
 #include "engine/layer_sizes.h"
 #include "engine/network.h"
 
@@ -206,14 +207,9 @@ class NetworkBuilder {
     s.core = node.kind, s.layer = node;
     s.core_sizes = LayerSizes(at_, node, inputs_).of();
     s.core_size = element_count(op(), s.core_sizes);
-    const int64_t channels = s.channels();
     for (int64_t number : node.parameters) {
-      const SizeList sizes = parameter(number);
-      const bool one_for_all = node.kind == LayerKind::kPRelu && sizes == SizeList{1};
-      if (sizes != SizeList{channels} && !one_for_all) {
-        fail(at_, ": a parameter must have the sizes ", to_string(std::array{channels}), ", got ",
-             to_string(sizes));
-      }
+      s.parameter_sizes.push_back(parameter(number));
+      check_parameter_of(node, s, s.parameter_sizes.back());
     }
     if (node.kind == LayerKind::kPRelu) {
       s.weight = static_cast<int>(node.parameters[0]);
@@ -224,6 +220,20 @@ class NetworkBuilder {
       fail(at_, ": p must be in [0, 1], got ", node.reals[0]);
     }
     return s.core_sizes;
+  }
+
+  void check_parameter_of(const Node& node, const Stage& s, const SizeList& sizes) const {
+    if (node.kind == LayerKind::kShift || node.kind == LayerKind::kGain) {
+      broadcast(at_, inputs_[0], sizes);
+      return;
+    }
+    SizeList wanted = {s.channels()};
+    if (node.kind == LayerKind::kLayerNorm)
+      wanted.assign(inputs_[0].end() - node.numbers[0], inputs_[0].end());
+    const bool one_for_all = node.kind == LayerKind::kPRelu && sizes == SizeList{1};
+    if (sizes != wanted && !one_for_all) {
+      fail(at_, ": a parameter must have the sizes ", to_string(wanted), ", got ", to_string(sizes));
+    }
   }
 
   void check_batch_norm(const Node& node) const {

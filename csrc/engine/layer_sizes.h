@@ -46,6 +46,16 @@ class LayerSizes {
       case LayerKind::kLogSoftmax:
         dim(n_[0]);
         return in_;
+      case LayerKind::kGroupNorm:
+        if (n_[0] < 1 || in_.empty() || in_[0] % n_[0] != 0) {
+          fail(op_, ": images of ", to_string(in_), " cannot be parted in ", n_[0], " groups of channels");
+        }
+        return in_;
+      case LayerKind::kLayerNorm:
+        if (n_[0] < 1 || n_[0] > static_cast<int64_t>(in_.size())) {
+          fail(op_, ": images of ", to_string(in_), " cannot be normalized over ", n_[0], " dimensions");
+        }
+        return in_;
       case LayerKind::kPermute:
         return permuted();
       case LayerKind::kPad:

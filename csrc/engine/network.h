@@ -48,9 +48,10 @@ struct Stage {
   bool pooled = false;
   MaxPool2dShape pool{};
   ActivationCall activation{};
-  SizeList trained{};                      // parameters with a gradient: running statistics have none
-  int weight = -1, bias = -1;              // parameters, -1 where there is none
-  int64_t weight_size = 0, bias_size = 0;  // elements
+  std::vector<SizeList> parameter_sizes{};  // of the core's parameters
+  SizeList trained{};                       // parameters with a gradient: running statistics have none
+  int weight = -1, bias = -1;               // parameters, -1 where there is none
+  int64_t weight_size = 0, bias_size = 0;   // elements
   // Elements of one image: in (of the first), after the core, out.
   int64_t input_size = 0, core_size = 0, output_size = 0;
 

@@ -1,6 +1,7 @@
 // Makes a Network of a description, given the sizes of images and parameters.
 #pragma once
 
+#include "engine/broadcast.h"
 #include "engine/layer_sizes.h"
 #include "engine/network.h"
 
@@ -106,7 +107,9 @@ class NetworkBuilder {
         break;
       case LayerKind::kBatchNorm:
         if (groups_.stages()[number].norm < 0) break;
-        check_channels(node, inputs_[0][0]);
+        for (int64_t parameter_number : node.parameters) {
+          check_parameter_of(node, parameter(parameter_number));
+        }
         check_batch_norm(node);
         stage(number).norm = {BatchNormParameters::of(node), node.reals[0]};
         return inputs_[0];
@@ -215,7 +218,10 @@ class NetworkBuilder {
     s.core = node.kind, s.layer = node;
     s.core_sizes = LayerSizes(at_, node, inputs_).of();
     s.core_size = element_count(op(), s.core_sizes);
-    check_channels(node, s.channels());
+    for (int64_t number : node.parameters) {
+      s.parameter_sizes.push_back(parameter(number));
+      check_parameter_of(node, s.parameter_sizes.back());
+    }
     if (node.kind == LayerKind::kPRelu) {
       s.weight = static_cast<int>(node.parameters[0]);
       s.weight_size = net_.parameter_sizes[s.weight];
@@ -227,14 +233,19 @@ class NetworkBuilder {
     return s.core_sizes;
   }
 
-  void check_channels(const Node& node, int64_t channels) const {
-    for (int64_t number : node.parameters) {
-      const SizeList sizes = parameter(number);
-      const bool one_for_all = node.kind == LayerKind::kPRelu && sizes == SizeList{1};
-      if (sizes != SizeList{channels} && !one_for_all) {
-        fail(at_, ": a parameter must have the sizes ", to_string(std::array{channels}), ", got ",
-             to_string(sizes));
-      }
+  // sizes: of a parameter of the layer at hand.
+  void check_parameter_of(const Node& node, const SizeList& sizes) const {
+    if (node.kind == LayerKind::kShift || node.kind == LayerKind::kGain) {
+      broadcast(at_, inputs_[0], sizes);
+      return;
+    }
+    SizeList wanted = {inputs_[0].empty() ? 1 : inputs_[0][0]};
+    if (node.kind == LayerKind::kLayerNorm) {
+      wanted.assign(inputs_[0].end() - node.numbers[0], inputs_[0].end());
+    }
+    const bool one_for_all = node.kind == LayerKind::kPRelu && sizes == SizeList{1};
+    if (sizes != wanted && !one_for_all) {
+      fail(at_, ": a parameter must have the sizes ", to_string(wanted), ", got ", to_string(sizes));
     }
   }
 

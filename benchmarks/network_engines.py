@@ -94,7 +94,7 @@ def _loss(outputs: Any) -> Tensor:
     return torch.stack([tensor.square().mean() for tensor in _tensors(outputs)]).sum()
 
 
-def _loop(network: Network, module: nn.Module, images: Tensor) -> tuple[Call, torch.optim.Optimizer]:
+def training_loop(network: Network, module: nn.Module, images: Tensor) -> tuple[Call, torch.optim.Optimizer]:
     """A step as users write it."""
     optimizer, loss_module = network.make_optimizer(module), network.loss_module()
     targets = None if loss_module is None else network.targets(images)
@@ -114,7 +114,7 @@ def _train_step(network: Network, module: nn.Module, images: Tensor) -> tuple[Ca
     """One call where the loss is one of torch's modules, a loop around the fused network otherwise."""
     loss = network.loss_module()
     if loss is None:
-        return _loop(network, module, images)
+        return training_loop(network, module, images)
     assert isinstance(module, lenet_ext.FusedNet)
     step = lenet_ext.TrainStep(module, network.make_optimizer(module), loss)
     return partial(step, images, network.targets(images)), step.optimizer
@@ -146,7 +146,7 @@ def fused_run(task: Task) -> Run:
 
 
 def eager_run(task: Task) -> Run:
-    return network_run(task, lambda dtype: task.module().to(dtype), _loop)
+    return network_run(task, lambda dtype: task.module().to(dtype), training_loop)
 
 
 def channels_last_run(task: Task) -> Run | None:
@@ -163,7 +163,7 @@ def channels_last_run(task: Task) -> Run | None:
         make(torch.float32)(task.images())
     except RuntimeError:
         return None
-    return network_run(task, make, _loop)
+    return network_run(task, make, training_loop)
 
 
 def compiled_run(task: Task) -> Run:
@@ -174,7 +174,7 @@ def compiled_run(task: Task) -> Run:
         compiled: Any = torch.compile(task.module().to(dtype), dynamic=False)
         return compiled
 
-    return network_run(task, make, _loop)
+    return network_run(task, make, training_loop)
 
 
 OURS = Engine("lenet_ext", fused_run, ours=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -122,9 +123,14 @@ def _own() -> list[Network]:
     with _importable(OWN_FOLDER):
         examples = importlib.import_module("networks").NETWORKS
     return [
-        Network(name, one.shape, one.build, source="tests", shapes=(one.shape,), loss="mse")
+        Network(name, one.shape, partial(_copy, one), source="tests", shapes=(one.shape,), loss="mse")
         for name, one in examples.items()
     ]
+
+
+def _copy(example: Any) -> nn.Module:
+    """All that an example builds has the same modules."""
+    return copy.deepcopy(example.build())
 
 
 @contextmanager

@@ -123,7 +123,6 @@ inline constexpr LayerKindInfo kLayerKinds[] = {
     {"reshape", LayerKind::kReshape, LayerRole::kAlias, {0, 0}, {0, kAny}},
 };
 
-
 // Takes a description apart; every error names its line.
 class DescriptionReader {
  public:

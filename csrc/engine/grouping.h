@@ -10,8 +10,8 @@ namespace lenet_ext {
 // The layers of a stage; -1 where there is none. first: the one that reads `inputs`, the values that other
 // stages give: 0 is the images, i the result of stage i - 1.
 struct StageLayers {
-  int first, core = -1, pool = -1, activation = -1;
-  std::vector<int> inputs;
+  int first = 0, core = -1, pool = -1, activation = -1;
+  std::vector<int> inputs = {};
 };
 
 inline MaxPool2dParameters max_pool2d_parameters(const Node& node) {
@@ -38,7 +38,10 @@ inline bool pool_may_go_first(const Node& activation, const Node& pool) {
 class Grouping {
  public:
   explicit Grouping(const Description& description)
-      : d_(description), roots_(d_.nodes.size() + 1), readers_(d_.nodes.size() + 1), givers_(roots_.size(), -1) {
+      : d_(description),
+        roots_(d_.nodes.size() + 1),
+        readers_(d_.nodes.size() + 1),
+        givers_(roots_.size(), -1) {
     count_readers();
     stage_of_.assign(d_.nodes.size(), -1);
     for (int i = 0; i < static_cast<int>(d_.nodes.size()); ++i) {
@@ -96,9 +99,7 @@ class Grouping {
     StageLayers stage{.first = i};
     const bool is_activation =
         node.role == LayerRole::kActivation && gradient_from_output(activation_of(node));
-    (is_activation                    ? stage.activation
-     : node.role == LayerRole::kPool ? stage.pool
-                                     : stage.core) = i;
+    (is_activation ? stage.activation : node.role == LayerRole::kPool ? stage.pool : stage.core) = i;
     for (int64_t value : node.values) stage.inputs.push_back(value_of_stages(value));
     stages_.push_back(std::move(stage));
     set_stage(i, static_cast<int>(stages_.size()) - 1);

@@ -20,16 +20,17 @@ struct Stage {
   std::string name;                   // of that layer, for errors
   std::vector<int> inputs;            // values: 0 is the images, i the result of stage i - 1
   std::vector<SizeList> input_sizes;  // of each
-  SizeList core_sizes;                // of what the core gives
+  SizeList core_sizes{};              // of what the core gives
   Conv2dShape conv{};                 // of conv2d; of conv_transpose2d, that whose input gradient it is
   LinearShape linear{};
   bool pooled = false;
   MaxPool2dShape pool{};
   ActivationCall activation{};
-  SizeList trained;                            // parameters with a gradient: running statistics have none
-  int weight = -1, bias = -1;                  // parameters, -1 where there is none
-  int64_t weight_size = 0, bias_size = 0;      // elements
-  int64_t input_size, core_size, output_size;  // elements of one image: in (of the first), after the core, out
+  SizeList trained{};                      // parameters with a gradient: running statistics have none
+  int weight = -1, bias = -1;              // parameters, -1 where there is none
+  int64_t weight_size = 0, bias_size = 0;  // elements
+  // Elements of one image: in (of the first), after the core, out.
+  int64_t input_size = 0, core_size = 0, output_size = 0;
 
   int64_t argmax_bytes() const {
     if (pooled) return output_size * (pool.byte_argmax() ? 1 : 4);
@@ -66,9 +67,7 @@ struct Network {
   // Of the first output, which the loss is about.
   const SizeList& output_sizes() const { return outputs[0].sizes; }
   int64_t output_size() const { return value_size(outputs[0].value); }
-  int64_t value_size(int value) const {
-    return value == 0 ? image_elements : stages[value - 1].output_size;
-  }
+  int64_t value_size(int value) const { return value == 0 ? image_elements : stages[value - 1].output_size; }
   bool has_dropout() const {
     return std::ranges::any_of(stages, [](const Stage& s) { return s.core == LayerKind::kDropout; });
   }

@@ -143,7 +143,8 @@ class NetworkBuilder {
       if (extra >= std::max(stride, dilation)) {
         fail(op, ": output_padding ", extra, " must be smaller than stride or dilation");
       }
-      const int64_t reach = multiply_sizes(op, stride, in[1 + axis] - 1) + multiply_sizes(op, dilation, w[2 + axis] - 1);
+      const int64_t reach =
+          multiply_sizes(op, stride, in[1 + axis] - 1) + multiply_sizes(op, dilation, w[2 + axis] - 1);
       image.push_back(reach - 2 * pad + extra + 1);
       if (image.back() < 1 || in[1 + axis] < 1) fail(op, ": the output would be empty");
     }
@@ -227,7 +228,8 @@ class NetworkBuilder {
 
   void check_batch_norm(const Node& node) const {
     const bool batch = node.numbers[0] != 0, affine = node.numbers[1] != 0, tracked = node.numbers[2] != 0;
-    if (node.parameters.size() != 2 * affine + 2 * tracked || !(batch || tracked)) {
+    const size_t wanted = (affine ? 2 : 0) + (tracked ? 2 : 0);
+    if (node.parameters.size() != wanted || !(batch || tracked)) {
       fail(at_, ": batch_norm has a wrong number of parameters");
     }
   }

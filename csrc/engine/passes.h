@@ -34,7 +34,7 @@ struct BackwardPass {
   const void* const* grad_outputs;
   const void* saved;
   const uint8_t* argmax;
-  void* grad_input;              // may be null
+  void* grad_input;  // may be null
   // Like parameters; may be null. Zero where several layers read the parameter, or none does.
   void* const* grad_parameters;
 };

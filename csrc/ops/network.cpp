@@ -2,8 +2,8 @@
 
 #include "ops/loss_targets.h"
 #include "ops/network_tensors.h"
-#include "ops/running_statistics.h"
 #include "ops/registration.h"
+#include "ops/running_statistics.h"
 
 namespace lenet_ext {
 namespace {
@@ -326,7 +326,8 @@ const Registration registration = {
     {"network(Tensor input, Tensor[] parameters, str program, Tensor? normalization, Tensor? seed) -> "
      "Tensor[]",
      TORCH_BOX(&network)},
-    {"network_forward(Tensor input, Tensor[] parameters, str program, Tensor? normalization, Tensor? seed) -> "
+    {"network_forward(Tensor input, Tensor[] parameters, str program, Tensor? normalization, Tensor? seed) "
+     "-> "
      "(Tensor[], Tensor, Tensor)",
      TORCH_BOX(&network_forward)},
     {"network_backward(Tensor[] grad_outputs, Tensor input, Tensor[] parameters, Tensor saved, Tensor "

@@ -38,7 +38,9 @@ class RunningStatistics {
   }
 
  private:
-  static bool is_tracked(const Stage& stage) { return stage.needs_statistics() && stage.layer.numbers[2] != 0; }
+  static bool is_tracked(const Stage& stage) {
+    return stage.needs_statistics() && stage.layer.numbers[2] != 0;
+  }
   static size_t mean_of(const Stage& stage) { return stage.layer.numbers[1] != 0 ? 2 : 0; }
 
   template <class Stored>
@@ -61,7 +63,8 @@ class RunningStatistics {
   template <class Stored>
   void move(int64_t channels, double part, const ComputeType<Stored>* from, int64_t parameter) const {
     auto* const to = static_cast<Stored*>(t_.pointers[parameter]);
-    const auto old = static_cast<ComputeType<Stored>>(1 - part), added = static_cast<ComputeType<Stored>>(part);
+    const auto old = static_cast<ComputeType<Stored>>(1 - part),
+               added = static_cast<ComputeType<Stored>>(part);
     for (int64_t c = 0; c < channels; ++c) from_compute(old * to_compute(to[c]) + added * from[c], to[c]);
   }
 

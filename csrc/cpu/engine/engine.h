@@ -53,7 +53,9 @@ class Engine {
   }
   size_t segments() const { return segments_.size(); }
   Segment<S>& segment(size_t i) const { return *segments_[i]; }
-  StageKernels<S>& kernels(size_t stage) const { return segment_with(static_cast<int>(stage) + 1).kernels(stage); }
+  StageKernels<S>& kernels(size_t stage) const {
+    return segment_with(static_cast<int>(stage) + 1).kernels(stage);
+  }
   // The one that gives `value`; for the images the first.
   Segment<S>& segment_with(int value) const {
     for (const auto& segment : segments_) {

@@ -20,7 +20,7 @@ class NetworkRun {
   using T = typename S::Scalar;
 
   NetworkRun(const NetworkPtr& network, const Images& images, const void* const* parameters, uint64_t seed,
-      Purpose purpose, T* statistics)
+             Purpose purpose, T* statistics)
       : network_(*network),
         images_(images),
         parameters_(*network, parameters),
@@ -64,20 +64,20 @@ class NetworkRun {
       for (size_t v = 1; v <= segment.end(); ++v) {
         const int value = static_cast<int>(v);
         T* const whole = run.values[v];
-        pointers_[value] = whole != nullptr ? whole + range.first * network.value_size(value)
+        pointers_[value] = whole != nullptr          ? whole + range.first * network.value_size(value)
                            : segment.contains(value) ? values_.data() + segment.value_at(value)
                                                      : nullptr;
       }
       for (size_t i = segment.begin(); i < segment.end(); ++i) {
         uint8_t* const whole = run.kept[i];
-        kept_pointers_[static_cast<int64_t>(i)] =
-            whole != nullptr ? whole + range.first * network.stages[i].argmax_bytes()
-            : keeps          ? kept_.data() + segment.kept_at(i)
-                             : nullptr;
+        kept_pointers_[static_cast<int64_t>(i)] = whole != nullptr
+                                                      ? whole + range.first * network.stages[i].argmax_bytes()
+                                                  : keeps ? kept_.data() + segment.kept_at(i)
+                                                          : nullptr;
       }
       if (run.uses_images(segment)) {
-        pointers_[0] = const_cast<T*>(load_images<S, Stored>(network, run.images_, range.first, range.count,
-                                                             images_.data()));
+        pointers_[0] = const_cast<T*>(
+            load_images<S, Stored>(network, run.images_, range.first, range.count, images_.data()));
       }
     }
 
@@ -124,11 +124,13 @@ class NetworkRun {
     wanted_ = std::move(wanted);
     gradients_[0] = images;
     for (int value = 1; value < static_cast<int>(wanted_.size()); ++value) {
-      if (wanted_[value] && engine_->crosses(value)) gradients_[value] = batch_memory(network_.value_size(value));
+      if (wanted_[value] && engine_->crosses(value))
+        gradients_[value] = batch_memory(network_.value_size(value));
     }
     for (size_t i = 0; i < network_.stages.size(); ++i) {
       const Stage& stage = network_.stages[i];
-      if (stage.needs_statistics() && wanted_[stage.inputs[0]]) batch_gradients_[i] = batch_memory(stage.input_size);
+      if (stage.needs_statistics() && wanted_[stage.inputs[0]])
+        batch_gradients_[i] = batch_memory(stage.input_size);
     }
   }
 
@@ -205,7 +207,8 @@ class NetworkRun {
         const T* const grad = run_.batch_gradients_[i] + tile_.range.first * network.value_size(value);
         Scratch<T> added(filled_[value] ? tile_.range.count * network.value_size(value) : 0);
         T* const to = filled_[value] ? added.data() : at(value);
-        run_.engine_->kernels(i).statistics()->finish_input_gradient(tile_.range.count, tile_.value(value), grad, to);
+        run_.engine_->kernels(i).statistics()->finish_input_gradient(tile_.range.count, tile_.value(value),
+                                                                     grad, to);
         if (filled_[value]) add(value, added.data());
         filled_[value] = true;
       }
@@ -241,14 +244,14 @@ class NetworkRun {
           filled_[value] = true;
         } else {
           if (!added.empty()) {
-            others.push_back(std::make_unique<Scratch<T>>(tile_.range.count * run_.network_.value_size(value)));
+            others.push_back(
+                std::make_unique<Scratch<T>>(tile_.range.count * run_.network_.value_size(value)));
           }
           to[k] = added.empty() ? more_.data() : others.back()->data();
           added.emplace_back(value, to[k]);
         }
       }
-      segment_.kernels(i).backward(call, at(static_cast<int>(i) + 1), to.data(),
-                                   segment_.part_of(sink, i));
+      segment_.kernels(i).backward(call, at(static_cast<int>(i) + 1), to.data(), segment_.part_of(sink, i));
       for (const auto& [value, more] : added) add(value, more);
     }
 

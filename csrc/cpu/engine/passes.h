@@ -10,7 +10,8 @@ namespace lenet_ext::cpu {
 
 // Where the values of the whole batch lie in `saved`.
 template <class S, class Stored>
-void set_saved(NetworkRun<S, Stored>& run, const Network& network, typename S::Scalar* saved, uint8_t* argmax) {
+void set_saved(NetworkRun<S, Stored>& run, const Network& network, typename S::Scalar* saved,
+               uint8_t* argmax) {
   for (size_t i = 0; i < network.stages.size(); ++i) {
     run.values[i + 1] = saved + network.values_before(i) * run.batch();
     if (network.stages[i].argmax_bytes() > 0) run.kept[i] = argmax + network.argmax_before(i) * run.batch();
@@ -25,7 +26,7 @@ void network_forward(const NetworkPtr& network, const ForwardPass& pass) {
   const size_t stages = network->stages.size();
   T* const saved = static_cast<T*>(pass.saved);
   NetworkRun<S, Stored> run(network, pass.images, pass.parameters, pass.seed, {},
-                     saves ? saved + batch * network->values_before(stages) : nullptr);
+                            saves ? saved + batch * network->values_before(stages) : nullptr);
   run.observe_all();
   if (saves) set_saved(run, *network, saved, pass.argmax);
   for (size_t i = 1; !saves && i <= stages; ++i) {
@@ -58,17 +59,19 @@ void network_backward(const NetworkPtr& network, const BackwardPass& pass) {
   T* const saved = static_cast<T*>(const_cast<void*>(pass.saved));
   const bool of_images = pass.grad_input != nullptr, of_parameters = pass.grad_parameters != nullptr;
   NetworkRun<S, Stored> run(network, pass.images, pass.parameters, pass.seed, {true, of_images},
-                     saved + batch * network->values_before(stages));
+                            saved + batch * network->values_before(stages));
   set_saved(run, *network, saved, const_cast<uint8_t*>(pass.argmax));
   for (size_t i = 0; i < stages; ++i) {
     const Stage& stage = network->stages[i];
     if (!stage.needs_statistics()) continue;
-    const T* const statistics = saved + batch * network->values_before(stages) + network->statistics_before(i);
+    const T* const statistics =
+        saved + batch * network->values_before(stages) + network->statistics_before(i);
     run.engine().kernels(i).statistics()->set_statistics(statistics);
   }
   T* images = nullptr;
   if (of_images) images = kSame ? static_cast<T*>(pass.grad_input) : run.batch_memory(network->image_size());
-  run.want_gradients(network->values_with_gradients(of_images, [&](int64_t) { return of_parameters; }), images);
+  run.want_gradients(network->values_with_gradients(of_images, [&](int64_t) { return of_parameters; }),
+                     images);
   const auto take = [&](auto... piece) { write_gradient<S, Stored>(*network, pass, piece...); };
   const auto pieces = of_parameters ? GradientSink<T>::pieces(take) : GradientSink<T>::none();
   for (size_t i = run.engine().segments(); i-- > 0;) {
@@ -87,7 +90,8 @@ void network_backward(const NetworkPtr& network, const BackwardPass& pass) {
     });
   }
   run.finish_images();
-  if (of_images && !kSame) copy_row<S>(images, static_cast<Stored*>(pass.grad_input), batch * network->image_size());
+  if (of_images && !kSame)
+    copy_row<S>(images, static_cast<Stored*>(pass.grad_input), batch * network->image_size());
 }
 
 // Forward through all segments but the last, for the whole batch; then the last one forward, the loss, and
@@ -105,7 +109,8 @@ void network_train(const NetworkPtr& network, const TrainPass& pass) {
   Scratch<uint8_t> argmax(batch * network->argmax_before(kept_stages));
   for (size_t i = 0; i < kept_stages; ++i) {
     run.values[i + 1] = values.data() + network->values_before(i) * batch;
-    if (network->stages[i].argmax_bytes() > 0) run.kept[i] = argmax.data() + network->argmax_before(i) * batch;
+    if (network->stages[i].argmax_bytes() > 0)
+      run.kept[i] = argmax.data() + network->argmax_before(i) * batch;
   }
   for (size_t i = 0; i < last; ++i) {
     const Segment<S>& segment = run.engine().segment(i);
@@ -124,7 +129,8 @@ void network_train(const NetworkPtr& network, const TrainPass& pass) {
   Scratch<StepRow> rows(static_cast<int64_t>(network->parameter_sizes.size()));
   begin_step(*network, pass, rows.data());
   std::optional<CollectedGradients<S, Stored>> collected;
-  if (CollectedGradients<S, Stored>::are_needed(*network, pass)) collected.emplace(*network, pass, rows.data());
+  if (CollectedGradients<S, Stored>::are_needed(*network, pass))
+    collected.emplace(*network, pass, rows.data());
   const auto take = [&](int parameter, auto... piece) {  // once the loss of the whole batch is known
     if (loss.is_refused()) return;
     if (collected) return collected->add(parameter, piece...);
@@ -137,7 +143,8 @@ void network_train(const NetworkPtr& network, const TrainPass& pass) {
   std::vector<double> losses(segment.chunks());
   run.backward(segment, pieces, true, [&](auto& tile, int64_t chunk, auto& gradients, const auto& backward) {
     run.forward(segment, tile);
-    losses[chunk] += loss.of_tile(tile.range.first, tile.range.count, tile.value(output), gradients.output(output));
+    losses[chunk] +=
+        loss.of_tile(tile.range.first, tile.range.count, tile.value(output), gradients.output(output));
     gradients.written(output);
     backward();
   });

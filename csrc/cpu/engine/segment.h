@@ -64,9 +64,7 @@ class Segment {
   bool contains(int value) const {
     return value > static_cast<int>(first_) && value <= static_cast<int>(end());
   }
-  bool reads(int value) const {
-    return last_reader(value) >= 0;
-  }
+  bool reads(int value) const { return last_reader(value) >= 0; }
 
   // The memory of a tile for values, for what pools leave, for gradients: elements or bytes, and where those of
   // a value or stage lie.
@@ -79,7 +77,9 @@ class Segment {
     return tile_ * (network_.argmax_before(stage) - network_.argmax_before(first_));
   }
   int64_t gradients_size() const { return tile_ * gradients_.size(); }
-  int64_t gradient_at(int value) const { return tile_ * gradients_.begin(gradient_slots_[value - 1 - first_]); }
+  int64_t gradient_at(int value) const {
+    return tile_ * gradients_.begin(gradient_slots_[value - 1 - first_]);
+  }
   // A gradient of any value that a stage reads.
   int64_t largest_input() const {
     int64_t largest = 0;
@@ -168,7 +168,8 @@ class Segment {
     }
     std::ranges::stable_sort(births);
     for (const auto& [birth, value] : births) {
-      gradient_slots_[value - 1 - first_] = gradients_.add(network_.value_size(value), birth, last - (value - 1));
+      gradient_slots_[value - 1 - first_] =
+          gradients_.add(network_.value_size(value), birth, last - (value - 1));
     }
   }
 

@@ -28,7 +28,8 @@ __all__ = ["TrainStep"]
 class TrainStep:
     """A training step in one call: `loss = step(images, targets)`.
 
-    fused: made by `fuse`. optimizer: a torch.optim.SGD, Adam, AdamW, RMSprop, Adagrad or Adadelta over its
+    fused: made by `fuse`, with one output; its mode decides what dropout and batch norm do, as in a call of
+    it. optimizer: a torch.optim.SGD, Adam, AdamW, RMSprop, Adagrad or Adadelta over its
     parameters, or some of them; the step reads its parameter groups at each call and keeps its state where
     torch does, so that schedulers work on `step.optimizer`, and one may go on with `loss.backward()` and
     `step.optimizer.step()` at any time.
@@ -91,7 +92,7 @@ class TrainStep:
         return self._optimizer.optimizer
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss before the update, a 0-d tensor.
+        """The loss before the update, a 0-d tensor.
 
         A bad target raises IndexError, changing nothing; on CUDA it makes the loss NaN, changing nothing.
         """

@@ -98,14 +98,15 @@ class BatchNormStage final : public StatisticsKernels<S> {
     for_each_group(call.count, [&](const Group& group) {
       T* const of_group = g + group.out;
       if (stage_.activation.kind != Activation::kNone) {
-        activation_grad<S>(stage_.activation, group.out_size, grad_output + group.out, call.output + group.out,
-                           of_group);
+        activation_grad<S>(stage_.activation, group.out_size, grad_output + group.out,
+                           call.output + group.out, of_group);
       } else if (g != grad_output) {
         std::copy_n(grad_output + group.out, group.out_size, of_group);
       }
       const T* normalized = of_group;
       if (stage_.pooled && (sums_wanted || grad_x != nullptr)) {
-        max_pool2d_input_grad<S>(group.pool, Format::kContiguous, of_group, argmax(call, group), block.data());
+        max_pool2d_input_grad<S>(group.pool, Format::kContiguous, of_group, argmax(call, group),
+                                 block.data());
         normalized = block.data();
       }
       const Normalization<T> by = by_.from(group.channel);
@@ -177,8 +178,14 @@ class BatchNormStage final : public StatisticsKernels<S> {
         const int64_t count = std::min(most, s_.channels - c);
         MaxPool2dShape pool = stage_.pool;
         pool.batch = 1, pool.channels = count;
-        body(Group{{count, s_.plane, s_.eps}, pool, i, 1, c, i * s_.image() + c * s_.plane,
-                   i * out_image + c * out_plane, count * out_plane});
+        body(Group{{count, s_.plane, s_.eps},
+                   pool,
+                   i,
+                   1,
+                   c,
+                   i * s_.image() + c * s_.plane,
+                   i * out_image + c * out_plane,
+                   count * out_plane});
       }
     }
   }
@@ -207,7 +214,8 @@ class BatchNormStage final : public StatisticsKernels<S> {
     sink.take(p_.weight, 0, s_.channels, sums + s_.channels);
   }
 
-  static constexpr int64_t kBlock = 4096;  // elements of a group: with what they become they fit the first-level cache
+  static constexpr int64_t kBlock =
+      4096;  // elements of a group: with what they become they fit the first-level cache
 
   const BatchNormShape s_;
   const Stage& stage_;

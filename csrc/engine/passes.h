@@ -69,8 +69,7 @@ inline int64_t options_per_parameter(const Network& network) {
 inline bool shares_parameters(const Network& network, const TrainPass& pass) {
   std::vector<const void*> used;
   for (const Stage& stage : network.stages) {
-    for (const int parameter : {stage.weight, stage.bias}) {
-      if (parameter < 0) continue;
+    for (const int64_t parameter : stage.trained) {
       const void* const memory = pass.parameters[parameter];
       if (std::ranges::find(used, memory) != used.end()) return true;
       used.push_back(memory);

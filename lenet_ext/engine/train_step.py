@@ -38,6 +38,8 @@ class TrainStep:
     of torch.nn with the reduction "mean" or "sum", whose options are read at each call; its function in
     torch.nn.functional, "cross_entropy" or "mse" for torch's defaults. Targets are classes, int64, for the
     first two, or the probabilities of all classes for the first; else of the outputs' shape and dtype.
+    Of a network with several outputs the loss is about the first, in which everything that is trained must
+    have a part, as in (logits, probabilities); what the others alone need is not computed.
     max_grad_norm: gradients are clipped before the update, as by torch.nn.utils.clip_grad_norm_ of all
     parameters that are trained; on the CPU alone.
 
@@ -121,6 +123,9 @@ class TrainStep:
         end. Targets and permutation are checked before the first step: an IndexError changes nothing. On CUDA
         the epoch waits for the GPU before it begins, to check them.
 
+        Dropout draws the seeds of all steps from torch's default generator, one after the other: an epoch is
+        the same, bit for bit, as its steps one by one.
+
         An exception after the first step, such as KeyboardInterrupt (which comes between two steps) or one of
         the callback's, has the losses of the steps that were taken in an attribute `losses`.
         """
@@ -174,7 +179,7 @@ class TrainStep:
         if loss_line is not self._loss_line:
             program = self._programs.get((self._mode.program, loss_line))
             if program is None:
-                own = replace(self._mode.network, name="TrainStep")  # whose errors the user gets
+                own = replace(self._mode.network.first, name="TrainStep")  # whose errors the user gets
                 program = own.program(loss_line, self._optimizer_line)
                 self._programs[self._mode.program, loss_line] = program
             self._loss_line, self._last_program = loss_line, program
@@ -188,13 +193,33 @@ class TrainStep:
         if step is None or not step.watch or step.options.get_device() != images.get_device():
             tensors = fused._checked_tensors(images)
             watch = fused._registered.watch
-            step = self._step = self._optimizer.step(tensors, fused._layout.tensors, watch)
-            # The watch of the step sees where these change.
             self._mode, self._loss_line = fused._mode, None
             self._counted = fused._counts(self._mode)
+            read, names = self._read(tensors), fused._layout.tensors
+            # Its watch sees where any of these change.
+            step = self._step = self._optimizer.step(tensors, names, read, watch)
         elif images.shape != fused._registered.shape:
             fused._checked_tensors(images)
         return step
+
+    def _read(self, tensors: list[Tensor]) -> frozenset[int]:
+        """The numbers of those of which the first output is made.
+
+        Raises RuntimeError for others that are to change.
+        """
+        network = self.fused._mode.network
+        read = network.first.read
+        groups = self.optimizer.param_groups
+        trained = (p for group in groups for p in group["params"] if p.requires_grad)
+        changed = {id(tensor) for tensor in (*trained, *(tensors[i] for i in network.updated))}
+        changed -= {id(tensors[i]) for i in read}
+        for number in sorted(network.read - read):
+            if id(tensors[number]) in changed:
+                raise RuntimeError(
+                    f"TrainStep: {self.fused._layout.tensors[number]} has no part in the first output, which "
+                    "the loss is about: use fuse and your own loop"
+                )
+        return read
 
     def _train(
         self, images: Tensor, targets: Tensor, order: Tensor | None, batch_size: int, losses: list[Tensor]

@@ -83,98 +83,109 @@ class Conv2dInputGrad {
       depthwise_.emplace(shape);
       return;
     }
-      if constexpr (kStoredIsComputed) {
-        if (caller == Caller::kEngine && format == Format::kContiguous && input_grad_is_convolution(shape)) {
-          const Conv2dShape convolution = input_grad_convolution(shape);
-          if (WinogradPlan<S>::suits(convolution, false) && WinogradPlan<S>::saves(convolution)) {
-            winograd_.emplace(convolution, false);
-            return;
-          }
+    if constexpr (kStoredIsComputed) {
+      if (caller == Caller::kEngine && format == Format::kContiguous && input_grad_is_convolution(shape)) {
+        const Conv2dShape convolution = input_grad_convolution(shape);
+        if (WinogradPlan<S>::suits(convolution, false) && WinogradPlan<S>::saves(convolution)) {
+          winograd_.emplace(convolution, false);
+          return;
         }
       }
-      if (caller == Caller::kLayer && PatchGradient<S, Stored>::suits(shape)) {
-        patches_.emplace(shape, format);
-        return;
-      }
-      for (const Correlation& problem : conv2d_input_grad_problems(shape, format)) {
-        phases_.push_back(std::make_unique<Correlator<S, Stored>>(problem));
-      }
     }
-
-    // weight: (O, C / groups, KH, KW); bias: (C) to add, or null; of the engine alone. To be called before the
-    // first run.
-    void set_weight(const Stored* weight, const Stored* bias = nullptr) {
-      if constexpr (kStoredIsComputed) {
-        if (winograd_) return winograd_->set_weights(weight, bias, WinogradKernels::kTurned);
-      }
-      if (depthwise_) depthwise_->set_weight(weight, bias);
-      if (patches_) patches_->set_weight(weight);
-      for (const auto& phase : phases_) phase->set_weights(weight, bias);
+    if (caller == Caller::kLayer && PatchGradient<S, Stored>::suits(shape)) {
+      patches_.emplace(shape, format);
+      return;
     }
-
-    void run(int64_t images, const Stored* grad_output, Stored* grad_input) const {
-      if constexpr (kStoredIsComputed) {
-        if (winograd_) return winograd_->run(images, grad_output, grad_input, nullptr);
-      }
-      if (depthwise_) depthwise_->run(images, grad_output, grad_input);
-      if (patches_) patches_->run(grad_output, grad_input, images);
-      for (const auto& phase : phases_) phase->run(grad_output, grad_input, images);
+    for (const Correlation& problem : conv2d_input_grad_problems(shape, format)) {
+      phases_.push_back(std::make_unique<Correlator<S, Stored>>(problem));
     }
-
-   private:
-    std::optional<WinogradConv2d<S>> winograd_;
-    std::optional<DepthwiseInputGrad<S, Stored>> depthwise_;
-    std::optional<PatchGradient<S, Stored>> patches_;
-    std::vector<std::unique_ptr<Correlator<S, Stored>>> phases_;  // of the stride
-  };
-
-  // grad_weight (O, C / groups, KH, KW) and grad_bias (O).
-  template <class S, class Stored>
-  class Conv2dWeightGrad {
-   public:
-    Conv2dWeightGrad(const Conv2dShape& shape, Format format, Caller caller) {
-      if (is_depthwise(shape, format)) {
-        depthwise_.emplace(shape);
-      } else {
-        general_.emplace(shape, format, caller);
-      }
-    }
-
-    // Of the first `images` images. grad_bias may be null.
-    void run(const Stored* grad_output, const Stored* input, int64_t images, Stored* grad_weight,
-             Stored* grad_bias) const {
-      if (depthwise_) return depthwise_->run(grad_output, input, images, grad_weight, grad_bias);
-      general_->run(grad_output, input, images, grad_weight, grad_bias);
-    }
-
-   private:
-    std::optional<DepthwiseWeightGrad<S, Stored>> depthwise_;
-    std::optional<WeightGradient<S, Stored>> general_;
-  };
-
-  // bias may be null.
-  template <class S, class Stored>
-  void conv2d(const Conv2dShape& s, Format format, const Stored* input, const Stored* weight,
-              const Stored* bias, Stored* output) {
-    Conv2dForward<S, Stored> forward(s, format, Caller::kLayer);
-    forward.set_weights(weight, bias);
-    forward.run(s.batch, input, output);
   }
 
-  template <class S, class Stored>
-  void conv2d_input_grad(const Conv2dShape& s, Format format, const Stored* grad_output, const Stored* weight,
-                         Stored* grad_input) {
-    Conv2dInputGrad<S, Stored> input_grad(s, format, Caller::kLayer);
-    input_grad.set_weight(weight);
-    input_grad.run(s.batch, grad_output, grad_input);
+  // weight: (O, C / groups, KH, KW); bias: (C) to add, or null; of the engine alone. To be called before the
+  // first run.
+  void set_weight(const Stored* weight, const Stored* bias = nullptr) {
+    if constexpr (kStoredIsComputed) {
+      if (winograd_) return winograd_->set_weights(weight, bias, WinogradKernels::kTurned);
+    }
+    if (depthwise_) depthwise_->set_weight(weight, bias);
+    if (patches_) patches_->set_weight(weight);
+    for (const auto& phase : phases_) phase->set_weights(weight, bias);
   }
 
-  // grad_bias may be null.
-  template <class S, class Stored>
-  void conv2d_weight_grad(const Conv2dShape& s, Format format, const Stored* grad_output, const Stored* input,
-                          Stored* grad_weight, Stored* grad_bias) {
-    Conv2dWeightGrad<S, Stored>(s, format, Caller::kLayer)
-        .run(grad_output, input, s.batch, grad_weight, grad_bias);
+  void run(int64_t images, const Stored* grad_output, Stored* grad_input) const {
+    if constexpr (kStoredIsComputed) {
+      if (winograd_) return winograd_->run(images, grad_output, grad_input, nullptr);
+    }
+    if (depthwise_) depthwise_->run(images, grad_output, grad_input);
+    if (patches_) patches_->run(grad_output, grad_input, images);
+    for (const auto& phase : phases_) phase->run(grad_output, grad_input, images);
   }
+
+ private:
+  std::optional<WinogradConv2d<S>> winograd_;
+  std::optional<DepthwiseInputGrad<S, Stored>> depthwise_;
+  std::optional<PatchGradient<S, Stored>> patches_;
+  std::vector<std::unique_ptr<Correlator<S, Stored>>> phases_;  // of the stride
+};
+
+// grad_weight (O, C / groups, KH, KW) and grad_bias (O).
+template <class S, class Stored>
+class Conv2dWeightGrad {
+ public:
+  Conv2dWeightGrad(const Conv2dShape& shape, Format format, Caller caller) {
+    if (is_depthwise(shape, format)) {
+      depthwise_.emplace(shape);
+    } else {
+      general_.emplace(shape, format, caller);
+    }
+  }
+
+  // Of the first `images` images. grad_bias may be null.
+  void run(const Stored* grad_output, const Stored* input, int64_t images, Stored* grad_weight,
+           Stored* grad_bias) const {
+    if (depthwise_) return depthwise_->run(grad_output, input, images, grad_weight, grad_bias);
+    general_->run(grad_output, input, images, grad_weight, grad_bias);
+  }
+
+  // The same in two steps, for gradients that are summed over several calls: see WeightGradient.
+  int64_t sums_size() const { return depthwise_ ? depthwise_->sums_size() : general_->sums_size(); }
+  void add(const Stored* grad_output, const Stored* input, int64_t images, typename S::Scalar* sums) const {
+    if (depthwise_) return depthwise_->add(grad_output, input, images, sums);
+    general_->add(grad_output, input, images, sums);
+  }
+  void write(const typename S::Scalar* sums, Stored* grad_weight, Stored* grad_bias) const {
+    if (depthwise_) return depthwise_->write(sums, grad_weight, grad_bias);
+    general_->write(sums, grad_weight, grad_bias);
+  }
+
+ private:
+  std::optional<DepthwiseWeightGrad<S, Stored>> depthwise_;
+  std::optional<WeightGradient<S, Stored>> general_;
+};
+
+// bias may be null.
+template <class S, class Stored>
+void conv2d(const Conv2dShape& s, Format format, const Stored* input, const Stored* weight,
+            const Stored* bias, Stored* output) {
+  Conv2dForward<S, Stored> forward(s, format, Caller::kLayer);
+  forward.set_weights(weight, bias);
+  forward.run(s.batch, input, output);
+}
+
+template <class S, class Stored>
+void conv2d_input_grad(const Conv2dShape& s, Format format, const Stored* grad_output, const Stored* weight,
+                       Stored* grad_input) {
+  Conv2dInputGrad<S, Stored> input_grad(s, format, Caller::kLayer);
+  input_grad.set_weight(weight);
+  input_grad.run(s.batch, grad_output, grad_input);
+}
+
+// grad_bias may be null.
+template <class S, class Stored>
+void conv2d_weight_grad(const Conv2dShape& s, Format format, const Stored* grad_output, const Stored* input,
+                        Stored* grad_weight, Stored* grad_bias) {
+  Conv2dWeightGrad<S, Stored>(s, format, Caller::kLayer)
+      .run(grad_output, input, s.batch, grad_weight, grad_bias);
+}
 
 }  // namespace lenet_ext::cpu

@@ -45,7 +45,7 @@ struct Stage {
   SizeList core_sizes{};              // of what the core gives
   Conv2dShape conv{};                 // of conv2d; of conv_transpose2d, that whose input gradient it is
   LinearShape linear{};
-  std::optional<FoldedNorm> norm;
+  std::optional<FoldedNorm> norm{};
   bool pooled = false;
   MaxPool2dShape pool{};
   ActivationCall activation{};

@@ -372,4 +372,6 @@ def _batch_norm(
         count += 1
         momentum = 1 / float(count) if momentum != momentum else momentum
     training = layer.uses_batch_statistics
-    return F.batch_norm(input, mean, variance, weight, bias, training, momentum, layer.eps)
+    # torch takes a gradient of other strides for dense where images are a pixel high: here it is dense.
+    output = F.batch_norm(input, mean, variance, weight, bias, training, momentum, layer.eps)
+    return output.reshape(-1).view(output.shape)

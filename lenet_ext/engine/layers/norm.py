@@ -41,9 +41,9 @@ class BatchNorm(Layer):
         input, *parameters = tensors
         weight, bias = parameters[:2] if self.affine else (None, None)
         if self.uses_batch_statistics:
-            return F.batch_norm(input, None, None, weight, bias, True, 0.0, self.eps)
+            return _dense(F.batch_norm(input, None, None, weight, bias, True, 0.0, self.eps))
         mean, variance = parameters[-2:]
-        return F.batch_norm(input, mean, variance, weight, bias, False, 0.0, self.eps)
+        return _dense(F.batch_norm(input, mean, variance, weight, bias, False, 0.0, self.eps))
 
     def apply_and_update(self, count: Tensor | None, *tensors: Tensor) -> Tensor:
         """The same, and brings the running statistics up to date: those among `tensors` and `count`."""
@@ -55,7 +55,14 @@ class BatchNorm(Layer):
             count.add_(1)
             if momentum != momentum:
                 momentum = 1.0 / float(count)
-        return F.batch_norm(input, mean, variance, weight, bias, True, momentum, self.eps)
+        return _dense(F.batch_norm(input, mean, variance, weight, bias, True, momentum, self.eps))
+
+
+def _dense(output: Tensor) -> Tensor:
+    """The output itself, whose gradient comes back dense: torch's batch norm takes one of other strides for
+    dense where the images are a pixel high or wide, and gives a wrong gradient.
+    """
+    return output.reshape(-1).view(output.shape)
 
 
 def _weight_and_bias(parameters: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:

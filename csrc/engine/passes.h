@@ -1,4 +1,4 @@
-// What the passes of the fused engine take: plain pointers, checked before (csrc/ops/network.cpp).
+// What the passes of the fused engine take: plain pointers, checked before (csrc/ops/network_tensors.h).
 #pragma once
 
 #include "engine/network.h"

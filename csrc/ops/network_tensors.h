@@ -131,4 +131,23 @@ struct NetworkTensors {
   }
 };
 
+inline ScalarType compute_type(DType dtype) {
+  return dtype == DType::kFloat64 ? ScalarType::Double : ScalarType::Float;
+}
+
+inline Tensor empty_of(Sizes sizes, ScalarType type, const Tensor& like) {
+  const auto dtype = static_cast<int32_t>(torch::stable::detail::from(type));
+  return empty(dtype, sizes, like, Format::kContiguous);
+}
+
+// The seeds of `steps` passes, on the host; null where the network draws nothing.
+inline const int64_t* seeds_of(const NetworkTensors& t, const std::optional<Tensor>& seeds, int64_t steps) {
+  if (!t.network->has_dropout()) return nullptr;
+  if (!seeds) fail(t.op(), ": the network has dropout and needs a seed");
+  if (seeds->scalar_type() != ScalarType::Long || !is_on_cpu(*seeds) || !seeds->is_contiguous()) {
+    fail(t.op(), ": seeds must be int64, contiguous, on the CPU");
+  }
+  check_sizes(t.op(), "seeds", *seeds, std::array{steps});
+  return static_cast<const int64_t*>(seeds->const_data_ptr());
+}
 }  // namespace lenet_ext

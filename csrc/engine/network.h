@@ -18,7 +18,8 @@ struct BatchNormParameters {
     const bool affine = node.numbers[1] != 0;
     BatchNormParameters p;
     if (affine) p.weight = number(0), p.bias = number(1);
-    if (node.numbers[0] == 0) p.running_mean = number(2 * affine), p.running_variance = number(2 * affine + 1);
+    if (node.numbers[0] == 0)
+      p.running_mean = number(2 * affine), p.running_variance = number(2 * affine + 1);
     return p;
   }
   bool uses_batch_statistics() const { return running_mean < 0; }

@@ -16,8 +16,8 @@ using Tensors = std::vector<Tensor>;
 
 // The network that a program describes, which a thread remembers for its last few calls: to read it takes
 // longer than a small stage. folds: see build_network.
-inline NetworkPtr known_network(Sizes images, const std::vector<Sizes>& parameters, const std::string& program,
-                                bool folds) {
+inline NetworkPtr known_network(Sizes images, const std::vector<Sizes>& parameters,
+                                const std::string& program, bool folds) {
   struct Known {
     SizeList images;  // without the batch
     std::string program;

@@ -18,8 +18,8 @@ class Folded {
   void set_statistics(const T* const* tensors) {
     mean_ = tensors[p_.running_mean];
     shift_ = p_.bias < 0 ? nullptr : tensors[p_.bias];
-    const T *const variance = tensors[p_.running_variance],
-                   *const weight = p_.weight < 0 ? nullptr : tensors[p_.weight];
+    const T *const variance = tensors[p_.running_variance], *const weight =
+                                                                p_.weight < 0 ? nullptr : tensors[p_.weight];
     for (size_t c = 0; c < scales_.size(); ++c) {
       const double scale = weight == nullptr ? 1.0 : static_cast<double>(weight[c]);
       scales_[c] = scale / std::sqrt(static_cast<double>(variance[c]) + eps_);

@@ -33,7 +33,8 @@ class ConvTranspose2dStage final : public StageKernels<S> {
     const T *weight = parameters.tensors[weight_], *bias = bias_ < 0 ? nullptr : parameters.tensors[bias_];
     if (folded_) {
       folded_->set_statistics(parameters.tensors);
-      weight = folded_->transposed_weight(weight, s_.out_channels, s_.groups, s_.kernel_height * s_.kernel_width);
+      weight =
+          folded_->transposed_weight(weight, s_.out_channels, s_.groups, s_.kernel_height * s_.kernel_width);
       bias = folded_->bias(bias);
     }
     forward_.set_weight(weight, bias);

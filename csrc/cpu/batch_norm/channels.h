@@ -90,6 +90,10 @@ void for_each_value(const BatchNormShape& s, int64_t images,
   }
 }
 
+// So that the sums of many values lose no more than those of a few: after so many vectors of terms in the
+// compute type they are added in double.
+constexpr int kFlushedTerms = 64;
+
 // Sums over channels [first, first + channels()) of some images: a channel, or those of a vector.
 template <class S, size_t kSums>
 class ChannelSums {
@@ -114,7 +118,7 @@ class ChannelSums {
         terms(Lanes<S, false>{n * s_.channels + first_, channels_}, constants, sums_[0]);
         flush(1);
       }
-      return flush(kFlushed);
+      return flush(kFlushedTerms);
     }
     const auto constants = Constants<S, kCount>::broadcast(arrays, first_);
     const auto rest = static_cast<int>(s_.plane % S::width);
@@ -135,18 +139,15 @@ class ChannelSums {
       if (rest > 0) terms(Lanes<S, false>{i, rest}, of_rest, sums_[1]);
       flush(1);
     }
-    flush(kFlushed);
+    flush(kFlushedTerms);
   }
 
  private:
-  // So that the sums of many values lose no more than those of a few: after so many terms in the compute
-  // type they are added in double.
-  static constexpr int kFlushed = 64;
   static constexpr int kWays = 4;  // independent sums, for the latency of an addition
 
   void flush(int terms) {
     pending_ += terms;
-    if (pending_ < kFlushed) return;
+    if (pending_ < kFlushedTerms) return;
     pending_ = 0;
     static_assert(kWays == 4);
     for (size_t i = 0; i < kSums; ++i) {

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "cpu/activation.h"
-#include "cpu/batch_norm/normalize.h"
+#include "cpu/batch_norm/pooled.h"
 #include "cpu/batch_norm/statistics.h"
 #include "cpu/engine/stage_kernels.h"
 #include "cpu/max_pool2d/grad.h"
@@ -25,7 +25,9 @@ class BatchNormStage final : public StatisticsKernels<S> {
   using typename StageKernels<S>::T;
 
   BatchNormStage(const BatchNormShape& shape, const Stage& stage)
-      : s_(shape), stage_(stage), p_(BatchNormParameters::of(stage.layer)) {}
+      : s_(shape), stage_(stage), p_(BatchNormParameters::of(stage.layer)) {
+    in_pairs_ = stage.pooled && in_channels() && pools_in_pairs(stage.pool);
+  }
 
   void set_parameters(const StageParameters<T>& parameters) override {
     by_.weight = p_.weight < 0 ? nullptr : copied(parameters.tensors[p_.weight]);
@@ -103,17 +105,23 @@ class BatchNormStage final : public StatisticsKernels<S> {
       } else if (g != grad_output) {
         std::copy_n(grad_output + group.out, group.out_size, of_group);
       }
+      const Normalization<T> by = by_.from(group.channel);
+      double *const sum = sums.data() + group.channel, *const product = sum + s_.channels;
+      const T* const x = call.inputs[0] + group.in;
+      if (in_pairs_ && grad_x == nullptr) {
+        if (sums_wanted) {
+          add_pooled_sums<S>(group.shape, group.pool, group.images, by, x, of_group, argmax(call, group), sum,
+                             product);
+        }
+        return;
+      }
       const T* normalized = of_group;
       if (stage_.pooled && (sums_wanted || grad_x != nullptr)) {
         max_pool2d_input_grad<S>(group.pool, Format::kContiguous, of_group, argmax(call, group),
                                  block.data());
         normalized = block.data();
       }
-      const Normalization<T> by = by_.from(group.channel);
-      if (sums_wanted) {
-        add_normalize_sums<S>(group.shape, group.images, by, call.inputs[0] + group.in, normalized,
-                              sums.data() + group.channel, sums.data() + s_.channels + group.channel);
-      }
+      if (sums_wanted) add_normalize_sums<S>(group.shape, group.images, by, x, normalized, sum, product);
       if (grad_x != nullptr) normalize_grad<S>(group.shape, group.images, by, normalized, grad_x + group.in);
     });
     if (sums_wanted) give_sums(call.count, sums.data(), sink);
@@ -133,14 +141,18 @@ class BatchNormStage final : public StatisticsKernels<S> {
   void finish_input_gradient(const StageCall<T>& call, const T* grad, T* grad_x) const override {
     for_each_group(call.count, [&](const Group& group) {
       T* const to = grad_x + group.in;
-      const T* normalized = grad + group.out;
+      const T *const x = call.inputs[0] + group.in, *normalized = grad + group.out;
+      const Normalization<T> by = by_.from(group.channel);
+      const T *const means = grad_means_.data() + group.channel, *const product_means = means + s_.channels;
+      if (in_pairs_) {
+        return batch_normalize_pooled_grad<S>(group.shape, group.pool, group.images, by, means, product_means,
+                                              x, normalized, argmax(call, group), to);
+      }
       if (stage_.pooled) {
         max_pool2d_input_grad<S>(group.pool, Format::kContiguous, normalized, argmax(call, group), to);
         normalized = to;
       }
-      const T* const means = grad_means_.data() + group.channel;
-      batch_normalize_grad<S>(group.shape, group.images, by_.from(group.channel), means, means + s_.channels,
-                              call.inputs[0] + group.in, normalized, to);
+      batch_normalize_grad<S>(group.shape, group.images, by, means, product_means, x, normalized, to);
     });
   }
 
@@ -220,6 +232,7 @@ class BatchNormStage final : public StatisticsKernels<S> {
   const BatchNormShape s_;
   const Stage& stage_;
   const BatchNormParameters p_;
+  bool in_pairs_;
   Normalization<T> by_{};
   std::vector<T> weight_, running_inv_std_;
   std::vector<T> grad_means_;  // of g and g * xhat over the batch

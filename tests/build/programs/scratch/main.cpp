@@ -53,6 +53,23 @@ class Check {
     expect(held_[0].begin() / kMebibyte != gap / kMebibyte, "a large block lies among the small ones");
     give_back(0);
   }
+  // Large blocks come back, those that were used last: of three of 100 MiB two.
+  void expect_kept() {
+    constexpr int64_t kLarge = 100 * kMebibyte;
+    take(kLarge);
+    const uintptr_t first = held_[0].begin();
+    give_back(0);
+    take(kLarge - kMebibyte);
+    expect(held_[0].begin() == first, "a large block was not kept");
+    take(kLarge);
+    take(kLarge);
+    const uintptr_t last[] = {held_[1].begin(), held_[2].begin()};
+    while (!held_.empty()) give_back(0);
+    take(kLarge);
+    take(kLarge);
+    expect(held_[0].begin() == last[1] && held_[1].begin() == last[0], "an older block was kept");
+    while (!held_.empty()) give_back(0);
+  }
   int failures() const { return failures_; }
 
  private:
@@ -85,7 +102,8 @@ int failures_of(unsigned seed) {
   check.run(20'000, 20, 2'000);         // as a stage does
   check.run(4'000, 60, kSmall);         // more than the arena holds
   check.run(20'000, 400, 100);          // more pieces than it knows
-  check.run(1'000, 10, 9 * kMebibyte);  // larger than what is kept
+  check.run(300, 10, 40 * kMebibyte);   // more than what is kept
+  check.expect_kept();
   check.expect_neighbours();
   return check.failures();
 }

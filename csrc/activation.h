@@ -29,6 +29,8 @@ enum class Activation : int32_t {
   kSoftplus,  // beta, threshold
   kHardsigmoid,
   kScale,  // a, b: a x + b
+  kExp,
+  kAbs,
 };
 
 struct ActivationInfo {
@@ -38,9 +40,9 @@ struct ActivationInfo {
 
 // By Activation.
 inline constexpr ActivationInfo kActivations[] = {
-    {"none", 0},      {"relu", 0},     {"leaky_relu", 1},  {"elu", 3},      {"gelu", 0},
-    {"gelu_tanh", 0}, {"silu", 0},     {"hardswish", 0},   {"hardtanh", 2}, {"sigmoid", 0},
-    {"tanh", 0},      {"softplus", 2}, {"hardsigmoid", 0}, {"scale", 2},
+    {"none", 0},        {"relu", 0},      {"leaky_relu", 1}, {"elu", 3},     {"gelu", 0}, {"gelu_tanh", 0},
+    {"silu", 0},        {"hardswish", 0}, {"hardtanh", 2},   {"sigmoid", 0}, {"tanh", 0}, {"softplus", 2},
+    {"hardsigmoid", 0}, {"scale", 2},     {"exp", 0},        {"abs", 0},
 };
 inline constexpr int kMostActivationOptions = 3;
 
@@ -76,6 +78,8 @@ inline bool commutes_with_max_pool(const ActivationCall& call) {
     case Activation::kHardswish:  // these fall, too
     case Activation::kSoftplus:   // falls a little at its threshold
     case Activation::kScale:      // two values are one where b is much larger
+    case Activation::kExp:        // and where it overflows
+    case Activation::kAbs:
       break;
   }
   return false;
@@ -92,6 +96,7 @@ LENET_EXT_HOST_DEVICE inline bool gradient_from_output(const ActivationCall& cal
     case Activation::kTanh:
     case Activation::kHardsigmoid:  // but for the last number below 3, whose output is 1
     case Activation::kScale:
+    case Activation::kExp:
       return true;
     case Activation::kLeakyReLU:
       return o[0] >= 0;
@@ -106,6 +111,7 @@ LENET_EXT_HOST_DEVICE inline bool gradient_from_output(const ActivationCall& cal
     case Activation::kGELUTanh:
     case Activation::kSiLU:
     case Activation::kHardswish:
+    case Activation::kAbs:
       break;
   }
   return false;

@@ -56,8 +56,8 @@ struct TypedKernels {
   LinearKernels linear;
   ActivationKernels activation;
   // Null where there is none.
-  void (*dropout_mask)(int64_t count, int64_t channels, int64_t plane, double p, uint32_t layer, uint64_t seed,
-                       void* mask);
+  void (*dropout_mask)(int64_t count, int64_t channels, int64_t plane, double p, uint32_t layer,
+                       uint64_t seed, void* mask);
   NetworkKernels network;
 };
 

@@ -42,6 +42,10 @@ void with_activation(const ActivationCall& call, const Body& body) {
       return body(Hardsigmoid<S>(call));
     case Activation::kScale:
       return body(Scale<S>(call));
+    case Activation::kExp:
+      return body(Exp<S>(call));
+    case Activation::kAbs:
+      return body(Abs<S>(call));
   }
 }
 // body(offset, n) for vectors of a range; n == width except for the last.

@@ -44,9 +44,13 @@ enum class LayerKind {
   kAdaptiveAvgPool2d,
   kAdaptiveMaxPool2d,
   kBatchNorm,
+  kGroupNorm,
+  kLayerNorm,
   kDropout,
   kActivation,
   kPRelu,
+  kShift,
+  kGain,
   kSoftmax,
   kLogSoftmax,
   kPermute,
@@ -109,8 +113,12 @@ inline constexpr LayerKindInfo kLayerKinds[] = {
     {"adaptive_avg_pool2d", LayerKind::kAdaptiveAvgPool2d, LayerRole::kCore, {0, 0}, {2, 2}},
     {"adaptive_max_pool2d", LayerKind::kAdaptiveMaxPool2d, LayerRole::kCore, {0, 0}, {2, 2}},
     {"batch_norm", LayerKind::kBatchNorm, LayerRole::kCore, {0, 4}, {3, 3}, 2},
+    {"group_norm", LayerKind::kGroupNorm, LayerRole::kCore, {0, 2}, {1, 1}, 1},
+    {"layer_norm", LayerKind::kLayerNorm, LayerRole::kCore, {0, 2}, {1, 1}, 1},
     {"dropout", LayerKind::kDropout, LayerRole::kCore, {0, 0}, {1, 1}, 1},
     {"prelu", LayerKind::kPRelu, LayerRole::kCore, {1, 1}},
+    {"shift", LayerKind::kShift, LayerRole::kCore, {1, 1}, {0, 0}, 1},
+    {"gain", LayerKind::kGain, LayerRole::kCore, {1, 1}},
     {"softmax", LayerKind::kSoftmax, LayerRole::kCore, {0, 0}, {1, 1}},
     {"log_softmax", LayerKind::kLogSoftmax, LayerRole::kCore, {0, 0}, {1, 1}},
     {"permute", LayerKind::kPermute, LayerRole::kCore, {0, 0}, {1, kAny}},
@@ -122,7 +130,6 @@ inline constexpr LayerKindInfo kLayerKinds[] = {
     {"flatten", LayerKind::kFlatten, LayerRole::kAlias},
     {"reshape", LayerKind::kReshape, LayerRole::kAlias, {0, 0}, {0, kAny}},
 };
-
 
 // Takes a description apart; every error names its line.
 class DescriptionReader {

@@ -46,6 +46,16 @@ class LayerSizes {
       case LayerKind::kLogSoftmax:
         dim(n_[0]);
         return in_;
+      case LayerKind::kGroupNorm:
+        if (n_[0] < 1 || in_.empty() || in_[0] % n_[0] != 0) {
+          fail(op_, ": images of ", to_string(in_), " cannot be parted in ", n_[0], " groups of channels");
+        }
+        return in_;
+      case LayerKind::kLayerNorm:
+        if (n_[0] < 1 || n_[0] > static_cast<int64_t>(in_.size())) {
+          fail(op_, ": images of ", to_string(in_), " cannot be normalized over ", n_[0], " dimensions");
+        }
+        return in_;
       case LayerKind::kPermute:
         return permuted();
       case LayerKind::kPad:
@@ -57,7 +67,8 @@ class LayerSizes {
       case LayerKind::kAdd:
       case LayerKind::kMul:
         if (inputs_[1] != in_) {
-          fail(op_, ": both inputs must have the same sizes, got ", to_string(in_), " and ", to_string(inputs_[1]));
+          fail(op_, ": both inputs must have the same sizes, got ", to_string(in_), " and ",
+               to_string(inputs_[1]));
         }
         return in_;
       case LayerKind::kFlatten:
@@ -92,7 +103,8 @@ class LayerSizes {
     if (n_.size() != 2 * in_.size()) fail(op_, ": padding must have two numbers for each dimension");
     for (size_t i = 0; i < in_.size(); ++i) {
       for (int64_t pad : {n_[2 * i], n_[2 * i + 1]}) {
-        if (pad > kLargestParameter || pad < -in_[i]) fail(op_, ": padding of ", pad, " does not fit ", in_[i]);
+        if (pad > kLargestParameter || pad < -in_[i])
+          fail(op_, ": padding of ", pad, " does not fit ", in_[i]);
         out[i] += pad;
       }
       if (out[i] < 0) fail(op_, ": nothing is left of dimension ", i);
@@ -118,7 +130,8 @@ class LayerSizes {
     for (const SizeList& one : inputs_) {
       bool fits = one.size() == in_.size();
       for (size_t i = 0; fits && i < one.size(); ++i) fits = i == along || one[i] == in_[i];
-      if (!fits) fail(op_, ": inputs of sizes ", to_string(in_), " and ", to_string(one), " cannot be joined");
+      if (!fits)
+        fail(op_, ": inputs of sizes ", to_string(in_), " and ", to_string(one), " cannot be joined");
       out[along] += one[along];
     }
     return out;
@@ -137,7 +150,8 @@ class LayerSizes {
         known = multiply_sizes(op_.c_str(), known, size);
       }
     }
-    if (unknown != nullptr && known > 0 && elements % known == 0) *unknown = elements / known, known = elements;
+    if (unknown != nullptr && known > 0 && elements % known == 0)
+      *unknown = elements / known, known = elements;
     if (known != elements) fail(op_, ": cannot reshape ", to_string(in_), " to ", to_string(n_));
     return out;
   }

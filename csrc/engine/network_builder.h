@@ -1,6 +1,7 @@
 // Makes a Network of a description, given the sizes of images and parameters.
 #pragma once
 
+#include "engine/broadcast.h"
 #include "engine/layer_sizes.h"
 #include "engine/network.h"
 
@@ -8,9 +9,10 @@ namespace lenet_ext {
 
 class NetworkBuilder {
  public:
-  // image_sizes: (N, ...). parameter_sizes: of each parameter.
-  NetworkBuilder(const Description& description, Sizes image_sizes, const std::vector<Sizes>& parameter_sizes)
-      : d_(description), parameter_sizes_(parameter_sizes), groups_(description) {
+  // image_sizes: (N, ...). parameter_sizes: of each parameter. value_sizes: see Grouping.
+  NetworkBuilder(const Description& description, Sizes image_sizes, const std::vector<Sizes>& parameter_sizes,
+                 const std::vector<SizeList>* value_sizes = nullptr)
+      : d_(description), parameter_sizes_(parameter_sizes), groups_(description, value_sizes) {
     if (image_sizes.size() < 2) {
       fail(d_.name, ": input must be (N, C, H, W), (N, features) or have 2 dimensions at least, got ",
            to_string(image_sizes));
@@ -49,6 +51,8 @@ class NetworkBuilder {
     }
     return std::move(net_);
   }
+  // Of all values, once built.
+  const std::vector<SizeList>& value_sizes() const { return sizes_; }
 
  private:
   const char* op() const { return d_.name.c_str(); }
@@ -101,6 +105,14 @@ class NetworkBuilder {
           return inputs_[0];
         }
         break;
+      case LayerKind::kBatchNorm:
+        if (groups_.stages()[number].norm < 0) break;
+        for (int64_t parameter_number : node.parameters) {
+          check_parameter_of(node, parameter(parameter_number));
+        }
+        check_batch_norm(node);
+        stage(number).norm = {BatchNormParameters::of(node), node.reals[0]};
+        return inputs_[0];
       case LayerKind::kFlatten:
       case LayerKind::kReshape:
         return LayerSizes(at_, node, inputs_).of();
@@ -143,7 +155,8 @@ class NetworkBuilder {
       if (extra >= std::max(stride, dilation)) {
         fail(op, ": output_padding ", extra, " must be smaller than stride or dilation");
       }
-      const int64_t reach = multiply_sizes(op, stride, in[1 + axis] - 1) + multiply_sizes(op, dilation, w[2 + axis] - 1);
+      const int64_t reach =
+          multiply_sizes(op, stride, in[1 + axis] - 1) + multiply_sizes(op, dilation, w[2 + axis] - 1);
       image.push_back(reach - 2 * pad + extra + 1);
       if (image.back() < 1 || in[1 + axis] < 1) fail(op, ": the output would be empty");
     }
@@ -205,14 +218,9 @@ class NetworkBuilder {
     s.core = node.kind, s.layer = node;
     s.core_sizes = LayerSizes(at_, node, inputs_).of();
     s.core_size = element_count(op(), s.core_sizes);
-    const int64_t channels = s.channels();
     for (int64_t number : node.parameters) {
-      const SizeList sizes = parameter(number);
-      const bool one_for_all = node.kind == LayerKind::kPRelu && sizes == SizeList{1};
-      if (sizes != SizeList{channels} && !one_for_all) {
-        fail(at_, ": a parameter must have the sizes ", to_string(std::array{channels}), ", got ",
-             to_string(sizes));
-      }
+      s.parameter_sizes.push_back(parameter(number));
+      check_parameter_of(node, s.parameter_sizes.back());
     }
     if (node.kind == LayerKind::kPRelu) {
       s.weight = static_cast<int>(node.parameters[0]);
@@ -225,9 +233,26 @@ class NetworkBuilder {
     return s.core_sizes;
   }
 
+  // sizes: of a parameter of the layer at hand.
+  void check_parameter_of(const Node& node, const SizeList& sizes) const {
+    if (node.kind == LayerKind::kShift || node.kind == LayerKind::kGain) {
+      broadcast(at_, inputs_[0], sizes);
+      return;
+    }
+    SizeList wanted = {inputs_[0].empty() ? 1 : inputs_[0][0]};
+    if (node.kind == LayerKind::kLayerNorm) {
+      wanted.assign(inputs_[0].end() - node.numbers[0], inputs_[0].end());
+    }
+    const bool one_for_all = node.kind == LayerKind::kPRelu && sizes == SizeList{1};
+    if (sizes != wanted && !one_for_all) {
+      fail(at_, ": a parameter must have the sizes ", to_string(wanted), ", got ", to_string(sizes));
+    }
+  }
+
   void check_batch_norm(const Node& node) const {
     const bool batch = node.numbers[0] != 0, affine = node.numbers[1] != 0, tracked = node.numbers[2] != 0;
-    if (node.parameters.size() != 2 * affine + 2 * tracked || !(batch || tracked)) {
+    const size_t wanted = (affine ? 2 : 0) + (tracked ? 2 : 0);
+    if (node.parameters.size() != wanted || !(batch || tracked)) {
       fail(at_, ": batch_norm has a wrong number of parameters");
     }
   }
@@ -240,5 +265,17 @@ class NetworkBuilder {
   std::vector<SizeList> inputs_;  // of the layer at hand
   std::string at_;                // the layer at hand, for errors
 };
+
+// folds: for passes that keep nothing for backward.
+inline Network build_network(const Description& description, Sizes image_sizes,
+                             const std::vector<Sizes>& parameter_sizes, bool folds) {
+  NetworkBuilder builder(description, image_sizes, parameter_sizes);
+  Network network = builder.build();
+  const auto is_running = [](const Stage& s) {
+    return s.core == LayerKind::kBatchNorm && !s.needs_statistics();
+  };
+  if (!folds || std::ranges::none_of(network.stages, is_running)) return network;
+  return NetworkBuilder(description, image_sizes, parameter_sizes, &builder.value_sizes()).build();
+}
 
 }  // namespace lenet_ext

@@ -12,7 +12,8 @@ Tensor dropout_mask(const Tensor& like, const Tensor& seed, int64_t layer, bool 
   const DType dtype = dtype_of(op, "like", like);
   const Backend kernels(op, like);
   if (kernels[dtype].dropout_mask == nullptr) fail(op, ": CUDA has no kernel for dropout");
-  if (seed.scalar_type() != ScalarType::Long || !is_on_cpu(seed)) fail(op, ": seed must be int64, on the CPU");
+  if (seed.scalar_type() != ScalarType::Long || !is_on_cpu(seed))
+    fail(op, ": seed must be int64, on the CPU");
   check_sizes(op, "seed", seed, std::array{int64_t{1}});
   const Sizes sizes = sizes_of(like);
   if (sizes.size() < 2) fail(op, ": like must have 2 dimensions at least, got ", to_string(sizes));

@@ -9,10 +9,18 @@ namespace lenet_ext {
 
 class RunningStatistics {
  public:
-  // counts: of each batch norm with running statistics that uses those of the batch, in the order of the
-  // program, the batches it has seen: int64, changed.
-  RunningStatistics(const NetworkTensors& t, const Tensors& counts) : t_(t) {
-    for (const Stage& stage : t.network->stages) tracked_ += is_tracked(stage);
+  // parameters: as they were given. counts: of each batch norm with running statistics that uses those of the
+  // batch, in the order of the program, the batches it has seen: int64, changed.
+  RunningStatistics(const NetworkTensors& t, const Tensors& parameters, const Tensors& counts) : t_(t) {
+    for (const Stage& stage : t.network->stages) {
+      if (!is_tracked(stage)) continue;
+      ++tracked_;
+      for (size_t i = mean_of(stage); i < mean_of(stage) + 2; ++i) {
+        if (!parameters[stage.layer.parameters[i]].is_contiguous()) {
+          fail(t.op(), ": running statistics must be contiguous");
+        }
+      }
+    }
     if (counts.size() != tracked_) {
       fail(t.op(), ": there must be ", tracked_, " counts of batches, got ", counts.size());
     }
@@ -38,7 +46,9 @@ class RunningStatistics {
   }
 
  private:
-  static bool is_tracked(const Stage& stage) { return stage.needs_statistics() && stage.layer.numbers[2] != 0; }
+  static bool is_tracked(const Stage& stage) {
+    return stage.needs_statistics() && stage.layer.numbers[2] != 0;
+  }
   static size_t mean_of(const Stage& stage) { return stage.layer.numbers[1] != 0 ? 2 : 0; }
 
   template <class Stored>
@@ -61,7 +71,8 @@ class RunningStatistics {
   template <class Stored>
   void move(int64_t channels, double part, const ComputeType<Stored>* from, int64_t parameter) const {
     auto* const to = static_cast<Stored*>(t_.pointers[parameter]);
-    const auto old = static_cast<ComputeType<Stored>>(1 - part), added = static_cast<ComputeType<Stored>>(part);
+    const auto old = static_cast<ComputeType<Stored>>(1 - part),
+               added = static_cast<ComputeType<Stored>>(part);
     for (int64_t c = 0; c < channels; ++c) from_compute(old * to_compute(to[c]) + added * from[c], to[c]);
   }
 

@@ -58,6 +58,8 @@ CASES = {
     "softplus of threshold 1": Case("softplus", (1.5, 1.0), lambda x: F.softplus(x, 1.5, 1)),
     "hardsigmoid": Case("hardsigmoid", (), F.hardsigmoid, True),
     "scale": Case("scale", (1 / 255, -0.5), lambda x: x * (1 / 255) - 0.5, True),
+    "exp": Case("exp", (), torch.exp, True),
+    "abs": Case("abs", (), torch.abs),
 }
 # Relative and absolute. What is made of a 16-bit output has the error of that.
 TOLERANCES = {torch.float32: (5e-6, 1e-6), torch.float64: (1e-12, 3e-14)}

@@ -44,6 +44,8 @@ ACTIVATIONS = {
     "softplus of threshold 1": (1.5, 1.0),
     "hardsigmoid": (),
     "scale": (1 / 255, -0.5),
+    "exp": (),
+    "abs": (),
 }
 PLACES = [
     *("first", "after conv2d", "before the pool", "after the pool", "before a sparse pool", "twice"),

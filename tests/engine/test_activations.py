@@ -17,7 +17,7 @@ POOL = (MaxPool2d((2, 2), (2, 2), (0, 0), (1, 1), False), ())
 # Windows of padding alone, whose maximum is -inf: there no activation may go before its pool.
 SPARSE_POOL = (MaxPool2d((2, 2), (3, 3), (1, 1), (9, 9), True), ())
 SIZES = (3, 2, 9, 11)  # of the images
-EXACT = ("relu", "leaky_relu", "hardtanh")  # whose every value is one product at most
+EXACT = ("relu", "leaky_relu", "hardtanh", "abs")  # whose every value is one product at most
 REALS = {
     "leaky_relu": (0.2,),
     "elu": (0.7, 1.5, 1.25),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,16 +23,18 @@ class Example(NamedTuple):
 
 
 def model(function: Callable[[Any, Tensor], Any], **modules: nn.Module) -> Callable[[], nn.Module]:
-    """A builder of a network whose modules are made once and copied, with parameters of its own."""
+    """A builder of a network with copies of these modules."""
     return lambda: _randomized(Forward(function, **modules))
 
 
 def chain(*modules: nn.Module) -> Callable[[], nn.Module]:
+    """The same of modules one after the other."""
     return lambda: _randomized(nn.Sequential(*modules))
 
 
 def _randomized(module: nn.Module) -> nn.Module:
-    """`module` with values by which an error of any parameter or buffer shows."""
+    """A copy of `module` with values by which an error of any parameter or buffer shows."""
+    module = copy.deepcopy(module)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for tensor in [*module.parameters(), *module.buffers()]:
@@ -74,6 +77,20 @@ class Inception(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.cat((self.one(x), F.relu(self.three(x)), self.pool(x)), dim=1)
+
+
+class Positions(nn.Module):
+    """Parameters of its own beside those of layers: a bias of each pixel, scales of channels, one number."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = Conv(2, 3, 3, bias=False)
+        self.place, self.scale = nn.Parameter(torch.zeros(3, 4, 5)), nn.Parameter(torch.zeros(1, 3, 1, 1))
+        self.number = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch.tanh(self.conv(x) + self.place)
+        return self.number - self.scale * F.max_pool2d(y, 2) + self.number
 
 
 class Dense(nn.Module):
@@ -146,6 +163,32 @@ NETWORKS: dict[str, Example] = {
     "batch norm, cumulative": Example(chain(Conv(2, 3, 3), Norm(3, momentum=None), nn.ReLU()), (2, 6, 7)),
     "batch norm, untracked": Example(chain(Conv(2, 3, 3), Norm(3, track_running_stats=False)), (2, 6, 7)),
     "batch norm first, twice": Example(chain(bn := Norm(2, momentum=0.3), Conv(2, 2, 3), bn), (2, 6, 5)),
+    "group norm": Example(
+        chain(
+            Conv(2, 6, 3), nn.GroupNorm(3, 6), nn.ReLU(), nn.MaxPool2d(2), nn.GroupNorm(2, 6, affine=False)
+        ),
+        (2, 8, 8),
+    ),
+    "instance norm": Example(
+        chain(Conv(2, 3, 3), nn.InstanceNorm2d(3), nn.ReLU(), nn.InstanceNorm2d(3, affine=True)), (2, 8, 7)
+    ),
+    "group norm of rows": Example(
+        chain(nn.Conv1d(2, 4, 3), nn.GroupNorm(2, 4), nn.ReLU(), nn.Conv1d(4, 3, 3), nn.InstanceNorm1d(3)),
+        (2, 19),
+    ),
+    "layer norm": Example(
+        chain(Conv(1, 2, 3), nn.LayerNorm((4, 5)), nn.GELU(), nn.Flatten(), Linear(40, 9), nn.LayerNorm(9)),
+        (1, 6, 7),
+    ),
+    "layer norm of channels": Example(
+        model(
+            lambda n, x: n.norm(n.conv(x).permute(0, 2, 3, 1)).tanh(),
+            conv=Conv(1, 5, 3),
+            norm=nn.LayerNorm(5),
+        ),
+        (1, 6, 7),
+    ),
+    "positions": Example(chain(Positions(), nn.Flatten()), (2, 6, 7)),
     "residual": Example(
         chain(Residual(3, 4, 2), Residual(4, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten()), (3, 9, 8)
     ),
@@ -255,6 +298,9 @@ NETWORKS: dict[str, Example] = {
     ),
     "pixel shuffle": Example(chain(Conv(1, 12, 3), nn.PixelShuffle(2), nn.PixelUnshuffle(2)), (1, 6, 5)),
     "scaled input": Example(model(lambda n, x: n.conv((x / 255 - 0.5) * 2), conv=Conv(1, 2, 3)), (1, 6, 6)),
+    "exp and abs": Example(
+        model(lambda n, x: (y := n.conv(x)).exp() - y.abs(), conv=Conv(2, 3, 3)), (2, 5, 7)
+    ),
     "arithmetic": Example(
         model(lambda n, x: torch.add(-(1 - n.fc(x) * 0.5), n.fc(x), alpha=0.3).sub(2.0), fc=Linear(4, 3)),
         (4,),
@@ -301,7 +347,7 @@ NETWORKS: dict[str, Example] = {
         (2, 6, 6),
     ),
     "dead branch": Example(
-        model(lambda n, x: (n.other(x).exp(), n.conv(x))[1], conv=Conv(2, 3, 3), other=Conv(2, 3, 3)),
+        model(lambda n, x: (n.other(x).sin(), n.conv(x))[1], conv=Conv(2, 3, 3), other=Conv(2, 3, 3)),
         (2, 6, 6),
     ),
     "dropout": Example(

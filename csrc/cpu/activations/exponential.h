@@ -30,6 +30,14 @@ struct Tanh {
   }
 };
 
+template <class S>
+struct Exp {
+  using V = typename S::Vector;
+  explicit Exp(const ActivationCall&) {}
+  static V value(V x) { return math::exp<S>(x); }
+  static V gradient(V grad_output, V output) { return S::mul(grad_output, output); }
+};
+
 // scale x where x > 0, else scale alpha (e^(input_scale x) - 1).
 template <class S>
 struct ELU {

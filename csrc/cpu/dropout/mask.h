@@ -2,8 +2,8 @@
 #pragma once
 
 #include "cpu/dropout/dropout.h"
-#include "cpu/runtime/scratch.h"
 #include "cpu/microkernels/transpose.h"
+#include "cpu/runtime/scratch.h"
 
 namespace lenet_ext::cpu {
 

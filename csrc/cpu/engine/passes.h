@@ -10,10 +10,12 @@ namespace lenet_ext::cpu {
 
 // Where the values of the whole batch lie in `saved`.
 template <class S, class Stored>
-void set_saved(NetworkRun<S, Stored>& run, const Network& network, typename S::Scalar* saved, uint8_t* argmax) {
+void set_saved(NetworkRun<S, Stored>& run, const Network& network, typename S::Scalar* saved,
+               uint8_t* argmax) {
   for (size_t i = 0; i < network.stages.size(); ++i) {
-    run.values[i + 1] = saved + network.values_before(i) * run.batch();
-    if (network.stages[i].argmax_bytes() > 0) run.kept[i] = argmax + network.argmax_before(i) * run.batch();
+    run.set_values(static_cast<int>(i) + 1, saved + network.values_before(i) * run.batch());
+    if (network.stages[i].argmax_bytes() > 0)
+      run.set_kept(i, argmax + network.argmax_before(i) * run.batch());
   }
 }
 
@@ -25,12 +27,12 @@ void network_forward(const NetworkPtr& network, const ForwardPass& pass) {
   const size_t stages = network->stages.size();
   T* const saved = static_cast<T*>(pass.saved);
   NetworkRun<S, Stored> run(network, pass.images, pass.parameters, pass.seed, {},
-                     saves ? saved + batch * network->values_before(stages) : nullptr);
+                            saves ? saved + batch * network->values_before(stages) : nullptr);
   run.observe_all();
   if (saves) set_saved(run, *network, saved, pass.argmax);
   for (size_t i = 1; !saves && i <= stages; ++i) {
     const int value = static_cast<int>(i);
-    if (run.engine().crosses(value)) run.values[i] = run.batch_memory(network->value_size(value));
+    if (run.engine().crosses(value)) run.set_values(value, run.batch_memory(network->value_size(value)));
   }
   for (size_t i = 0; i < run.engine().segments(); ++i) {
     const Segment<S>& segment = run.engine().segment(i);
@@ -58,17 +60,18 @@ void network_backward(const NetworkPtr& network, const BackwardPass& pass) {
   T* const saved = static_cast<T*>(const_cast<void*>(pass.saved));
   const bool of_images = pass.grad_input != nullptr, of_parameters = pass.grad_parameters != nullptr;
   NetworkRun<S, Stored> run(network, pass.images, pass.parameters, pass.seed, {true, of_images},
-                     saved + batch * network->values_before(stages));
+                            saved + batch * network->values_before(stages));
   set_saved(run, *network, saved, const_cast<uint8_t*>(pass.argmax));
   for (size_t i = 0; i < stages; ++i) {
     const Stage& stage = network->stages[i];
     if (!stage.needs_statistics()) continue;
-    const T* const statistics = saved + batch * network->values_before(stages) + network->statistics_before(i);
+    const T* const statistics =
+        saved + batch * network->values_before(stages) + network->statistics_before(i);
     run.engine().kernels(i).statistics()->set_statistics(statistics);
   }
   T* images = nullptr;
   if (of_images) images = kSame ? static_cast<T*>(pass.grad_input) : run.batch_memory(network->image_size());
-  run.want_gradients(network->values_with_gradients(of_images, [&](int64_t) { return of_parameters; }), images);
+  run.want_gradients([&](int64_t) { return of_parameters; }, images);
   const auto take = [&](auto... piece) { write_gradient<S, Stored>(*network, pass, piece...); };
   const auto pieces = of_parameters ? GradientSink<T>::pieces(take) : GradientSink<T>::none();
   for (size_t i = run.engine().segments(); i-- > 0;) {
@@ -87,7 +90,8 @@ void network_backward(const NetworkPtr& network, const BackwardPass& pass) {
     });
   }
   run.finish_images();
-  if (of_images && !kSame) copy_row<S>(images, static_cast<Stored*>(pass.grad_input), batch * network->image_size());
+  if (of_images && !kSame)
+    copy_row<S>(images, static_cast<Stored*>(pass.grad_input), batch * network->image_size());
 }
 
 // Forward through all segments but the last, for the whole batch; then the last one forward, the loss, and
@@ -102,10 +106,15 @@ void network_train(const NetworkPtr& network, const TrainPass& pass) {
   const size_t last = run.engine().segments() - 1;
   const size_t kept_stages = run.engine().segment(last).begin();
   Scratch<T> values(batch * network->values_before(kept_stages));
-  Scratch<uint8_t> argmax(batch * network->argmax_before(kept_stages));
+  // Of a stage that needs statistics, which begins the last segment, this is read again after it.
+  const size_t kept_argmax = kept_stages + network->stages[kept_stages].needs_statistics();
+  Scratch<uint8_t> argmax(batch * network->argmax_before(kept_argmax));
   for (size_t i = 0; i < kept_stages; ++i) {
-    run.values[i + 1] = values.data() + network->values_before(i) * batch;
-    if (network->stages[i].argmax_bytes() > 0) run.kept[i] = argmax.data() + network->argmax_before(i) * batch;
+    run.set_values(static_cast<int>(i) + 1, values.data() + network->values_before(i) * batch);
+  }
+  for (size_t i = 0; i < kept_argmax; ++i) {
+    if (network->stages[i].argmax_bytes() > 0)
+      run.set_kept(i, argmax.data() + network->argmax_before(i) * batch);
   }
   for (size_t i = 0; i < last; ++i) {
     const Segment<S>& segment = run.engine().segment(i);
@@ -119,12 +128,13 @@ void network_train(const NetworkPtr& network, const TrainPass& pass) {
   const auto is_trained = [&](int64_t parameter) {
     return pass.options[parameter * options_per_parameter(*network)] != 0;
   };
-  run.want_gradients(network->values_with_gradients(false, is_trained), nullptr);
+  run.want_gradients(is_trained, nullptr);
   BatchLoss<S, Stored> loss(*network, pass);
   Scratch<StepRow> rows(static_cast<int64_t>(network->parameter_sizes.size()));
   begin_step(*network, pass, rows.data());
   std::optional<CollectedGradients<S, Stored>> collected;
-  if (CollectedGradients<S, Stored>::are_needed(*network, pass)) collected.emplace(*network, pass, rows.data());
+  if (CollectedGradients<S, Stored>::are_needed(*network, pass))
+    collected.emplace(*network, pass, rows.data());
   const auto take = [&](int parameter, auto... piece) {  // once the loss of the whole batch is known
     if (loss.is_refused()) return;
     if (collected) return collected->add(parameter, piece...);
@@ -137,7 +147,8 @@ void network_train(const NetworkPtr& network, const TrainPass& pass) {
   std::vector<double> losses(segment.chunks());
   run.backward(segment, pieces, true, [&](auto& tile, int64_t chunk, auto& gradients, const auto& backward) {
     run.forward(segment, tile);
-    losses[chunk] += loss.of_tile(tile.range.first, tile.range.count, tile.value(output), gradients.output(output));
+    losses[chunk] +=
+        loss.of_tile(tile.range.first, tile.range.count, tile.value(output), gradients.output(output));
     gradients.written(output);
     backward();
   });

@@ -15,7 +15,8 @@ class Slots {
     Slot* best = nullptr;
     for (Slot& slot : slots_) {
       // The one that needs to grow least.
-      if (slot.death < birth && (best == nullptr || distance(slot, size) < distance(*best, size))) best = &slot;
+      if (slot.death < birth && (best == nullptr || distance(slot, size) < distance(*best, size)))
+        best = &slot;
     }
     if (best == nullptr) best = &slots_.emplace_back();
     best->size = std::max(best->size, size), best->death = death;

@@ -81,8 +81,8 @@ class WideParameters {
 // A piece of a gradient, factor * values, to elements [first, first + count) of where a parameter's is
 // wanted: added to those of other layers.
 template <class S, class Stored>
-void write_gradient(const Network& network, const BackwardPass& pass, int parameter, int64_t first, int64_t count,
-                    const typename S::Scalar* values, typename S::Scalar factor) {
+void write_gradient(const Network& network, const BackwardPass& pass, int parameter, int64_t first,
+                    int64_t count, const typename S::Scalar* values, typename S::Scalar factor) {
   Stored* const to = static_cast<Stored*>(pass.grad_parameters[parameter]) + first;
   const auto scale = S::broadcast(factor);
   const bool adds = network.parameter_readers[parameter] > 1;

@@ -71,6 +71,10 @@ struct OtherActivation {
         return clamped(x + 3, T(0), T(6)) / 6;
       case Activation::kScale:
         return a * x + b;
+      case Activation::kExp:
+        return exp(x);
+      case Activation::kAbs:
+        return fabs(x);
       case Activation::kNone:
       case Activation::kReLU:
         break;
@@ -115,6 +119,10 @@ struct OtherActivation {
         return saved > 0 && saved < 1 ? grad_output / 6 : T(0);
       case Activation::kScale:
         return grad_output * a;
+      case Activation::kExp:
+        return grad_output * saved;
+      case Activation::kAbs:
+        return saved > 0 ? grad_output : saved < 0 ? -grad_output : grad_output * saved;
       case Activation::kNone:
       case Activation::kReLU:
         break;

@@ -60,7 +60,6 @@ struct ReadyParameters {
   BeginStep step;       // if none is
 };
 
-
 // Where the gradient of a parameter goes: as it is, or as a step of the optimizer that changes the parameter.
 template <class Stored>
 struct SummedParameter {
@@ -253,8 +252,7 @@ void make_ready(const char* op, const ReadyParameters<Stored>& p) {
   }
   launch_elements(op, count, &ready_elements<Stored>, p);
   if (p.bad != nullptr) {
-    launch(op, 1, kElementThreads, &look_at_targets<ComputeType<Stored>>, p.order, p.targets, p.bad,
-           p.step);
+    launch(op, 1, kElementThreads, &look_at_targets<ComputeType<Stored>>, p.order, p.targets, p.bad, p.step);
   }
 }
 

@@ -95,6 +95,10 @@ class Call:
             self.refuse(BATCH)
         return number - 1
 
+    def is_parameter(self, value: Any) -> bool:
+        """Whether `value`, an argument, is a Parameter itself."""
+        return isinstance(value, Node) and value.name.startswith("p_") and value.name in self._names
+
     def name_of(self, argument: str, kind: str = "Parameter") -> str:
         """The name of the parameter or the buffer that an argument is."""
         return self.name_of_node(argument, self.arguments[argument], kind)

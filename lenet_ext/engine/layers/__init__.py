@@ -11,9 +11,9 @@ from collections.abc import Sequence
 
 from lenet_ext.engine.layers.activations import ACTIVATIONS, Activation, PReLU, scale
 from lenet_ext.engine.layers.base import Layer, flattened
-from lenet_ext.engine.layers.combine import Add, Concat, LogSoftmax, Mul, Softmax
+from lenet_ext.engine.layers.combine import Add, Concat, Gain, LogSoftmax, Mul, Shift, Softmax
 from lenet_ext.engine.layers.core import Conv2d, ConvTranspose2d, Linear
-from lenet_ext.engine.layers.norm import BatchNorm, Dropout
+from lenet_ext.engine.layers.norm import BatchNorm, Dropout, GroupNorm, LayerNorm
 from lenet_ext.engine.layers.pools import AdaptiveAvgPool2d, AdaptiveMaxPool2d, AvgPool2d, MaxPool2d
 from lenet_ext.engine.layers.shapes import Flatten, Pad, Permute, Reshape, Slice
 
@@ -30,7 +30,10 @@ __all__ = [
     "ConvTranspose2d",
     "Dropout",
     "Flatten",
+    "Gain",
+    "GroupNorm",
     "Layer",
+    "LayerNorm",
     "Linear",
     "LogSoftmax",
     "MaxPool2d",
@@ -39,6 +42,7 @@ __all__ = [
     "Pad",
     "Permute",
     "Reshape",
+    "Shift",
     "Slice",
     "Softmax",
     "flattened",
@@ -50,8 +54,8 @@ _CLASSES: dict[str, type[Layer]] = {
     layer.kind: layer
     for layer in (
         *(Conv2d, ConvTranspose2d, Linear, MaxPool2d, AvgPool2d, AdaptiveAvgPool2d, AdaptiveMaxPool2d),
-        *(BatchNorm, Dropout, PReLU, Softmax, LogSoftmax),
-        *(Flatten, Reshape, Permute, Pad, Slice, Add, Mul, Concat),
+        *(BatchNorm, GroupNorm, LayerNorm, Dropout, PReLU, Softmax, LogSoftmax),
+        *(Flatten, Reshape, Permute, Pad, Slice, Add, Mul, Shift, Gain, Concat),
     )
 }
 

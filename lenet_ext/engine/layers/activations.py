@@ -50,6 +50,8 @@ ACTIVATIONS = {
     "softplus": ActivationKind(F.softplus, ("beta", "threshold")),
     "hardsigmoid": ActivationKind(F.hardsigmoid),
     "scale": ActivationKind(_scale, ("factor", "shift")),
+    "exp": ActivationKind(torch.exp),
+    "abs": ActivationKind(torch.abs),
 }
 
 

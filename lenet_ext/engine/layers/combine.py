@@ -1,4 +1,4 @@
-"""The layers that read several values, or all elements of a dimension."""
+"""The layers that read several values, or all elements of a dimension; sums and products with parameters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lenet_ext.engine.layers.base import Layer
 
-__all__ = ["Add", "Concat", "LogSoftmax", "Mul", "Softmax"]
+__all__ = ["Add", "Concat", "Gain", "LogSoftmax", "Mul", "Shift", "Softmax"]
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,30 @@ class Mul(Layer):
     def apply(self, *tensors: Tensor) -> Tensor:
         first, second = tensors
         return first * second
+
+
+@dataclass(frozen=True)
+class Shift(Layer):
+    """x + alpha * parameter, which broadcasts: it may have ones before and behind the dimensions it has."""
+
+    kind = "shift"
+
+    alpha: float
+
+    def apply(self, *tensors: Tensor) -> Tensor:
+        input, parameter = tensors
+        return torch.add(input, parameter, alpha=self.alpha)
+
+
+@dataclass(frozen=True)
+class Gain(Layer):
+    """x * parameter, as of Shift."""
+
+    kind = "gain"
+
+    def apply(self, *tensors: Tensor) -> Tensor:
+        input, parameter = tensors
+        return input * parameter
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,8 @@
-"""The layers that do something else in training mode: batch norm and dropout."""
+"""Normalization over the batch and over each image, and dropout."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from lenet_ext.engine.layers.base import Layer
 
-__all__ = ["BatchNorm", "Dropout"]
+__all__ = ["BatchNorm", "Dropout", "GroupNorm", "LayerNorm"]
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,42 @@ class BatchNorm(Layer):
             if momentum != momentum:
                 momentum = 1.0 / float(count)
         return F.batch_norm(input, mean, variance, weight, bias, True, momentum, self.eps)
+
+
+def _weight_and_bias(parameters: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    weight, bias, *_ = (*parameters, None, None)
+    return weight, bias
+
+
+@dataclass(frozen=True)
+class GroupNorm(Layer):
+    """Normalizes groups of channels, dimension 0, of each image; parameters of channels: [weight, [bias]]."""
+
+    kind = "group_norm"
+    is_pointwise = True
+
+    groups: int
+    eps: float
+
+    def apply(self, *tensors: Tensor) -> Tensor:
+        input, *parameters = tensors
+        weight, bias = _weight_and_bias(parameters)
+        return torch.group_norm(input, self.groups, weight, bias, self.eps)
+
+
+@dataclass(frozen=True)
+class LayerNorm(Layer):
+    """Normalizes the last `dims` dimensions of each image; parameters of their sizes: [weight, [bias]]."""
+
+    kind = "layer_norm"
+
+    dims: int
+    eps: float
+
+    def apply(self, *tensors: Tensor) -> Tensor:
+        input, *parameters = tensors
+        weight, bias = _weight_and_bias(parameters)
+        return F.layer_norm(input, input.shape[-self.dims :], weight, bias, self.eps)
 
 
 @dataclass(frozen=True)

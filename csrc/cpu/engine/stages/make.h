@@ -6,9 +6,11 @@
 #include "cpu/engine/stages/adaptive_max_pool2d.h"
 #include "cpu/engine/stages/avg_pool2d.h"
 #include "cpu/engine/stages/batch_norm.h"
+#include "cpu/engine/stages/broadcast.h"
 #include "cpu/engine/stages/combine.h"
 #include "cpu/engine/stages/conv_transpose2d.h"
 #include "cpu/engine/stages/dropout.h"
+#include "cpu/engine/stages/image_norm.h"
 #include "cpu/engine/stages/plain.h"
 #include "cpu/engine/stages/prelu.h"
 #include "cpu/engine/stages/rearrange.h"
@@ -19,19 +21,10 @@ namespace lenet_ext::cpu {
 
 template <class S>
 std::unique_ptr<StageKernels<S>> make_batch_norm(const Stage& s) {
-  const SizeList& p = s.layer.parameters;
-  const bool affine = s.layer.numbers[1] != 0;
   const int64_t channels = s.channels();
   const BatchNormShape shape{
       .channels = channels, .plane = channels == 0 ? 0 : s.input_size / channels, .eps = s.layer.reals[0]};
-  BatchNormParameters parameters;
-  if (affine) parameters.weight = static_cast<int>(p[0]), parameters.bias = static_cast<int>(p[1]);
-  if (!s.needs_statistics()) {
-    const size_t first = affine ? 2 : 0;
-    parameters.running_mean = static_cast<int>(p[first]);
-    parameters.running_variance = static_cast<int>(p[first + 1]);
-  }
-  return std::make_unique<BatchNormStage<S>>(shape, parameters);
+  return std::make_unique<BatchNormStage<S>>(shape, s);
 }
 
 template <class S>
@@ -49,6 +42,28 @@ inline int64_t elements_before(const SizeList& sizes, int64_t dim) {
 }
 inline int64_t elements_behind(const SizeList& sizes, int64_t dim) {
   return element_count("stage", Sizes(sizes).subspan(dim + 1));
+}
+
+inline ImageNormShape image_norm_shape(const Stage& s) {
+  const SizeList& sizes = s.input_sizes[0];
+  const bool weighted = !s.layer.parameters.empty();
+  ImageNormShape shape{.eps = s.layer.reals[0]};
+  if (s.core == LayerKind::kGroupNorm) {
+    shape.groups = s.layer.numbers[0];
+    shape.size = s.input_size / shape.groups;
+    if (weighted) shape.weights = s.channels(), shape.run = elements_behind(sizes, 0);
+  } else {
+    const auto first = static_cast<int64_t>(sizes.size()) - s.layer.numbers[0];
+    shape.groups = elements_before(sizes, first);
+    shape.size = elements_behind(sizes, first - 1);
+    if (weighted) shape.weights = shape.size, shape.run = 1;
+  }
+  if (!weighted) shape.run = shape.size;
+  return shape;
+}
+
+inline Broadcast broadcast_of(const Stage& s) {
+  return broadcast(s.name, s.input_sizes[0], s.parameter_sizes[0]);
 }
 
 template <class S>
@@ -87,8 +102,7 @@ template <class S>
 std::unique_ptr<StageKernels<S>> make_core(const Stage& s, int64_t images, bool backward, bool input_grad) {
   switch (s.core) {
     case LayerKind::kConvTranspose2d:
-      return std::make_unique<ConvTranspose2dStage<S>>(s.conv, s.weight, s.bias, images, backward,
-                                                       input_grad);
+      return std::make_unique<ConvTranspose2dStage<S>>(s, images, backward, input_grad);
     case LayerKind::kAvgPool2d:
     case LayerKind::kAdaptiveAvgPool2d:
       return std::make_unique<AvgPool2dStage<S>>(
@@ -98,12 +112,20 @@ std::unique_ptr<StageKernels<S>> make_core(const Stage& s, int64_t images, bool 
           window_pool2d_shape(s.name.c_str(), s.layer, s.input_sizes[0]));
     case LayerKind::kBatchNorm:
       return make_batch_norm<S>(s);
+    case LayerKind::kGroupNorm:
+    case LayerKind::kLayerNorm:
+      return std::make_unique<ImageNormStage<S>>(image_norm_shape(s), s.layer.parameters);
     case LayerKind::kDropout:
       return make_dropout<S>(s);
     case LayerKind::kActivation:
       return std::make_unique<ActivationStage<S>>(activation_of(s.layer), s.input_size);
     case LayerKind::kPRelu:
       return std::make_unique<PReluStage<S>>(s);
+    case LayerKind::kShift:
+      return std::make_unique<ShiftStage<S>>(broadcast_of(s), static_cast<int>(s.layer.parameters[0]),
+                                             s.layer.reals[0]);
+    case LayerKind::kGain:
+      return std::make_unique<GainStage<S>>(broadcast_of(s), static_cast<int>(s.layer.parameters[0]));
     case LayerKind::kSoftmax:
     case LayerKind::kLogSoftmax:
       return make_softmax<S>(s);
@@ -130,7 +152,7 @@ std::unique_ptr<StageKernels<S>> make_stage_kernels(const Stage& s, int64_t imag
     return std::make_unique<PlainStage<S>>(s, images, backward, input_grad);
   }
   std::unique_ptr<StageKernels<S>> core = make_core<S>(s, images, backward, input_grad);
-  if (s.activation.kind == Activation::kNone) return core;
+  if (s.activation.kind == Activation::kNone || s.core == LayerKind::kBatchNorm) return core;
   return std::make_unique<ActivatedStage<S>>(std::move(core), s.activation, s.output_size);
 }
 

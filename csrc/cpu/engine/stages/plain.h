@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "cpu/activation.h"
+#include "cpu/batch_norm/folded.h"
 #include "cpu/conv2d/conv2d.h"
 #include "cpu/engine/pooled_conv2d_grad.h"
 #include "cpu/engine/stage_kernels.h"
@@ -27,6 +28,7 @@ class PlainStage final : public StageKernels<S> {
     block_ = std::clamp<int64_t>(kBlockBytes / (s_.core_size * int64_t{sizeof(T)} + 1), 1,
                                  std::max<int64_t>(images, 1));
     conv_.batch = pool_.batch = block_;
+    if (s_.norm) folded_.emplace(*s_.norm, s_.core_sizes[0]);
     if (s_.core != Core::kConv2d) return;
     forward_.emplace(conv_, Format::kContiguous, Caller::kEngine, s_.pooled ? &pool_ : nullptr);
     if (!backward) return;
@@ -41,6 +43,10 @@ class PlainStage final : public StageKernels<S> {
   void set_parameters(const StageParameters<T>& parameters) override {
     weight_ = s_.weight < 0 ? nullptr : parameters.tensors[s_.weight];
     bias_ = s_.bias < 0 ? nullptr : parameters.tensors[s_.bias];
+    if (folded_) {
+      folded_->set_statistics(parameters.tensors);
+      weight_ = folded_->weight(weight_, s_.weight_size), bias_ = folded_->bias(bias_);
+    }
     if (forward_) forward_->set_weights(weight_, bias_);
     if (pooled_) pooled_->set_weight(weight_);
     if (input_grad_) input_grad_->set_weight(weight_);
@@ -201,8 +207,9 @@ class PlainStage final : public StageKernels<S> {
   int64_t block_;
   std::optional<Conv2dForward<S, T>> forward_;
   std::optional<Conv2dInputGrad<S, T>> input_grad_;
-  std::optional<WeightGradient<S, T>> weight_grad_;
+  std::optional<Conv2dWeightGrad<S, T>> weight_grad_;
   std::optional<PooledConv2dGradient<S>> pooled_;  // in place of the two before
+  std::optional<Folded<T>> folded_;
   const T *weight_ = nullptr, *bias_ = nullptr;
 };
 

@@ -1,8 +1,9 @@
-"""Sums, products and concatenations of values, or of a value and a number; softmax."""
+"""Sums, products and concatenations of values, or of a value and a number or a parameter; softmax."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from torch.fx import Node
 
@@ -10,34 +11,34 @@ from lenet_ext.engine.capture.errors import BATCH
 from lenet_ext.engine.capture.graph import image_shape, same_sizes, shape_text, tensor
 from lenet_ext.engine.capture.readers.activations import scaled
 from lenet_ext.engine.capture.readers.table import reads
-from lenet_ext.engine.layers import Add, Concat, Layer, LogSoftmax, Mul, Softmax
+from lenet_ext.engine.layers import Add, Concat, Gain, Layer, LogSoftmax, Mul, Shift, Softmax, scale
 
 if TYPE_CHECKING:
     from lenet_ext.engine.capture.call import Call
     from lenet_ext.engine.capture.reader import Reader
 
 
-@reads("x + y, x + number", "add(_)")
+@reads("x + y, x + number, x + parameter", "add(_)")
 def add(reader: Reader, call: Call) -> None:
     _sum(reader, call, call.number("alpha"))
 
 
-@reads("x - y, x - number", "sub(_)")
+@reads("x - y, x - number, x - parameter", "sub(_)")
 def sub(reader: Reader, call: Call) -> None:
     _sum(reader, call, -call.number("alpha"))
 
 
 def _sum(reader: Reader, call: Call, alpha: float) -> None:
     if isinstance(call.arguments["other"], Node):
-        _two(reader, call, Add(alpha))
+        _two(reader, call, Add(alpha), Shift(alpha))
     else:
         scaled(reader, call, 1.0, alpha * call.number("other"))
 
 
-@reads("x * y, x * number", "mul(_)")
+@reads("x * y, x * number, x * parameter", "mul(_)")
 def mul(reader: Reader, call: Call) -> None:
     if isinstance(call.arguments["other"], Node):
-        _two(reader, call, Mul())
+        _two(reader, call, Mul(), Gain())
     else:
         scaled(reader, call, call.number("other"), 0.0)
 
@@ -50,8 +51,13 @@ def square(reader: Reader, call: Call) -> None:
     reader.give(call, reader.emit(Mul(), [value, value], image_shape(call.node)))
 
 
-def _two(reader: Reader, call: Call, layer: Layer) -> None:
+def _two(reader: Reader, call: Call, layer: Layer, with_parameter: Shift | Gain) -> None:
+    """layer: of two values. with_parameter: of a value and a parameter, the second of the two."""
     nodes = call.source, call.arguments["other"]
+    for place, node in enumerate(nodes):
+        if call.is_parameter(node):
+            _with_parameter(reader, call, nodes[1 - place], node, with_parameter)
+            return
     values = [reader.value(call, node) for node in nodes]
     first, second = (tensor(node) for node in nodes)
     if not same_sizes(first.shape, second.shape):
@@ -60,6 +66,40 @@ def _two(reader: Reader, call: Call, layer: Layer) -> None:
     if first.dtype != second.dtype:
         call.refuse(f"combines {first.dtype} and {second.dtype}")
     reader.give(call, reader.emit(layer, values, image_shape(call.node)))
+
+
+def _with_parameter(reader: Reader, call: Call, source: Node, own: Node, layer: Shift | Gain) -> None:
+    value = reader.value(call, source)
+    images, parameter = tensor(source), tensor(own)
+    if call.is_in_place and source is not call.source:
+        call.refuse("changes a parameter in place")
+    if images.dtype != parameter.dtype:
+        call.refuse(f"combines {images.dtype} and {parameter.dtype}")
+    shapes = f"{shape_text(images)} and a parameter of {shape_text(parameter)}"
+    if not same_sizes(images.shape, call.output.shape) or not _fits(images.shape, parameter.shape):
+        call.refuse(f"combines {shapes}, which must fit each image, with ones before and behind its sizes")
+    shape = image_shape(call.node)
+    if isinstance(layer, Shift) and source is not call.source:
+        # parameter + alpha * x
+        value, layer = reader.emit(scale(layer.alpha, 0.0), [value], shape), Shift(1.0)
+    reader.give(call, reader.emit(layer, [value], shape, [call.name_of_node("operand", own)]))
+
+
+def _fits(images: Sequence[Any], parameter: Sequence[Any]) -> bool:
+    """Whether the parameter is the same for all images, and lies along dimensions that are neighbours."""
+    missing = len(images) - len(parameter)
+    sizes = (*(1,) * missing, *parameter)
+    if missing < 0 or sizes[0] != 1:
+        return False
+    along = [
+        size != 1
+        for image, size in zip(images[1:], sizes[1:], strict=True)
+        if not (type(image) is int and image == 1)
+    ]
+    if True not in along:
+        return True
+    first, last = along.index(True), len(along) - along[::-1].index(True)
+    return all(along[first:last])
 
 
 @reads("Concatenation", "cat", "concat", "concatenate")

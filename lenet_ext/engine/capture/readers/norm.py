@@ -1,13 +1,13 @@
-"""Batch norm and dropout."""
+"""Batch norm, normalization of each image, and dropout."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from lenet_ext.engine.capture.errors import HINTS
+from lenet_ext.engine.capture.errors import BATCH, HINTS
 from lenet_ext.engine.capture.graph import image_shape, tensor
 from lenet_ext.engine.capture.readers.table import reads
-from lenet_ext.engine.layers import BatchNorm, Dropout
+from lenet_ext.engine.layers import BatchNorm, Dropout, GroupNorm, LayerNorm
 
 if TYPE_CHECKING:
     from lenet_ext.engine.capture.call import Call
@@ -35,6 +35,38 @@ def batch_norm(reader: Reader, call: Call) -> None:
         call.refuse("takes cumulative averages without counting batches")
     value = reader.value(call, call.source)
     reader.give(call, reader.emit(layer, [value], image_shape(call.node), names, counter))
+
+
+@reads("GroupNorm", "group_norm")
+def group_norm(reader: Reader, call: Call) -> None:
+    reader.apply(call, GroupNorm(call.known(call.arguments["num_groups"]), call.number("eps")), _affine(call))
+
+
+@reads("InstanceNorm1d, InstanceNorm2d without track_running_stats", "instance_norm")
+def instance_norm(reader: Reader, call: Call) -> None:
+    if call.arguments["running_mean"] is not None or not call.arguments["use_input_stats"]:
+        call.refuse("has running statistics (track_running_stats=True)")
+    channels = call.known(call.input.shape[1])
+    reader.apply(call, GroupNorm(channels, call.number("eps")), _affine(call))
+
+
+@reads("LayerNorm", "layer_norm")
+def layer_norm(reader: Reader, call: Call) -> None:
+    dims = len(call.arguments["normalized_shape"])
+    if dims >= call.input.dim():
+        call.refuse(BATCH)
+    reader.apply(call, LayerNorm(dims, call.number("eps")), _affine(call))
+
+
+def _affine(call: Call) -> list[str]:
+    """The names of the weight and the bias, as far as there are any."""
+    names = [name for name in ("weight", "bias") if call.arguments[name] is not None]
+    if names == ["bias"]:
+        call.refuse("has a bias without a weight")
+    for name in names:
+        if tensor(call.arguments[name]).dtype != call.input.dtype:
+            call.refuse(f"has a {name} in another dtype than its input")
+    return [call.name_of(name) for name in names]
 
 
 @reads("Dropout", "dropout(_)")

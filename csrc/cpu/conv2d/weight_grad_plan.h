@@ -95,9 +95,16 @@ struct WeightGradientPlan {
                        kTransposeCycles * (planar ? grads : 0)
                  : static_cast<double>(runs * pixels) * tiled_cost<S>(run, vectors(outs), tile_vectors) +
                        kTransposeCycles * (planar ? window + grads : 0);
+    // With a stride rows are short: a tile looks up the places of its columns anew for each, which takes about
+    // as long as their arithmetic.
+    constexpr double kCyclesPerRow = 16;
+    const int64_t columns = std::max<int64_t>(max_columns<S>(dot_rows), 1);
+    const int64_t tiles = ((outs + dot_rows - 1) / dot_rows) * ((depth() + columns - 1) / columns);
+    const bool strided = s.stride_h > 1 || s.stride_w > 1;
     const double pixel_cost =
         static_cast<double>(s.out_height * vectors(s.out_width)) *
             tiled_dot_cost<S>(outs, taps * ins, dot_rows) +
+        (strided ? kCyclesPerRow * static_cast<double>(s.out_height * tiles) : 0) +
         kTransposeCycles * (planar ? 0 : window + static_cast<double>(pixels * outs) / kWidth);
     // The partial sums of the pixel layout should stay in the second-level cache.
     constexpr int64_t kMostSums = 32 * 1024;

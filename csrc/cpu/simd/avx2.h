@@ -216,7 +216,7 @@ struct Avx2<double> {
   }
   template <int n>
   static Vector shift_masked(Vector v, Mask mask) {
-    constexpr auto from = [](int i) { return i + n & 3; };
+    constexpr auto from = [](int i) { return (i + n) & 3; };
     constexpr auto inside = [](int i) { return 0 <= i + n && i + n < width ? -1 : 0; };
     const __m256i kept = _mm256_setr_epi64x(inside(0), inside(1), inside(2), inside(3));
     const Vector moved = _mm256_permute4x64_pd(v, from(0) | from(1) << 2 | from(2) << 4 | from(3) << 6);

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "cpu/conv2d/image.h"
@@ -29,6 +30,8 @@ struct PlaneStrip {
   int64_t first;
   int lanes;
   int64_t rows;
+  // Whole rows, which the middle of a row of taps meets as they are.
+  bool centred;
   uint32_t columns[kMostStripLoads];
   // Of several rows: for each step down the image and each row of taps the lanes whose rows lie in the image and
   // are those of outputs; and the steps at which these are all.
@@ -48,10 +51,9 @@ inline uint32_t lanes_of_rows(const PlaneGeometry& g, int64_t rows, int64_t row,
 // The pixels that the kTaps columns of a row of taps meet. With a stride of 2 two vectors of a row are split into
 // even and odd columns, which gives two taps.
 template <class S, int kTaps, int kStride>
-struct StripColumns {
+class StripColumns {
   using T = typename S::Scalar;
   using V = typename S::Vector;
-  using Mask = typename S::Mask;
   static constexpr int kLoads = kStride == 1 ? kTaps : 2 * ((kTaps + 1) / 2);
   static_assert(kLoads <= kMostStripLoads);
 
@@ -60,6 +62,7 @@ struct StripColumns {
     return kStride == 1 ? load : load / 2 * 2 + load % 2 * int64_t{S::width};
   }
 
+ public:
   static std::vector<PlaneStrip> strips(const PlaneGeometry& g) {
     const int64_t together =
         kStride == 1 && g.width == g.out_width ? std::max<int64_t>(S::width / g.width, 1) : 1;
@@ -67,7 +70,9 @@ struct StripColumns {
     std::vector<PlaneStrip> strips;
     for (int64_t first = 0; first < g.out_width; first += S::width) {
       const int64_t columns = std::min<int64_t>(g.out_width - first, S::width), lanes = columns * rows;
-      PlaneStrip strip{first, static_cast<int>(lanes), rows, {}};
+      const bool centred =
+          kStride == 1 && columns == g.width && g.width == g.out_width && g.pad_left == kTaps / 2;
+      PlaneStrip strip{first, static_cast<int>(lanes), rows, centred, {}};
       for (int load = 0; load < kLoads; ++load) {
         for (int64_t lane = 0; lane < S::width; ++lane) {
           const int64_t output = kStride == 1 ? lane : (load % 2 * S::width + lane) / 2;
@@ -83,6 +88,29 @@ struct StripColumns {
     return strips;
   }
 
+  explicit StripColumns(const PlaneStrip& strip) : StripColumns(strip, ~uint32_t{0}) {}
+
+  // row: the pixel that the first tap meets at the first output.
+  void load(const T* row, V (&taps)[kTaps]) const {
+    if constexpr (kStride == 1) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kTaps; ++i) taps[i] = S::load_masked(row + i, masks_[i]);
+    } else {
+#pragma GCC unroll 8
+      for (int i = 0; i < kLoads; i += 2) {
+        const V low = S::load_masked(row + offset(i), masks_[i]),
+                high = S::load_masked(row + offset(i + 1), masks_[i + 1]);
+        taps[i] = S::even(low, high);
+        if (i + 1 < kTaps) taps[i + 1] = S::odd(low, high);
+      }
+    }
+  }
+  // Of these lanes.
+  void load_some(const T* row, uint32_t lanes, V (&taps)[kTaps]) const {
+    StripColumns(strip_, lanes).load(row, taps);
+  }
+
+ private:
   static void add_steps(const PlaneGeometry& g, PlaneStrip& strip) {
     const auto all = static_cast<uint32_t>((uint64_t{1} << strip.lanes) - 1);
     for (int64_t y = 0, step = 0; y < g.out_height; y += strip.rows, ++step) {
@@ -97,28 +125,68 @@ struct StripColumns {
     }
   }
 
-  Mask masks[kLoads];
-
-  // other: lanes to be left out besides.
-  explicit StripColumns(const PlaneStrip& strip, uint32_t lanes = ~uint32_t{0}) {
+  StripColumns(const PlaneStrip& strip, uint32_t lanes) : strip_(strip) {
 #pragma GCC unroll 8
-    for (int i = 0; i < kLoads; ++i) masks[i] = S::mask_of(strip.columns[i] & lanes);
+    for (int i = 0; i < kLoads; ++i) masks_[i] = S::mask_of(strip.columns[i] & lanes);
   }
 
-  void load(const T* row, V (&taps)[kTaps]) const {
-    if constexpr (kStride == 1) {
-#pragma GCC unroll 8
-      for (int i = 0; i < kTaps; ++i) taps[i] = S::load_masked(row + i, masks[i]);
-    } else {
-#pragma GCC unroll 8
-      for (int i = 0; i < kLoads; i += 2) {
-        const V low = S::load_masked(row + offset(i), masks[i]),
-                high = S::load_masked(row + offset(i + 1), masks[i + 1]);
-        taps[i] = S::even(low, high);
-        if (i + 1 < kTaps) taps[i + 1] = S::odd(low, high);
-      }
-    }
-  }
+  const PlaneStrip& strip_;
+  typename S::Mask masks_[kLoads];
 };
+
+// The same of a centred strip: one load, whose lanes are shifted. What they would take from beyond the strip lies in
+// the padding. Loads at any address are slower, since a vector of 64 bytes then lies in two lines of the cache.
+template <class S, int kTaps>
+class CentredColumns {
+  using T = typename S::Scalar;
+  using V = typename S::Vector;
+
+ public:
+  explicit CentredColumns(const PlaneStrip& strip)
+      : all_(S::mask_of(static_cast<uint32_t>((uint64_t{1} << strip.lanes) - 1))) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kTaps; ++i) masks_[i] = S::mask_of(strip.columns[i]);
+  }
+
+  void load(const T* row, V (&taps)[kTaps]) const { shift(S::load_masked(row + kTaps / 2, all_), taps); }
+  void load_some(const T* row, uint32_t lanes, V (&taps)[kTaps]) const {
+    shift(S::load_masked(row + kTaps / 2, S::mask_of(lanes)), taps);
+  }
+
+ private:
+  void shift(V middle, V (&taps)[kTaps]) const {
+    [&]<int... i>(std::integer_sequence<int, i...>) {
+      ((taps[i] = i == kTaps / 2 ? middle : S::template shift_masked<i - kTaps / 2>(middle, masks_[i])), ...);
+    }(std::make_integer_sequence<int, kTaps>{});
+  }
+
+  typename S::Mask all_, masks_[kTaps];
+};
+
+// body(what loads the pixels of this strip)
+template <class S, int kTaps, int kStride, class Body>
+void with_strip_columns(const PlaneStrip& strip, const Body& body) {
+  if constexpr (kStride == 1) {
+    if (strip.centred) return body(CentredColumns<S, kTaps>(strip));
+  }
+  body(StripColumns<S, kTaps, kStride>(strip));
+}
+
+// The pixel that the first tap of a row of taps meets in this row of the image.
+template <int kStride, class T>
+const T* first_pixel(const PlaneGeometry& g, const PlaneStrip& strip, const T* in, int64_t row) {
+  return in + row * g.width + strip.first * kStride - g.pad_left;
+}
+
+// Of a strip of several rows: `step`, or the first step behind the whole ones where it is the first of these.
+inline int64_t other_step(const PlaneStrip& strip, int64_t step) {
+  return step == strip.whole_steps.begin ? strip.whole_steps.end : step;
+}
+inline int64_t steps_down(const PlaneGeometry& g, const PlaneStrip& strip) {
+  return (g.out_height + strip.rows - 1) / strip.rows;
+}
+inline int output_lanes(const PlaneGeometry& g, const PlaneStrip& strip, int64_t step) {
+  return static_cast<int>(std::min(g.out_height - step * strip.rows, strip.rows) * g.out_width);
+}
 
 }  // namespace lenet_ext::cpu

@@ -16,7 +16,7 @@ class DepthwiseTransposed {
   // g: of the convolution.
   explicit DepthwiseTransposed(const PlaneGeometry& g) : g_(g) {
     for (int64_t first = 0; 2 * first < g.width; first += S::width) {
-      PlaneStrip strip{first, 0, 1, {}};
+      PlaneStrip strip{first, 0, 1, false, {}};
       for (int x = 0; x < kTaps; ++x) {
         for (int64_t lane = 0; lane < S::width; ++lane) {
           const int64_t pair = first + lane, from = pair + shift(x);

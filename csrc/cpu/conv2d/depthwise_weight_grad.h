@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cpu/conv2d/depthwise.h"
+#include "cpu/conv2d/depthwise_products.h"
 #include "cpu/microkernels/lanes.h"
 
 namespace lenet_ext::cpu {
@@ -73,8 +74,7 @@ class DepthwiseWeightGrad {
     const T* const gradient =
         grad.read(grad_output + first * out_image + channel * out_size, count, out_image, out_size);
     const int64_t pitch = Planes::pitch(image, size), out_pitch = Planes::pitch(out_image, out_size);
-    DepthwisePlane<S, kTaps, kStride>::weight_grad(geometry_, strips_, count, x, pitch, gradient, out_pitch,
-                                                   sums);
+    DepthwiseProducts<S, kTaps, kStride>::add(geometry_, strips_, count, x, pitch, gradient, out_pitch, sums);
     auto sum = S::zero();
     for (int64_t n = 0; n < count; ++n) {
       for_each_lanes<S>(out_size, [&](int64_t i, const auto& load, const auto&) {

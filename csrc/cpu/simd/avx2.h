@@ -71,6 +71,12 @@ struct Avx2<float> {
   static Vector load_masked(const float* p, Mask mask) {
     return _mm256_maskload_ps(p, _mm256_castps_si256(mask));
   }
+  template <int n>
+  static Vector shift_masked(Vector v, Mask mask) {
+    const __m256i from = _mm256_add_epi32(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7), _mm256_set1_epi32(n));
+    const __m256i inside = _mm256_cmpeq_epi32(_mm256_and_si256(from, _mm256_set1_epi32(7)), from);
+    return _mm256_and_ps(_mm256_permutevar8x32_ps(v, from), _mm256_and_ps(mask, _mm256_castsi256_ps(inside)));
+  }
 
   static Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
   static Vector sub(Vector a, Vector b) { return _mm256_sub_ps(a, b); }
@@ -207,6 +213,14 @@ struct Avx2<double> {
   }
   static Vector load_masked(const double* p, Mask mask) {
     return _mm256_maskload_pd(p, _mm256_castpd_si256(mask));
+  }
+  template <int n>
+  static Vector shift_masked(Vector v, Mask mask) {
+    constexpr auto from = [](int i) { return (i + n) & 3; };
+    constexpr auto inside = [](int i) { return 0 <= i + n && i + n < width ? -1 : 0; };
+    const __m256i kept = _mm256_setr_epi64x(inside(0), inside(1), inside(2), inside(3));
+    const Vector moved = _mm256_permute4x64_pd(v, from(0) | from(1) << 2 | from(2) << 4 | from(3) << 6);
+    return _mm256_and_pd(moved, _mm256_and_pd(mask, _mm256_castsi256_pd(kept)));
   }
 
   static Vector add(Vector a, Vector b) { return _mm256_add_pd(a, b); }

@@ -62,6 +62,16 @@ struct Avx512<float> {
 
   static Mask mask_of(uint32_t bits) { return static_cast<Mask>(bits); }
   static Vector load_masked(const float* p, Mask mask) { return _mm512_maskz_loadu_ps(mask, p); }
+  template <int n>
+  static Vector shift_masked(Vector v, Mask mask) {
+    static_assert(-width < n && n < width);
+    const __m512i bits = _mm512_castps_si512(v), none = _mm512_setzero_si512();
+    if constexpr (n < 0) {
+      return _mm512_castsi512_ps(_mm512_maskz_alignr_epi32(mask, bits, none, width + n));
+    } else {
+      return _mm512_castsi512_ps(_mm512_maskz_alignr_epi32(mask, none, bits, n));
+    }
+  }
 
   static Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
   static Vector sub(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
@@ -218,6 +228,16 @@ struct Avx512<double> {
 
   static Mask mask_of(uint32_t bits) { return static_cast<Mask>(bits); }
   static Vector load_masked(const double* p, Mask mask) { return _mm512_maskz_loadu_pd(mask, p); }
+  template <int n>
+  static Vector shift_masked(Vector v, Mask mask) {
+    static_assert(-width < n && n < width);
+    const __m512i bits = _mm512_castpd_si512(v), none = _mm512_setzero_si512();
+    if constexpr (n < 0) {
+      return _mm512_castsi512_pd(_mm512_maskz_alignr_epi64(mask, bits, none, width + n));
+    } else {
+      return _mm512_castsi512_pd(_mm512_maskz_alignr_epi64(mask, none, bits, n));
+    }
+  }
 
   static Vector add(Vector a, Vector b) { return _mm512_add_pd(a, b); }
   static Vector sub(Vector a, Vector b) { return _mm512_sub_pd(a, b); }

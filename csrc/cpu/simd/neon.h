@@ -69,6 +69,16 @@ struct Neon<float> {
     for (int i = 0; i < width; ++i) buffer[i] = wanted[i] != 0 ? p[i] : 0.0F;
     return load(buffer);
   }
+  template <int n>
+  static Vector shift_masked(Vector v, Mask mask) {
+    if constexpr (n <= -width || n >= width) {
+      return zero();
+    } else {
+      const Vector moved =
+          n < 0 ? vextq_f32(zero(), v, (width + n) % width) : vextq_f32(v, zero(), n < 0 ? 0 : n);
+      return select(mask, n == 0 ? v : moved, zero());
+    }
+  }
 
   static Vector add(Vector a, Vector b) { return vaddq_f32(a, b); }
   static Vector sub(Vector a, Vector b) { return vsubq_f32(a, b); }
@@ -175,6 +185,16 @@ struct Neon<double> {
     const double buffer[width] = {vgetq_lane_u64(mask, 0) != 0 ? p[0] : 0.0,
                                   vgetq_lane_u64(mask, 1) != 0 ? p[1] : 0.0};
     return load(buffer);
+  }
+  template <int n>
+  static Vector shift_masked(Vector v, Mask mask) {
+    if constexpr (n <= -width || n >= width) {
+      return zero();
+    } else {
+      const Vector moved =
+          n < 0 ? vextq_f64(zero(), v, (width + n) % width) : vextq_f64(v, zero(), n < 0 ? 0 : n);
+      return select(mask, n == 0 ? v : moved, zero());
+    }
   }
 
   static Vector add(Vector a, Vector b) { return vaddq_f64(a, b); }

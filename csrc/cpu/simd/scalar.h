@@ -58,6 +58,11 @@ struct Scalar1 {
   // The elements whose bit is set, from the lowest on; of those alone memory is touched, others are zero.
   static Mask mask_of(uint32_t bits) { return (bits & 1) != 0; }
   static Vector load_masked(const T* p, Mask mask) { return mask ? *p : T(0); }
+  // Element i is element i + n of v where the mask has it and there is such an element, else zero.
+  template <int n>
+  static Vector shift_masked(Vector v, Mask mask) {
+    return n == 0 && mask ? v : T(0);
+  }
 
   static Vector add(Vector a, Vector b) { return a + b; }
   static Vector sub(Vector a, Vector b) { return a - b; }

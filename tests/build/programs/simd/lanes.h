@@ -26,6 +26,26 @@ void test_pairs() {
   }
 }
 
+template <class S, int kPlaces>
+void test_shift() {
+  if constexpr (-S::width < kPlaces && kPlaces < S::width) {
+    using T = typename S::Scalar;
+    const auto vector = vector_of<S>(numbered<S>(1));
+    for (uint32_t bits = 0; bits < 1u << S::width; ++bits) {
+      const Elements<S> shifted = elements_of<S>(S::template shift_masked<kPlaces>(vector, S::mask_of(bits)));
+      for (int i = 0; i < S::width; ++i) {
+        const bool kept = (bits >> i & 1) != 0 && 0 <= i + kPlaces && i + kPlaces < S::width;
+        expect_bits("shift_masked", i, shifted[i], static_cast<T>(kept ? 1 + i + kPlaces : 0));
+      }
+    }
+  }
+}
+
+template <class S>
+void test_shifts() {
+  test_shift<S, -2>(), test_shift<S, -1>(), test_shift<S, 0>(), test_shift<S, 1>(), test_shift<S, 2>();
+}
+
 template <class S>
 void test_transpose() {
   typename S::Vector rows[S::width];
@@ -108,6 +128,7 @@ void test_compress_nonzero() {
 template <class S>
 void test_lanes() {
   test_pairs<S>();
+  test_shifts<S>();
   test_transpose<S>();
   test_bytes<S>();
   test_interleave3<S>();

@@ -75,12 +75,14 @@ class Measurement:
         return facts | {"timings": timings, "wrong": dict(self.wrong)}
 
 
-def measure(task: Task, engines: Sequence[Engine], effort: Effort) -> Measurement:
-    """Time `task` on each of these engines whose results are those of torch eager."""
+def measure(
+    task: Task, engines: Sequence[Engine], effort: Effort, reference_engine: Engine = EAGER
+) -> Measurement:
+    """Time `task` on each of these engines whose results are those of torch eager, `reference_engine`."""
     calls: dict[str, Timed] = {}
     wrong: dict[str, str] = {}
     with set_torch_threads(task.threads), torch.set_grad_enabled(task.with_autograd):
-        reference = EAGER.prepare(task)
+        reference = reference_engine.prepare(task)
         assert reference is not None
         expected = reference.check()
         del reference  # and its memory

@@ -1,6 +1,6 @@
 // Which layers of a network make a stage, that kernels compute together: a core (conv2d, linear, ... or
 // nothing), then max_pool2d, then an activation, each of the last two if wanted and nobody else reads what lies
-// between. Sizes do not matter here.
+// between. Where nothing is kept for backward, a batch_norm with running statistics is part of the core before it.
 #pragma once
 
 #include "engine/description.h"
@@ -10,7 +10,7 @@ namespace lenet_ext {
 // The layers of a stage; -1 where there is none. first: the one that reads `inputs`, the values that other
 // stages give: 0 is the images, i the result of stage i - 1.
 struct StageLayers {
-  int first = 0, core = -1, pool = -1, activation = -1;
+  int first = 0, core = -1, norm = -1, pool = -1, activation = -1;
   std::vector<int> inputs = {};
 };
 
@@ -37,8 +37,10 @@ inline bool pool_may_go_first(const Node& activation, const Node& pool) {
 // The layers of a description in stages.
 class Grouping {
  public:
-  explicit Grouping(const Description& description)
+  // sizes: of all values, where batch norms are to be folded; else null.
+  explicit Grouping(const Description& description, const std::vector<SizeList>* sizes = nullptr)
       : d_(description),
+        sizes_(sizes),
         roots_(d_.nodes.size() + 1),
         readers_(d_.nodes.size() + 1),
         givers_(roots_.size(), -1) {
@@ -72,14 +74,18 @@ class Grouping {
 
   bool join(int i) {
     const Node& node = d_.nodes[i];
-    if (node.role == LayerRole::kCore) return false;
+    if (node.role == LayerRole::kCore && node.kind != LayerKind::kBatchNorm) return false;
     const int read = roots_[node.values[0]];
     const int number = givers_[read];
     if (number < 0 || readers_[read] != 1) return false;
     StageLayers& stage = stages_[number];
     const LayerKind core = stage.core < 0 ? LayerKind::kNone : d_.nodes[stage.core].kind;
-    if (node.role == LayerRole::kPool) {
-      const bool pools = core == LayerKind::kNone || core == LayerKind::kConv2d;
+    if (node.kind == LayerKind::kBatchNorm) {
+      if (!folds(stage, node)) return false;
+      stage.norm = i;
+    } else if (node.role == LayerRole::kPool) {
+      const bool pools =
+          core == LayerKind::kNone || core == LayerKind::kConv2d || core == LayerKind::kBatchNorm;
       const bool fits = stage.activation < 0 || pool_may_go_first(d_.nodes[stage.activation], node);
       if (!pools || stage.pool >= 0 || !fits) return false;
       stage.pool = i;
@@ -92,6 +98,19 @@ class Grouping {
     givers_[read] = -1;
     set_stage(i, number);
     return true;
+  }
+
+  // Whether a batch_norm scales and shifts the channels of what the core of a stage gives, by numbers that are
+  // known: those of a linear layer are the features of an image.
+  bool folds(const StageLayers& stage, const Node& norm) const {
+    const bool running = norm.numbers[0] == 0;
+    if (sizes_ == nullptr || !running || stage.core < 0) return false;
+    if (stage.norm >= 0 || stage.pool >= 0 || stage.activation >= 0) return false;
+    const LayerKind core = d_.nodes[stage.core].kind;
+    const SizeList &given = (*sizes_)[stage.core + 1], &read = (*sizes_)[norm.values[0]];
+    const bool by_channel = core == LayerKind::kConv2d || core == LayerKind::kConvTranspose2d ||
+                            (core == LayerKind::kLinear && given.size() == 1);
+    return by_channel && !read.empty() && read[0] == given[0];
   }
 
   void begin(int i) {
@@ -108,6 +127,7 @@ class Grouping {
   void set_stage(int layer, int stage) { stage_of_[layer] = stage, givers_[layer + 1] = stage; }
 
   const Description& d_;
+  const std::vector<SizeList>* const sizes_;
   std::vector<int> roots_, readers_;
   std::vector<int> givers_;  // the stage that gives a value, -1 for the images and what no stage ends with
   std::vector<int> stage_of_;

@@ -9,6 +9,28 @@
 
 namespace lenet_ext {
 
+// Parameters of a batch_norm; -1 where there is none. The running ones: where they are the statistics.
+struct BatchNormParameters {
+  int weight = -1, bias = -1, running_mean = -1, running_variance = -1;
+
+  static BatchNormParameters of(const Node& node) {
+    const auto number = [&](size_t i) { return static_cast<int>(node.parameters[i]); };
+    const bool affine = node.numbers[1] != 0;
+    BatchNormParameters p;
+    if (affine) p.weight = number(0), p.bias = number(1);
+    if (node.numbers[0] == 0)
+      p.running_mean = number(2 * affine), p.running_variance = number(2 * affine + 1);
+    return p;
+  }
+  bool uses_batch_statistics() const { return running_mean < 0; }
+};
+
+// A batch_norm that is part of the core before it.
+struct FoldedNorm {
+  BatchNormParameters parameters;
+  double eps;
+};
+
 // A core (nothing, conv2d, linear or another layer), then max_pool2d, then an activation, each of the last two
 // if wanted. Shapes and sizes are those of one image.
 struct Stage {
@@ -23,6 +45,7 @@ struct Stage {
   SizeList core_sizes{};              // of what the core gives
   Conv2dShape conv{};                 // of conv2d; of conv_transpose2d, that whose input gradient it is
   LinearShape linear{};
+  std::optional<FoldedNorm> norm;
   bool pooled = false;
   MaxPool2dShape pool{};
   ActivationCall activation{};
@@ -44,6 +67,8 @@ struct Stage {
   // Whether it normalizes by the statistics of the whole batch, which must be known before.
   bool needs_statistics() const { return core == Core::kBatchNorm && layer.numbers[0] != 0; }
   int64_t channels() const { return input_sizes[0].empty() ? 1 : input_sizes[0][0]; }
+  // Elements of an image that backward leaves where the gradient of the input follows from the whole batch.
+  int64_t batch_gradient_size() const { return pooled ? output_size : input_size; }
   // Of each channel: BatchNormShape::statistics_size().
   int64_t statistics_size() const { return needs_statistics() ? 4 * channels() : 0; }
 };
@@ -69,6 +94,12 @@ struct Network {
   const SizeList& output_sizes() const { return outputs[0].sizes; }
   int64_t output_size() const { return value_size(outputs[0].value); }
   int64_t value_size(int value) const { return value == 0 ? image_elements : stages[value - 1].output_size; }
+  // How often a value is read, or returned.
+  int readers(int value) const {
+    int64_t count = std::ranges::count(outputs, value, &NetworkOutput::value);
+    for (const Stage& stage : stages) count += std::ranges::count(stage.inputs, value);
+    return static_cast<int>(count);
+  }
   bool has_dropout() const {
     return std::ranges::any_of(stages, [](const Stage& s) { return s.core == LayerKind::kDropout; });
   }
@@ -95,16 +126,12 @@ struct Network {
     return batch * values_before(stages.size()) + statistics_before(stages.size());
   }
 
-  // Of each value, whether a gradient is wanted of it: where a parameter for which is_wanted(parameter) has a
-  // part in it, or for the images, if their gradient is wanted.
-  template <class IsWanted>
-  std::vector<bool> values_with_gradients(bool of_images, const IsWanted& is_wanted) const {
-    std::vector<bool> wanted = {of_images};
-    for (const Stage& stage : stages) {
-      const bool own = std::ranges::any_of(stage.trained, is_wanted);
-      wanted.push_back(own || std::ranges::any_of(stage.inputs, [&](int value) { return wanted[value]; }));
-    }
-    return wanted;
+  // Whether a gradient is wanted of the value that `stage` gives: where a parameter for which
+  // is_wanted(parameter) has a part in it, or a value whose gradient is wanted, reads_wanted(value).
+  template <class IsWanted, class ReadsWanted>
+  bool gradient_wanted(size_t stage, const IsWanted& is_wanted, const ReadsWanted& reads_wanted) const {
+    return std::ranges::any_of(stages[stage].trained, is_wanted) ||
+           std::ranges::any_of(stages[stage].inputs, reads_wanted);
   }
 
   int64_t image_elements = 0;

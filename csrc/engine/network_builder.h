@@ -9,9 +9,10 @@ namespace lenet_ext {
 
 class NetworkBuilder {
  public:
-  // image_sizes: (N, ...). parameter_sizes: of each parameter.
-  NetworkBuilder(const Description& description, Sizes image_sizes, const std::vector<Sizes>& parameter_sizes)
-      : d_(description), parameter_sizes_(parameter_sizes), groups_(description) {
+  // image_sizes: (N, ...). parameter_sizes: of each parameter. value_sizes: see Grouping.
+  NetworkBuilder(const Description& description, Sizes image_sizes, const std::vector<Sizes>& parameter_sizes,
+                 const std::vector<SizeList>* value_sizes = nullptr)
+      : d_(description), parameter_sizes_(parameter_sizes), groups_(description, value_sizes) {
     if (image_sizes.size() < 2) {
       fail(d_.name, ": input must be (N, C, H, W), (N, features) or have 2 dimensions at least, got ",
            to_string(image_sizes));
@@ -50,6 +51,8 @@ class NetworkBuilder {
     }
     return std::move(net_);
   }
+  // Of all values, once built.
+  const std::vector<SizeList>& value_sizes() const { return sizes_; }
 
  private:
   const char* op() const { return d_.name.c_str(); }
@@ -102,6 +105,14 @@ class NetworkBuilder {
           return inputs_[0];
         }
         break;
+      case LayerKind::kBatchNorm:
+        if (groups_.stages()[number].norm < 0) break;
+        for (int64_t parameter_number : node.parameters) {
+          check_parameter_of(node, parameter(parameter_number));
+        }
+        check_batch_norm(node);
+        stage(number).norm = {BatchNormParameters::of(node), node.reals[0]};
+        return inputs_[0];
       case LayerKind::kFlatten:
       case LayerKind::kReshape:
         return LayerSizes(at_, node, inputs_).of();
@@ -209,7 +220,7 @@ class NetworkBuilder {
     s.core_size = element_count(op(), s.core_sizes);
     for (int64_t number : node.parameters) {
       s.parameter_sizes.push_back(parameter(number));
-      check_parameter_of(node, s, s.parameter_sizes.back());
+      check_parameter_of(node, s.parameter_sizes.back());
     }
     if (node.kind == LayerKind::kPRelu) {
       s.weight = static_cast<int>(node.parameters[0]);
@@ -222,14 +233,16 @@ class NetworkBuilder {
     return s.core_sizes;
   }
 
-  void check_parameter_of(const Node& node, const Stage& s, const SizeList& sizes) const {
+  // sizes: of a parameter of the layer at hand.
+  void check_parameter_of(const Node& node, const SizeList& sizes) const {
     if (node.kind == LayerKind::kShift || node.kind == LayerKind::kGain) {
       broadcast(at_, inputs_[0], sizes);
       return;
     }
-    SizeList wanted = {s.channels()};
-    if (node.kind == LayerKind::kLayerNorm)
+    SizeList wanted = {inputs_[0].empty() ? 1 : inputs_[0][0]};
+    if (node.kind == LayerKind::kLayerNorm) {
       wanted.assign(inputs_[0].end() - node.numbers[0], inputs_[0].end());
+    }
     const bool one_for_all = node.kind == LayerKind::kPRelu && sizes == SizeList{1};
     if (sizes != wanted && !one_for_all) {
       fail(at_, ": a parameter must have the sizes ", to_string(wanted), ", got ", to_string(sizes));
@@ -252,5 +265,17 @@ class NetworkBuilder {
   std::vector<SizeList> inputs_;  // of the layer at hand
   std::string at_;                // the layer at hand, for errors
 };
+
+// folds: for passes that keep nothing for backward.
+inline Network build_network(const Description& description, Sizes image_sizes,
+                             const std::vector<Sizes>& parameter_sizes, bool folds) {
+  NetworkBuilder builder(description, image_sizes, parameter_sizes);
+  Network network = builder.build();
+  const auto is_running = [](const Stage& s) {
+    return s.core == LayerKind::kBatchNorm && !s.needs_statistics();
+  };
+  if (!folds || std::ranges::none_of(network.stages, is_running)) return network;
+  return NetworkBuilder(description, image_sizes, parameter_sizes, &builder.value_sizes()).build();
+}
 
 }  // namespace lenet_ext

@@ -65,15 +65,14 @@ inline int64_t options_per_parameter(const Network& network) {
   return 1 + static_cast<int64_t>(kOptimizers[static_cast<int>(*network.optimizer)].options.size());
 }
 
-// Whether a parameter is used in several places.
+// Whether a parameter is used in several places: under one number, or under several with one memory.
 inline bool shares_parameters(const Network& network, const TrainPass& pass) {
-  std::vector<const void*> used;
-  for (const Stage& stage : network.stages) {
-    for (const int parameter : {stage.weight, stage.bias}) {
-      if (parameter < 0) continue;
-      const void* const memory = pass.parameters[parameter];
-      if (std::ranges::find(used, memory) != used.end()) return true;
-      used.push_back(memory);
+  const auto count = static_cast<int64_t>(network.parameter_readers.size());
+  for (int64_t i = 0; i < count; ++i) {
+    if (network.parameter_readers[i] == 0) continue;
+    if (network.parameter_readers[i] > 1) return true;
+    for (int64_t k = 0; k < i; ++k) {
+      if (network.parameter_readers[k] > 0 && pass.parameters[k] == pass.parameters[i]) return true;
     }
   }
   return false;

@@ -50,7 +50,7 @@ uint64_t seed_of(const NetworkTensors& t, const std::optional<Tensor>& seed) {
 // Inference.
 Tensors network(const Tensor& input, Tensors parameters, std::string program,
                 std::optional<Tensor> normalization, std::optional<Tensor> seed) {
-  const NetworkTensors t(input, parameters, program, normalization);
+  const NetworkTensors t(input, parameters, program, normalization, /*keeps=*/false);
   t.check_statistics();
   const Backend kernels(t.op(), t.images);
   const uint64_t number = seed_of(t, seed);
@@ -149,27 +149,26 @@ Tensors network_backward(Tensors grad_outputs, const Tensor& input, Tensors para
   return grads;
 }
 
-// Of what is written to.
-void check_contiguous(const char* op, const Tensors& parameters) {
-  for (const Tensor& parameter : parameters) {
-    if (!parameter.is_contiguous()) fail(op, ": parameters must be contiguous");
-  }
-}
-
 // After a forward pass in training mode, whose `saved` this is: the running statistics, which are among the
 // parameters, take their part of those of the batch, and `counts`, the batches that each batch norm with
 // running statistics has seen, grow by 1.
 void network_statistics(const Tensor& saved, const Tensor& input, Tensors parameters, Tensors counts,
                         std::string program, std::optional<Tensor> normalization) {
   const NetworkTensors t(input, parameters, program, normalization);
-  check_contiguous(t.op(), parameters);
   check_sizes(t.op(), "saved", saved, std::array{t.network->saved_size(t.batch)});
   if (saved.scalar_type() != compute_type(t.dtype)) fail(t.op(), ": saved must be that of network_forward");
-  const RunningStatistics running(t, counts);
+  const RunningStatistics running(t, parameters, counts);
   const Tensor values = dense(saved);
   const int64_t first = t.batch * t.network->values_before(t.network->stages.size());
   if (t.batch > 0) {
     running.update(static_cast<const char*>(values.const_data_ptr()) + first * values.element_size());
+  }
+}
+
+// Of what is written to.
+void check_contiguous(const char* op, const Tensors& parameters) {
+  for (const Tensor& parameter : parameters) {
+    if (!parameter.is_contiguous()) fail(op, ": parameters must be contiguous");
   }
 }
 
@@ -271,7 +270,7 @@ Tensor network_train(const Tensor& images, const Tensor& targets, std::optional<
   if (t.network->outputs.size() != 1) fail(op, ": the network has several outputs, a loss is of one");
   const LossTargets wanted(t, targets, loss_weight, loss_pos_weight);
   const StepTensors s(t, kernels, order, state, options);
-  const RunningStatistics running(t, counts);
+  const RunningStatistics running(t, parameters, counts);
   if (kernels.on_host()) wanted.check_values(s.order);
   const int64_t count = s.order ? s.order->numel() : t.batch;
   const bool one_step = batch_size == 0;

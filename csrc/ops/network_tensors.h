@@ -15,12 +15,13 @@ namespace lenet_ext {
 using Tensors = std::vector<Tensor>;
 
 // The network that a program describes, which a thread remembers for its last few calls: to read it takes
-// longer than a small stage.
+// longer than a small stage. folds: see build_network.
 inline NetworkPtr known_network(Sizes images, const std::vector<Sizes>& parameters,
-                                const std::string& program) {
+                                const std::string& program, bool folds) {
   struct Known {
     SizeList images;  // without the batch
     std::string program;
+    bool folds;
     std::vector<SizeList> parameters;
     NetworkPtr network;
   };
@@ -28,14 +29,14 @@ inline NetworkPtr known_network(Sizes images, const std::vector<Sizes>& paramete
   thread_local Recent<Known> recent;
   const auto known = recent.find_or_make(
       [&](const Known& one) {
-        return one.program == program && std::ranges::equal(one.images, image) &&
+        return one.program == program && one.folds == folds && std::ranges::equal(one.images, image) &&
                std::ranges::equal(one.parameters, parameters, std::ranges::equal);
       },
       [&] {
         const Description description = DescriptionReader(program).read();
-        Known one{{image.begin(), image.end()}, program, {}, {}};
+        Known one{{image.begin(), image.end()}, program, folds, {}, {}};
         for (const Sizes& sizes : parameters) one.parameters.emplace_back(sizes.begin(), sizes.end());
-        one.network = std::make_shared<Network>(NetworkBuilder(description, images, parameters).build());
+        one.network = std::make_shared<Network>(build_network(description, images, parameters, folds));
         return std::make_shared<Known>(std::move(one));
       });
   return known->network;
@@ -43,14 +44,15 @@ inline NetworkPtr known_network(Sizes images, const std::vector<Sizes>& paramete
 
 // The tensors of a call, checked and dense, kept alive while the kernels use them.
 struct NetworkTensors {
-  // With normalization images are uint8, else of the dtype of the parameters.
+  // With normalization images are uint8, else of the dtype of the parameters. keeps: whether anything is kept
+  // for backward.
   NetworkTensors(const Tensor& all_images, const Tensors& all_parameters, const std::string& program,
-                 const std::optional<Tensor>& wanted_normalization)
+                 const std::optional<Tensor>& wanted_normalization, bool keeps = true)
       : images(all_images) {
     std::vector<Sizes> parameter_sizes;
     parameter_sizes.reserve(all_parameters.size());
     for (const Tensor& parameter : all_parameters) parameter_sizes.push_back(sizes_of(parameter));
-    network = known_network(sizes_of(images), parameter_sizes, program);
+    network = known_network(sizes_of(images), parameter_sizes, program, !keeps && is_on_cpu(images));
     batch = sizes_of(images)[0];
     check_batch();
     const bool bytes = wanted_normalization.has_value();

@@ -76,6 +76,30 @@ class Network:
         tracked = (n for n in self.nodes if isinstance(n.layer, BatchNorm) and n.layer.tracked)
         return frozenset(number for node in tracked for number in node.parameters[-2:])
 
+    @cached_property
+    def read(self) -> frozenset[int]:
+        """The parameters that some layer has."""
+        return frozenset(number for node in self.nodes for number in node.parameters)
+
+    @cached_property
+    def first(self) -> Network:
+        """What its first output needs, and that output alone; parameters keep their numbers.
+
+        Layers have other numbers, by which dropout draws.
+        """
+        if len(self.outputs) == 1:
+            return self
+        live = {self.outputs[0]}
+        for value in range(len(self.nodes), 0, -1):
+            if value in live:
+                live.update(self.nodes[value - 1].values)
+        numbers, nodes = {0: 0}, []
+        for value, node in enumerate(self.nodes, 1):
+            if value in live:
+                nodes.append(node._replace(values=tuple(numbers[i] for i in node.values)))
+                numbers[value] = len(nodes)
+        return Network(self.name, tuple(nodes), (numbers[self.outputs[0]],))
+
     def shapes(self, input: Tensor, parameters: Sequence[Tensor]) -> list[tuple[int, ...]]:
         """The sizes of images of all values, for tensors without data."""
         values = [input]

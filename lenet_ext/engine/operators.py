@@ -7,6 +7,7 @@ gradients, torch.func, forward-mode AD) goes through `layer_by_layer`, which is 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -18,6 +19,7 @@ from torch.compiler import is_dynamo_compiling
 from lenet_ext._C import saved_sizes
 from lenet_ext.engine.network import Network
 from lenet_ext.ops import _fake
+from lenet_ext.ops._arguments import autocast_is_on
 from lenet_ext.ops._autograd import batched_gradient, followed, transformed
 
 _inference_op = torch.ops.lenet_ext.network.default
@@ -211,7 +213,10 @@ def run(
         return _inference_op(input, parameters, program, normalization, seed)
     else:
         outputs, saved, _ = _forward_op(input, parameters, program, normalization, seed)
-    _statistics_op(saved, input, statistics.parameters, statistics.counts, program, normalization)
+    kept = statistics.parameters
+    if input.dtype.is_floating_point and input.dtype != kept[0].dtype:  # autocast: the sizes alone matter
+        input = input.new_empty(input.shape, dtype=kept[0].dtype)
+    _statistics_op(saved, input, kept, statistics.counts, program, normalization)
     if not is_dynamo_compiling():  # an operator bound through the stable ABI leaves that to its caller
         changed = (statistics.parameters[number] for number in statistics.updated)
         increment_version([*changed, *statistics.counts])
@@ -249,8 +254,11 @@ def layer_by_layer(
         scale, shift = normalization.to(compute).reshape(2, -1, *[1] * (input.dim() - 2))
         activation = activation * scale + shift
     computed = [parameter.to(compute) for parameter in parameters]
+    for number in () if statistics is None else statistics.updated:  # which autocast may have rounded
+        computed[number] = statistics.parameters[number].to(compute)
     counts = None if statistics is None else statistics.counts
-    outputs = [output.to(dtype) for output in network.apply(activation, computed, seed, counts)]
+    with torch.autocast(input.device.type, enabled=False) if autocast_is_on(input) else nullcontext():
+        outputs = [output.to(dtype) for output in network.apply(activation, computed, seed, counts)]
     if statistics is not None:
         for number in statistics.updated:
             if statistics.parameters[number] is not computed[number]:  # which is another's copy

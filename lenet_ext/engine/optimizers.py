@@ -7,7 +7,7 @@ whatever else works on an optimizer is torch's own code.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn, TypeAlias
 
 import torch
@@ -95,17 +95,20 @@ class EngineOptimizer:
         self.__init__(state["optimizer"], state["network"])  # type: ignore[misc]
 
     @serial_in_forked_child  # which makes state
-    def step(self, parameters: list[Tensor], names: Sequence[str], watch: Watch) -> Step:
+    def step(
+        self, parameters: list[Tensor], names: Sequence[str], read: Iterable[int], watch: Watch
+    ) -> Step:
         """The next step of `parameters`, called `names`, which stay while `watch` sees no change.
 
-        Those at the end that are no Parameters are the network's buffers, which no optimizer trains.
+        Those at the end that are no Parameters are the network's buffers, which no optimizer trains. read:
+        the numbers of those that have a gradient; as in torch, the others stay as they are.
 
         Raises RuntimeError, naming the parameter, for what the engine would pass over.
         """
         self._check_groups()
         plan = self._plan
         if plan is None or not plan.watch or plan.key != self._key(parameters):
-            plan = self._plan = self._planned(parameters, names, watch)
+            plan = self._plan = self._planned(parameters, names, read, watch)
         groups = self.optimizer.param_groups
         untrained, rows = [0.0] * (1 + len(self._options)), [self._row(group) for group in groups]
         table = [untrained if number is None else rows[number] for number in plan.groups]
@@ -153,7 +156,9 @@ class EngineOptimizer:
         groups = self.optimizer.param_groups
         return parameters[0].device, [(id(g["params"]), self._state_of(g)) for g in groups]
 
-    def _planned(self, parameters: list[Tensor], names: Sequence[str], watch: Watch) -> _Plan:
+    def _planned(
+        self, parameters: list[Tensor], names: Sequence[str], read: Iterable[int], watch: Watch
+    ) -> _Plan:
         self._plan = None
         self._check(parameters, names)
         optimizer, key = self.optimizer, self._key(parameters)
@@ -162,7 +167,8 @@ class EngineOptimizer:
             for number, group in enumerate(optimizer.param_groups)
             for member in group["params"]
         }
-        groups = [number_of.get(id(p)) if p.requires_grad else None for p in parameters]
+        known = {id(parameters[i]) for i in read if parameters[i].requires_grad}
+        groups = [number_of.get(id(p)) if id(p) in known else None for p in parameters]
         needed = [() if number is None else key[1][number][1] for number in groups]
         states = [optimizer.state.get(parameter, {}) for parameter in parameters]
         first = {

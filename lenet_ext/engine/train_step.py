@@ -28,7 +28,8 @@ __all__ = ["TrainStep"]
 class TrainStep:
     """A training step in one call: `loss = step(images, targets)`.
 
-    fused: made by `fuse`. optimizer: a torch.optim.SGD, Adam, AdamW, RMSprop, Adagrad or Adadelta over its
+    fused: made by `fuse`, with one output; its mode decides what dropout and batch norm do, as in a call of
+    it. optimizer: a torch.optim.SGD, Adam, AdamW, RMSprop, Adagrad or Adadelta over its
     parameters, or some of them; the step reads its parameter groups at each call and keeps its state where
     torch does, so that schedulers work on `step.optimizer`, and one may go on with `loss.backward()` and
     `step.optimizer.step()` at any time.
@@ -37,6 +38,8 @@ class TrainStep:
     of torch.nn with the reduction "mean" or "sum", whose options are read at each call; its function in
     torch.nn.functional, "cross_entropy" or "mse" for torch's defaults. Targets are classes, int64, for the
     first two, or the probabilities of all classes for the first; else of the outputs' shape and dtype.
+    Of a network with several outputs the loss is about the first, in which everything that is trained must
+    have a part, as in (logits, probabilities); what the others alone need is not computed.
     max_grad_norm: gradients are clipped before the update, as by torch.nn.utils.clip_grad_norm_ of all
     parameters that are trained; on the CPU alone.
 
@@ -81,6 +84,7 @@ class TrainStep:
         self._programs: dict[tuple[str, str], str] = {}  # by that of the mode, and the loss
         self._optimizer_line = f"optimizer {self._optimizer.name}{clipped}"
         self._step: Step | None = None  # the last one
+        self._loss_line: str | None = None  # of the last one, too
         self._graphs: StepGraphs | None = None
         self._pace = Pace()
 
@@ -90,7 +94,7 @@ class TrainStep:
         return self._optimizer.optimizer
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
-        """The mean loss before the update, a 0-d tensor.
+        """The loss before the update, a 0-d tensor.
 
         A bad target raises IndexError, changing nothing; on CUDA it makes the loss NaN, changing nothing.
         """
@@ -118,6 +122,9 @@ class TrainStep:
         twice). callback(steps_done, losses_so_far) is called after every `callback_steps` steps and at the
         end. Targets and permutation are checked before the first step: an IndexError changes nothing. On CUDA
         the epoch waits for the GPU before it begins, to check them.
+
+        Dropout draws the seeds of all steps from torch's default generator, one after the other: an epoch is
+        the same, bit for bit, as its steps one by one.
 
         An exception after the first step, such as KeyboardInterrupt (which comes between two steps) or one of
         the callback's, has the losses of the steps that were taken in an attribute `losses`.
@@ -168,19 +175,15 @@ class TrainStep:
         return {**self.__dict__, "_graphs": None, "_step": None, "_pace": Pace()}
 
     def _program(self, loss_line: str) -> str:
-        """What the engine does in a step, in the mode in which the network is."""
-        mode = self.fused._mode
-        program = self._programs.get((mode.program, loss_line))
-        if program is None:
-            own = replace(mode.network, name="TrainStep")  # whose errors the user gets
-            program = own.program(loss_line, self._optimizer_line)
-            self._programs[mode.program, loss_line] = program
-        return program
-
-    def _mode_tensors(self, steps: int) -> tuple[list[Tensor], Tensor | None]:
-        """The counts of the batches that batch norms have seen, and the seeds of some steps for dropout."""
-        mode = self.fused._mode
-        return self.fused._counts(mode), draw_seeds(steps) if mode.is_random else None
+        """What the engine does in a step, in the mode of the network in the last `_next`."""
+        if loss_line is not self._loss_line:
+            program = self._programs.get((self._mode.program, loss_line))
+            if program is None:
+                own = replace(self._mode.network.first, name="TrainStep")  # whose errors the user gets
+                program = own.program(loss_line, self._optimizer_line)
+                self._programs[self._mode.program, loss_line] = program
+            self._loss_line, self._last_program = loss_line, program
+        return self._last_program
 
     def _next(self, images: Tensor) -> Step:
         """What a step takes besides its batch."""
@@ -190,10 +193,33 @@ class TrainStep:
         if step is None or not step.watch or step.options.get_device() != images.get_device():
             tensors = fused._checked_tensors(images)
             watch = fused._registered.watch
-            step = self._step = self._optimizer.step(tensors, fused._layout.tensors, watch)
+            self._mode, self._loss_line = fused._mode, None
+            self._counted = fused._counts(self._mode)
+            read, names = self._read(tensors), fused._layout.tensors
+            # Its watch sees where any of these change.
+            step = self._step = self._optimizer.step(tensors, names, read, watch)
         elif images.shape != fused._registered.shape:
             fused._checked_tensors(images)
         return step
+
+    def _read(self, tensors: list[Tensor]) -> frozenset[int]:
+        """The numbers of those of which the first output is made.
+
+        Raises RuntimeError for others that are to change.
+        """
+        network = self.fused._mode.network
+        read = network.first.read
+        groups = self.optimizer.param_groups
+        trained = (p for group in groups for p in group["params"] if p.requires_grad)
+        changed = {id(tensor) for tensor in (*trained, *(tensors[i] for i in network.updated))}
+        changed -= {id(tensors[i]) for i in read}
+        for number in sorted(network.read - read):
+            if id(tensors[number]) in changed:
+                raise RuntimeError(
+                    f"TrainStep: {self.fused._layout.tensors[number]} has no part in the first output, which "
+                    "the loss is about: use fuse and your own loop"
+                )
+        return read
 
     def _train(
         self, images: Tensor, targets: Tensor, order: Tensor | None, batch_size: int, losses: list[Tensor]
@@ -208,7 +234,7 @@ class TrainStep:
         known, normalization = len(losses), self.fused._normalization
         loss_line, loss_tensors = self._loss.arguments(images, targets)
         steps = 1 if batch_size == 0 or order is None else -(-len(order) // batch_size)
-        counted, seeds = self._mode_tensors(steps)
+        counted, seeds = self._counted, draw_seeds(steps) if self._mode.is_random else None
         program = self._program(loss_line)
         state = (step.parameters, step.state, step.options, counted, seeds, program, normalization)
         try:
@@ -234,7 +260,7 @@ class TrainStep:
             self._graphs = StepGraphs(images.device)
         loss_line, loss_tensors = self._loss.arguments(images, targets)
         program = self._program(loss_line)
-        counted, seeds = self._mode_tensors(1)
+        counted, seeds = self._counted, draw_seeds(1) if self._mode.is_random else None
         tensors = [*step.parameters, *step.state, step.options, *counted, normalization, *loss_tensors]
         kind = (
             program,
@@ -252,9 +278,9 @@ class TrainStep:
         return loss
 
     def _taken(self, step: Step, counted: list[Tensor]) -> None:
-        updated = (step.parameters[number] for number in self.fused._mode.updated)
+        updated = [step.parameters[number] for number in self._mode.updated]
         # An operator bound through the stable ABI leaves that to its caller.
-        increment_version([*step.changed, *updated, *counted])
+        increment_version([*step.changed, *updated, *counted] if updated else step.changed)
         if step.made:
             self._optimizer.keep(step)
 
@@ -266,7 +292,7 @@ class TrainStep:
         def outputs() -> torch.Size:
             # Not by a call, which might change running statistics.
             shapes = [tuple(tensor.shape) for tensor in self.fused._checked_tensors(images)]
-            (output, *_), *_ = saved_sizes(self.fused._mode.program, tuple(images.shape), shapes)
+            (output, *_), *_ = saved_sizes(self._mode.program, tuple(images.shape), shapes)
             return torch.Size((len(images), *output))
 
         if len(images) > 0:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -22,16 +23,18 @@ class Example(NamedTuple):
 
 
 def model(function: Callable[[Any, Tensor], Any], **modules: nn.Module) -> Callable[[], nn.Module]:
-    """A builder of a network whose modules are made once and copied, with parameters of its own."""
+    """A builder of a network with copies of these modules."""
     return lambda: _randomized(Forward(function, **modules))
 
 
 def chain(*modules: nn.Module) -> Callable[[], nn.Module]:
+    """The same of modules one after the other."""
     return lambda: _randomized(nn.Sequential(*modules))
 
 
 def _randomized(module: nn.Module) -> nn.Module:
-    """`module` with values by which an error of any parameter or buffer shows."""
+    """A copy of `module` with values by which an error of any parameter or buffer shows."""
+    module = copy.deepcopy(module)
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for tensor in [*module.parameters(), *module.buffers()]:

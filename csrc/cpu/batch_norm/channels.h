@@ -148,17 +148,17 @@ class ChannelSums {
     pending_ += terms;
     if (pending_ < kFlushed) return;
     pending_ = 0;
-    for (int way = 0; way < kWays; ++way) {
-      for (size_t i = 0; i < kSums; ++i) {
-        if (s_.plane == 1) {
-          T lanes[S::width];
-          S::store(lanes, sums_[way][i]);
-          for (int lane = 0; lane < channels_; ++lane) totals_[i][lane] += lanes[lane];
-        } else {
-          totals_[i][0] += S::reduce_add(sums_[way][i]);
-        }
-        sums_[way][i] = S::zero();
+    static_assert(kWays == 4);
+    for (size_t i = 0; i < kSums; ++i) {
+      const V sum = S::add(S::add(sums_[0][i], sums_[1][i]), S::add(sums_[2][i], sums_[3][i]));
+      if (s_.plane == 1) {
+        T lanes[S::width];
+        S::store(lanes, sum);
+        for (int lane = 0; lane < channels_; ++lane) totals_[i][lane] += lanes[lane];
+      } else {
+        totals_[i][0] += S::reduce_add(sum);
       }
+      for (int way = 0; way < kWays; ++way) sums_[way][i] = S::zero();
     }
   }
 

@@ -18,6 +18,11 @@ struct Normalization {
 
   T scale(int64_t c) const { return weight == nullptr ? inv_std[c] : inv_std[c] * weight[c]; }
   T low(int64_t c) const { return low_mean == nullptr ? T(0) : low_mean[c]; }
+  // Of the channels from `first` on.
+  Normalization from(int64_t first) const {
+    const auto at = [&](const T* values) { return values == nullptr ? nullptr : values + first; };
+    return {at(mean), at(low_mean), at(inv_std), at(weight), at(bias)};
+  }
 };
 
 template <class S, class T = typename S::Scalar>
@@ -34,10 +39,10 @@ void normalize(const BatchNormShape& s, int64_t images, const Normalization<T>& 
                        });
 }
 
-// sums (2, channels) += the sums of g and of g * xhat over all values of some images.
+// sums, sums_of_products (channels) += the sums of g and of g * xhat over all values of some images.
 template <class S, class T = typename S::Scalar>
 void add_normalize_sums(const BatchNormShape& s, int64_t images, const Normalization<T>& by, const T* x,
-                        const T* g, T* sums) {
+                        const T* g, double* sums, double* sums_of_products) {
   using V = typename S::Vector;
   Scratch<T> shifts(s.channels);
   for (int64_t c = 0; c < s.channels; ++c) shifts[c] = -by.low(c) * by.inv_std[c];
@@ -52,8 +57,8 @@ void add_normalize_sums(const BatchNormShape& s, int64_t images, const Normaliza
                               sum[1] = S::fma(grad, xhat, sum[1]);
                             });
     for (int i = 0; i < channel.channels(); ++i, ++first) {
-      sums[first] += static_cast<T>(channel(0, i));
-      sums[s.channels + first] += static_cast<T>(channel(1, i));
+      sums[first] += channel(0, i);
+      sums_of_products[first] += channel(1, i);
     }
   }
 }
@@ -70,14 +75,14 @@ void normalize_grad(const BatchNormShape& s, int64_t images, const Normalization
 }
 
 // Where mean and inv_std are those of x: grad_x = (g - mean(g) - xhat * mean(g * xhat)) * inv_std * weight,
-// with the two means of the whole batch given as (2, channels). grad_x may be g.
+// with the two means over the whole batch given. grad_x may be g.
 template <class S, class T = typename S::Scalar>
 void batch_normalize_grad(const BatchNormShape& s, int64_t images, const Normalization<T>& by,
-                          const T* grad_means, const T* x, const T* g, T* grad_x) {
+                          const T* grad_means, const T* product_means, const T* x, const T* g, T* grad_x) {
   Scratch<T> scales(s.channels), slopes(s.channels), shifts(s.channels);
   for (int64_t c = 0; c < s.channels; ++c) {
     scales[c] = by.scale(c);
-    slopes[c] = by.inv_std[c] * grad_means[s.channels + c];
+    slopes[c] = by.inv_std[c] * product_means[c];
     shifts[c] = grad_means[c] - by.low(c) * slopes[c];
   }
   for_each_value<S, 4>(s, images, {by.mean, scales.data(), slopes.data(), shifts.data()},

@@ -1,5 +1,9 @@
-// conv2d's forward and its input gradient as correlations (correlation.h).
+// conv2d's forward and its input gradient as correlations (correlation.h), and the latter as a convolution.
 #pragma once
+
+#include <algorithm>
+#include <utility>
+#include <vector>
 
 #include "cpu/conv2d/correlation.h"
 #include "shapes.h"
@@ -28,6 +32,23 @@ inline Correlation conv2d_forward_problem(const Conv2dShape& s, Format format) {
       c.taps.push_back({y * s.dilation_h - s.pad_top, x * s.dilation_w - s.pad_left, y * s.kernel_width + x});
     }
   }
+  return c;
+}
+
+// With stride 1 the input gradient is itself a convolution, of grad_output with the kernel turned round and its
+// channels exchanged, if the kernel is wider than the padding.
+inline bool input_grad_is_convolution(const Conv2dShape& s) {
+  const int64_t reach_h = (s.kernel_height - 1) * s.dilation_h, reach_w = (s.kernel_width - 1) * s.dilation_w;
+  return s.groups == 1 && s.stride_h == 1 && s.stride_w == 1 &&
+         std::max(s.pad_top, s.pad_bottom) <= reach_h && std::max(s.pad_left, s.pad_right) <= reach_w;
+}
+inline Conv2dShape input_grad_convolution(const Conv2dShape& s) {
+  const int64_t reach_h = (s.kernel_height - 1) * s.dilation_h, reach_w = (s.kernel_width - 1) * s.dilation_w;
+  Conv2dShape c = s;
+  std::swap(c.in_channels, c.out_channels);
+  std::swap(c.height, c.out_height), std::swap(c.width, c.out_width);
+  c.pad_top = reach_h - s.pad_top, c.pad_bottom = reach_h - s.pad_bottom;
+  c.pad_left = reach_w - s.pad_left, c.pad_right = reach_w - s.pad_right;
   return c;
 }
 

@@ -6,6 +6,7 @@
 #include <limits>
 #include <vector>
 
+#include "cpu/conv2d/caller.h"
 #include "cpu/conv2d/image.h"
 #include "cpu/microkernels/contract.h"
 #include "cpu/microkernels/dot.h"
@@ -23,7 +24,9 @@ struct WeightGradientPlan {
 
   const Conv2dShape& shape;
   Layout layout;
-  bool direct;         // the input is read where it lies
+  bool direct;             // the input is read where it lies
+  int64_t chunk_images;    // at least, for a chunk to repay its sums
+  int64_t product_images;  // summed at a time
   int64_t block_rows;  // rows of output pixels at a time, for the window to stay in the second-level cache
   double image_cost;   // estimated cycles of a group of an image
   int tile_vectors, dot_rows;
@@ -34,11 +37,12 @@ struct WeightGradientPlan {
   std::vector<Step> steps;       // kChannels: of each pixel
   std::vector<int64_t> columns;  // else: the offset of each tap, or with kKernelRows of each kernel row
 
-  WeightGradientPlan(const Conv2dShape& s, Format format, bool stored_is_computed) : shape(s) {
+  WeightGradientPlan(const Conv2dShape& s, Format format, Caller caller, bool stored_is_computed) : shape(s) {
     const bool planar = format == Format::kContiguous;
     choose_layout(planar);
     choose_block_rows();
     choose_sizes();
+    choose_images(caller);
     const bool padded = s.pad_top + s.pad_bottom + s.pad_left + s.pad_right > 0;
     const bool pixels_follow = layout == Layout::kPixels && planar && s.stride_h == 1 && s.stride_w == 1;
     direct = stored_is_computed && !padded && (layout == Layout::kKernelRows || pixels_follow);
@@ -53,7 +57,7 @@ struct WeightGradientPlan {
   int64_t chunks(int64_t images) const {
     constexpr int64_t kMostChunks = 32, kMostChunkElements = 4 * 1024 * 1024;
     const int64_t most = std::max<int64_t>(kMostChunkElements / std::max<int64_t>(chunk_size, 1), 1);
-    return std::max<int64_t>(std::min({images, kMostChunks, most}), 1);
+    return std::max<int64_t>(std::min({images / chunk_images, kMostChunks, most}), 1);
   }
   bool lanes_are_channels() const { return layout != Layout::kPixels; }
   int64_t depth() const { return shape.group_in() * shape.kernel_height * shape.kernel_width; }
@@ -128,12 +132,32 @@ struct WeightGradientPlan {
     chunk_size = shape.groups * (group_size + bias_size);
   }
 
+  void choose_images(Caller caller) {
+    // The sums of a chunk are cleared, stored and added to the others. The engine gives threads images of
+    // their own.
+    constexpr double kCyclesPerVectorOfSums = 4;
+    const double least = caller == Caller::kEngine ? 32 : 8;
+    const double sums_cost = kCyclesPerVectorOfSums * static_cast<double>(chunk_size) / kWidth;
+    const double image = std::max(image_cost * static_cast<double>(shape.groups), 1.0);
+    chunk_images = static_cast<int64_t>(std::min(least * sums_cost / image, 1e6)) + 1;
+    // Both factors of a product stay in the first two levels of the cache.
+    constexpr int64_t kPixels = 128, kBytes = 256 * 1024;
+    product_images = 1;
+    if (layout == Layout::kPixels || block_rows < shape.out_height) return;
+    const int64_t image_pixels = std::max<int64_t>(shape.out_height * shape.out_width, 1);
+    const int64_t image_bytes = (window_size + grads_size) * int64_t{sizeof(T)};
+    product_images =
+        std::max<int64_t>(std::min(kPixels / image_pixels, kBytes / std::max<int64_t>(image_bytes, 1)), 1);
+  }
+
   void make_steps() {
-    for (int64_t y = 0; y < block_rows; ++y) {
-      for (int64_t x = 0; x < shape.out_width; ++x) {
-        const int64_t pixel = (y * shape.stride_h * window_width() + x * shape.stride_w) * shape.group_in();
-        steps.push_back(
-            {static_cast<int32_t>(pixel), static_cast<int32_t>(static_cast<int64_t>(steps.size()) * lanes)});
+    for (int64_t n = 0; n < product_images; ++n) {
+      for (int64_t y = 0; y < block_rows; ++y) {
+        for (int64_t x = 0; x < shape.out_width; ++x) {
+          const int64_t pixel = (y * shape.stride_h * window_width() + x * shape.stride_w) * shape.group_in();
+          steps.push_back({static_cast<int32_t>(n * window_size + pixel),
+                           static_cast<int32_t>(static_cast<int64_t>(steps.size()) * lanes)});
+        }
       }
     }
   }

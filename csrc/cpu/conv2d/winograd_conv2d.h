@@ -39,9 +39,9 @@ class WinogradConv2d {
   WinogradConv2d(const WinogradConv2d&) = delete;
   WinogradConv2d& operator=(const WinogradConv2d&) = delete;
 
-  // weight: (O, C, KH, KW); bias: (O) or null.
-  void set_weights(const T* weight, const T* bias) {
-    with_variant([&]<class W>() { weights_.template set<W>(weight, bias); });
+  // bias: (O) or null.
+  void set_weights(const T* weight, const T* bias, WinogradKernels kernels = WinogradKernels::kPlain) {
+    with_variant([&]<class W>() { weights_.template set<W>(weight, bias, kernels); });
   }
 
   // input (N, C, H, W); output (N, O, OH, OW), or with the pool (N, O, OH / 2, OW / 2) and argmax alike;

@@ -40,6 +40,20 @@ struct WinogradPlan {
            (s.kernel_height == 3 || s.kernel_height == 5) && s.in_channels * s.kernel_width >= least_terms &&
            s.in_channels * s.kernel_width <= kLargest / 32 && s.out_channels >= 4;
   }
+  // Whether it has clearly fewer products than the direct way, which leaves out rows of padding, and windows
+  // that lie in the padding so little that the guard lets them pass.
+  static bool saves(const Conv2dShape& s) {
+    constexpr double kClearly = 1.25;
+    int64_t rows = 0;
+    for (int64_t y = -s.pad_top; y < s.out_height - s.pad_top; ++y) {
+      rows += std::max<int64_t>(std::min(y + s.kernel_height, s.height) - std::max<int64_t>(y, 0), 0);
+    }
+    const int64_t points = best_points(s, s.out_height), outputs = points + 1 - s.kernel_height;
+    const int64_t products = (s.out_height + outputs - 1) / outputs * points;
+    return kClearly * static_cast<double>(products) <= static_cast<double>(rows) &&
+           2 * std::max(s.pad_top, s.pad_bottom) < s.kernel_height &&
+           2 * std::max(s.pad_left, s.pad_right) < s.kernel_width;
+  }
   // Whether the pool that follows can be done in the same pass.
   static bool suits(const MaxPool2dShape& p) {
     return p.kernel_height == 2 && p.kernel_width == 2 && p.stride_h == 2 && p.stride_w == 2 &&

@@ -12,6 +12,12 @@
 
 namespace lenet_ext::cpu {
 
+// Which kernels the weights hold.
+enum class WinogradKernels {
+  kPlain,   // (O, C, KH, KW): those of the convolution
+  kTurned,  // (C, O, KH, KW), turned round: those of the convolution whose input gradient this one is
+};
+
 template <class S>
 class WinogradWeights {
   using T = typename S::Scalar;
@@ -27,19 +33,25 @@ class WinogradWeights {
     std::fill_n(taps_.data(), p_.shape.kernel_height * size(), T(0));  // channels that do not exist stay zero
   }
 
-  // weight: (O, C, KH, KW); bias: (O) or null.
+  // bias: (O) or null.
   template <class W>
-  void set(const T* weight, const T* bias) {
+  void set(const T* weight, const T* bias, WinogradKernels kernels) {
     const Conv2dShape& s = p_.shape;
     std::fill_n(bias_.data(), 2 * p_.channels, T(0));
     if (bias != nullptr) std::copy_n(bias, s.out_channels, bias_.data() + p_.channels);
-    const int64_t depth = s.in_channels * W::kTaps * s.kernel_width;
-    transpose<S>(weight, depth, taps_.data(), p_.channels, s.out_channels, depth);
+    const int64_t taps = W::kTaps * s.kernel_width, depth = s.in_channels * taps;
+    if (kernels == WinogradKernels::kPlain) {
+      transpose<S>(weight, depth, taps_.data(), p_.channels, s.out_channels, depth);
+    } else {
+      T* last = taps_.data() + (taps - 1) * p_.channels;
+      for (int64_t c = 0; c < s.in_channels; ++c, last += taps * p_.channels) {
+        transpose<S>(weight + c * s.out_channels * taps, taps, last, -p_.channels, s.out_channels, taps);
+      }
+    }
     Scratch<T> magnitudes(2 * p_.channels);
     std::fill_n(magnitudes.data(), 2 * p_.channels, T(0));
     for (int64_t c = 0; c < s.in_channels; ++c) {
-      transform<W>(taps_.data() + c * W::kTaps * s.kernel_width * p_.channels, c * s.kernel_width,
-                   magnitudes.data());
+      transform<W>(taps_.data() + c * taps * p_.channels, c * s.kernel_width, magnitudes.data());
     }
     set_unevenness(magnitudes.data(), depth);
   }

@@ -27,10 +27,11 @@ class Engine {
       segments_.push_back(std::make_unique<Segment<S>>(*network_, begin, i, batch, begin >= wide, purpose));
       begin = i;
     }
-    crossing_ = std::vector<bool>(count + 1);
+    crossing_ = crossing_gradients_ = std::vector<bool>(count + 1);
     for (const auto& segment : segments_) {
       for (int value = 0; value <= static_cast<int>(segment->begin()); ++value) {
         if (segment->reads(value)) crossing_[value] = true;
+        if (segment->gives_gradient(value)) crossing_gradients_[value] = true;
       }
     }
   }
@@ -65,6 +66,8 @@ class Engine {
   }
   // Whether a segment reads what lies before it: those that are read in another segment than they are given.
   bool crosses(int value) const { return crossing_[value]; }
+  // Of its gradient: that which comes from statistics of the batch is made where it is used.
+  bool gradient_crosses(int value) const { return crossing_gradients_[value]; }
 
  private:
   size_t first_wide_stage() const {
@@ -80,7 +83,7 @@ class Engine {
   const int64_t batch_;
   const Purpose purpose_;
   std::vector<std::unique_ptr<Segment<S>>> segments_;
-  std::vector<bool> crossing_;
+  std::vector<bool> crossing_, crossing_gradients_;
 };
 
 }  // namespace lenet_ext::cpu

@@ -10,10 +10,6 @@
 
 namespace lenet_ext::cpu {
 
-// By value or by stage, where it lies: of the whole batch, or null where each tile has memory of its own.
-template <class T>
-using Places = std::vector<T*>;
-
 template <class S, class Stored>
 class NetworkRun {
  public:
@@ -27,11 +23,8 @@ class NetworkRun {
         engine_(Engine<S>::of(network, images.count, purpose)),
         statistics_memory_(statistics != nullptr ? 0 : network->statistics_before(network->stages.size())),
         statistics_(*network, statistics != nullptr ? statistics : statistics_memory_.data()),
-        values(network->stages.size() + 1),
-        kept(network->stages.size()),
-        gradients_(network->stages.size() + 1),
-        filled_(network->stages.size() + 1),
-        batch_gradients_(network->stages.size()) {
+        values_(network->stages.size() + 1),
+        stages_(network->stages.size()) {
     engine_->set_parameters({parameters_.pointers(), seed});
   }
 
@@ -40,6 +33,10 @@ class NetworkRun {
   T* batch_memory(int64_t size) {
     return memory_.emplace_back(std::make_unique<Scratch<T>>(batch() * size))->data();
   }
+
+  // Before a pass: where a value, or what a stage leaves for backward, lies for the whole batch.
+  void set_values(int value, T* whole) { values_[value].values = whole; }
+  void set_kept(size_t stage, uint8_t* whole) { stages_[stage].kept = whole; }
 
   // Before forward: of the stages that need statistics, segment i gathers what it gives.
   void observe_all() {
@@ -58,24 +55,24 @@ class NetworkRun {
           images_(run.loads_images(segment) ? segment.tile_images() * run.network_.image_size() : 0),
           values_(run.needs_memory(segment) ? segment.values_size() : 0),
           kept_(keeps ? segment.kept_size() : 0),
-          pointers_(static_cast<int64_t>(run.values.size())),
-          kept_pointers_(static_cast<int64_t>(run.kept.size())) {
+          pointers_(static_cast<int64_t>(run.values_.size())),
+          kept_pointers_(static_cast<int64_t>(run.stages_.size())) {
       const Network& network = run.network_;
       for (size_t v = 1; v <= segment.end(); ++v) {
         const int value = static_cast<int>(v);
-        T* const whole = run.values[v];
+        T* const whole = run.values_[v].values;
         pointers_[value] = whole != nullptr          ? whole + range.first * network.value_size(value)
                            : segment.contains(value) ? values_.data() + segment.value_at(value)
                                                      : nullptr;
       }
       for (size_t i = segment.begin(); i < segment.end(); ++i) {
-        uint8_t* const whole = run.kept[i];
+        uint8_t* const whole = run.stages_[i].kept;
         kept_pointers_[static_cast<int64_t>(i)] = whole != nullptr
                                                       ? whole + range.first * network.stages[i].argmax_bytes()
                                                   : keeps ? kept_.data() + segment.kept_at(i)
                                                           : nullptr;
       }
-      if (run.uses_images(segment)) {
+      if (segment.uses_images()) {
         pointers_[0] = const_cast<T*>(
             load_images<S, Stored>(network, run.images_, range.first, range.count, images_.data()));
       }
@@ -118,26 +115,29 @@ class NetworkRun {
     }
   }
 
-  // Before backward. wanted: of each value, whether its gradient is. images: where those of the images go in
-  // the compute type; null if they are not wanted.
-  void want_gradients(std::vector<bool> wanted, T* images) {
-    wanted_ = std::move(wanted);
-    gradients_[0] = images;
-    for (int value = 1; value < static_cast<int>(wanted_.size()); ++value) {
-      if (wanted_[value] && engine_->crosses(value))
-        gradients_[value] = batch_memory(network_.value_size(value));
-    }
-    for (size_t i = 0; i < network_.stages.size(); ++i) {
+  // Before backward. is_wanted(parameter): whether the gradient of a parameter is. images: where those of the
+  // images go in the compute type; null if they are not wanted.
+  template <class IsWanted>
+  void want_gradients(const IsWanted& is_wanted, T* images) {
+    values_[0].gradients = images, values_[0].wanted = images != nullptr;
+    const auto reads_wanted = [&](int value) { return values_[value].wanted; };
+    for (size_t i = 0; i < stages_.size(); ++i) {
       const Stage& stage = network_.stages[i];
-      if (stage.needs_statistics() && wanted_[stage.inputs[0]])
-        batch_gradients_[i] = batch_memory(stage.input_size);
+      ValuePlace& given = values_[i + 1];
+      given.wanted = network_.gradient_wanted(i, is_wanted, reads_wanted);
+      if (given.wanted && engine_->gradient_crosses(static_cast<int>(i) + 1)) {
+        given.gradients = batch_memory(stage.output_size);
+      }
+      if (stage.needs_statistics() && values_[stage.inputs[0]].wanted) {
+        stages_[i].gradients = batch_memory(stage.batch_gradient_size());
+      }
     }
   }
 
   // Whether anything that is wanted lies in a segment.
   bool reaches(const Segment<S>& segment) const {
     for (size_t i = segment.begin(); i < segment.end(); ++i) {
-      if (wanted_[i + 1]) return true;
+      if (values_[i + 1].wanted) return true;
     }
     return false;
   }
@@ -152,14 +152,14 @@ class NetworkRun {
       body(tile, chunk, gradients, [&] { gradients.backward(sink); });
     });
     for (size_t i = segment.begin(); i < segment.end(); ++i) {
-      if (!wanted_[i + 1] || network_.stages[i].needs_statistics()) continue;
-      for (int value : network_.stages[i].inputs) filled_[value] = true;
+      if (!values_[i + 1].wanted || network_.stages[i].needs_statistics()) continue;
+      for (int value : network_.stages[i].inputs) values_[value].filled = true;
     }
   }
 
   // After backward: of the images, as far as statistics of theirs have a part in it.
   void finish_images() {
-    if (gradients_[0] == nullptr) return;
+    if (values_[0].gradients == nullptr) return;
     Segment<S>& first = engine_->segment(0);
     first.for_each_tile([&](const TileRange& range) {
       Tile tile(*this, first, range, false);
@@ -176,8 +176,11 @@ class NetworkRun {
           segment_(segment),
           tile_(tile),
           own_(segment.gradients_size()),
-          more_(segment.largest_input()),
-          filled_(run.filled_) {}
+          more_(segment.added_size()),
+          filled_(static_cast<int64_t>(run.values_.size())) {
+      for (size_t v = 0; v < run.values_.size(); ++v)
+        filled_[static_cast<int64_t>(v)] = run.values_[v].filled;
+    }
 
     // To be written with the gradient of an output, where none has been written before, else added to.
     T* output(int value) {
@@ -192,7 +195,7 @@ class NetworkRun {
     void backward(const GradientSink<T>& sink) {
       for (size_t i = segment_.end(); i-- > segment_.begin();) {
         const int value = static_cast<int>(i) + 1;
-        if (!run_.wanted_[value]) continue;
+        if (!run_.values_[value].wanted) continue;
         complete(value);
         const Stage& stage = run_.network_.stages[i];
         run_.with_call(tile_, i, [&](const StageCall<T>& call) { backward(i, stage, call, sink); });
@@ -203,12 +206,20 @@ class NetworkRun {
     void complete(int value) {
       const Network& network = run_.network_;
       for (size_t i = segment_.end(); i < network.stages.size(); ++i) {
-        if (run_.batch_gradients_[i] == nullptr || network.stages[i].inputs[0] != value) continue;
-        const T* const grad = run_.batch_gradients_[i] + tile_.range.first * network.value_size(value);
+        if (run_.stages_[i].gradients == nullptr || network.stages[i].inputs[0] != value) continue;
+        const int64_t first = tile_.range.first;
+        const T* const grad = run_.stages_[i].gradients + first * network.stages[i].batch_gradient_size();
+        uint8_t* const kept = run_.stages_[i].kept;
+        const T* const input = tile_.value(value);
+        const StageCall<T> call{
+            .first = first,
+            .count = tile_.range.count,
+            .inputs = &input,
+            .output = nullptr,
+            .kept = kept == nullptr ? nullptr : kept + first * network.stages[i].argmax_bytes()};
         Scratch<T> added(filled_[value] ? tile_.range.count * network.value_size(value) : 0);
         T* const to = filled_[value] ? added.data() : at(value);
-        run_.engine_->kernels(i).statistics()->finish_input_gradient(tile_.range.count, tile_.value(value),
-                                                                     grad, to);
+        run_.engine_->kernels(i).statistics()->finish_input_gradient(call, grad, to);
         if (filled_[value]) add(value, added.data());
         filled_[value] = true;
       }
@@ -218,7 +229,7 @@ class NetworkRun {
 
    private:
     T* at(int value) {
-      T* const whole = run_.gradients_[value];
+      T* const whole = run_.values_[value].gradients;
       if (whole != nullptr) return whole + tile_.range.first * run_.network_.value_size(value);
       return own_.data() + segment_.gradient_at(value);
     }
@@ -235,10 +246,10 @@ class NetworkRun {
       std::vector<std::pair<int, const T*>> added;
       for (int64_t k = 0; k < count; ++k) {
         const int value = stage.inputs[k];
-        if (!run_.wanted_[value]) {
+        if (!run_.values_[value].wanted) {
           to[k] = nullptr;
         } else if (stage.needs_statistics()) {
-          to[k] = run_.batch_gradients_[i] + tile_.range.first * stage.input_size;
+          to[k] = run_.stages_[i].gradients + tile_.range.first * stage.batch_gradient_size();
         } else if (!filled_[value]) {
           to[k] = at(value);
           filled_[value] = true;
@@ -260,19 +271,31 @@ class NetworkRun {
     Tile& tile_;
     Scratch<T> own_, more_;
     std::optional<Scratch<T>> more_output_;
-    std::vector<char> filled_;  // the gradients of which values are there, of this tile
+    Scratch<bool> filled_;  // the gradients of which values are there, of this tile
   };
 
-  bool uses_images(const Segment<S>& segment) const { return segment.begin() == 0 || segment.reads(0); }
   bool loads_images(const Segment<S>& segment) const {
-    return uses_images(segment) && !(std::is_same_v<T, Stored> && !images_.bytes && images_.order == nullptr);
+    return segment.uses_images() &&
+           !(std::is_same_v<T, Stored> && !images_.bytes && images_.order == nullptr);
   }
   bool needs_memory(const Segment<S>& segment) const {
     for (size_t v = segment.begin() + 1; v <= segment.end(); ++v) {
-      if (values[v] == nullptr) return true;
+      if (values_[v].values == nullptr) return true;
     }
     return false;
   }
+
+  // Where something lies for the whole batch; null where each tile has memory of its own. wanted, filled:
+  // whether the gradient is, and is there.
+  struct ValuePlace {
+    T *values = nullptr, *gradients = nullptr;
+    bool wanted = false, filled = false;
+  };
+  // gradients: what a stage that needs statistics leaves of the gradient of its input.
+  struct StagePlace {
+    uint8_t* kept = nullptr;
+    T* gradients = nullptr;
+  };
 
   const Network& network_;
   const Images& images_;
@@ -281,16 +304,8 @@ class NetworkRun {
   Scratch<T> statistics_memory_;
   Statistics<S> statistics_;
   std::vector<std::unique_ptr<Scratch<T>>> memory_;
-  std::vector<bool> wanted_;
-
- public:
-  Places<T> values;
-  Places<uint8_t> kept;
-
- private:
-  Places<T> gradients_;
-  std::vector<char> filled_;
-  Places<T> batch_gradients_;  // what stages that need statistics leave of the gradient of their input
+  std::vector<ValuePlace> values_;
+  std::vector<StagePlace> stages_;
 };
 
 }  // namespace lenet_ext::cpu

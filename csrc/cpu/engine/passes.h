@@ -13,8 +13,9 @@ template <class S, class Stored>
 void set_saved(NetworkRun<S, Stored>& run, const Network& network, typename S::Scalar* saved,
                uint8_t* argmax) {
   for (size_t i = 0; i < network.stages.size(); ++i) {
-    run.values[i + 1] = saved + network.values_before(i) * run.batch();
-    if (network.stages[i].argmax_bytes() > 0) run.kept[i] = argmax + network.argmax_before(i) * run.batch();
+    run.set_values(static_cast<int>(i) + 1, saved + network.values_before(i) * run.batch());
+    if (network.stages[i].argmax_bytes() > 0)
+      run.set_kept(i, argmax + network.argmax_before(i) * run.batch());
   }
 }
 
@@ -31,7 +32,7 @@ void network_forward(const NetworkPtr& network, const ForwardPass& pass) {
   if (saves) set_saved(run, *network, saved, pass.argmax);
   for (size_t i = 1; !saves && i <= stages; ++i) {
     const int value = static_cast<int>(i);
-    if (run.engine().crosses(value)) run.values[i] = run.batch_memory(network->value_size(value));
+    if (run.engine().crosses(value)) run.set_values(value, run.batch_memory(network->value_size(value)));
   }
   for (size_t i = 0; i < run.engine().segments(); ++i) {
     const Segment<S>& segment = run.engine().segment(i);
@@ -70,8 +71,7 @@ void network_backward(const NetworkPtr& network, const BackwardPass& pass) {
   }
   T* images = nullptr;
   if (of_images) images = kSame ? static_cast<T*>(pass.grad_input) : run.batch_memory(network->image_size());
-  run.want_gradients(network->values_with_gradients(of_images, [&](int64_t) { return of_parameters; }),
-                     images);
+  run.want_gradients([&](int64_t) { return of_parameters; }, images);
   const auto take = [&](auto... piece) { write_gradient<S, Stored>(*network, pass, piece...); };
   const auto pieces = of_parameters ? GradientSink<T>::pieces(take) : GradientSink<T>::none();
   for (size_t i = run.engine().segments(); i-- > 0;) {
@@ -106,11 +106,15 @@ void network_train(const NetworkPtr& network, const TrainPass& pass) {
   const size_t last = run.engine().segments() - 1;
   const size_t kept_stages = run.engine().segment(last).begin();
   Scratch<T> values(batch * network->values_before(kept_stages));
-  Scratch<uint8_t> argmax(batch * network->argmax_before(kept_stages));
+  // Of a stage that needs statistics, which begins the last segment, this is read again after it.
+  const size_t kept_argmax = kept_stages + network->stages[kept_stages].needs_statistics();
+  Scratch<uint8_t> argmax(batch * network->argmax_before(kept_argmax));
   for (size_t i = 0; i < kept_stages; ++i) {
-    run.values[i + 1] = values.data() + network->values_before(i) * batch;
+    run.set_values(static_cast<int>(i) + 1, values.data() + network->values_before(i) * batch);
+  }
+  for (size_t i = 0; i < kept_argmax; ++i) {
     if (network->stages[i].argmax_bytes() > 0)
-      run.kept[i] = argmax.data() + network->argmax_before(i) * batch;
+      run.set_kept(i, argmax.data() + network->argmax_before(i) * batch);
   }
   for (size_t i = 0; i < last; ++i) {
     const Segment<S>& segment = run.engine().segment(i);
@@ -124,7 +128,7 @@ void network_train(const NetworkPtr& network, const TrainPass& pass) {
   const auto is_trained = [&](int64_t parameter) {
     return pass.options[parameter * options_per_parameter(*network)] != 0;
   };
-  run.want_gradients(network->values_with_gradients(false, is_trained), nullptr);
+  run.want_gradients(is_trained, nullptr);
   BatchLoss<S, Stored> loss(*network, pass);
   Scratch<StepRow> rows(static_cast<int64_t>(network->parameter_sizes.size()));
   begin_step(*network, pass, rows.data());

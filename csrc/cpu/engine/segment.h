@@ -33,23 +33,29 @@ class Segment {
   // Stages [first, last) of the network. whole: the batch is a single tile.
   Segment(const Network& network, size_t first, size_t last, int64_t batch, bool whole, Purpose purpose)
       : network_(network), first_(first), batch_(batch) {
+    static const int64_t kTileValues = getenv("TILE_VALUES") ? atoll(getenv("TILE_VALUES")) : 256 * 1024;
     constexpr int64_t kMostTileImages = 32, kLeastTiles = 4;
+    // Chunks: enough for many threads, few enough to keep their sums small: no more where tiles are small.
+    constexpr int64_t kMostChunks = 32, kMostSums = 4 * 1024 * 1024;
     tile_ = whole ? batch : std::clamp<int64_t>((batch + kLeastTiles - 1) / kLeastTiles, 1, kMostTileImages);
-    const std::vector<bool> wanted =
-        network.values_with_gradients(purpose.input_grad, [](int64_t) { return true; });
+    const int64_t most_chunks = std::min((batch + tile_ - 1) / tile_, kMostChunks);
+    if (!whole) tile_ = std::clamp<int64_t>(kTileValues / std::max<int64_t>(image_values(last), 1), 1, tile_);
+    std::vector<bool> wanted = {purpose.input_grad};
+    const auto reads_wanted = [&](int value) { return wanted[value]; };
+    for (size_t i = 0; i < last; ++i) {
+      wanted.push_back(network.gradient_wanted(i, [](int64_t) { return true; }, reads_wanted));
+    }
     for (size_t i = first; i < last; ++i) {
       const Stage& stage = network.stages[i];
-      const bool input_grad = std::ranges::any_of(stage.inputs, [&](int value) { return wanted[value]; });
+      const bool input_grad = std::ranges::any_of(stage.inputs, reads_wanted);
       stages_.push_back(make_stage_kernels<S>(stage, tile_, purpose.backward, input_grad));
       sum_offsets_.push_back(sums_);
       sums_ += stages_.back()->sums_size();
       needs_statistics_ = needs_statistics_ || stage.needs_statistics();
     }
-    // Chunks: enough for many threads, few enough to keep their sums small.
-    constexpr int64_t kMostChunks = 32, kMostSums = 4 * 1024 * 1024;
     tiles_ = (batch + tile_ - 1) / tile_;
     chunks_ = std::clamp<int64_t>(kMostSums / std::max<int64_t>(sums_, 1), 2, kMostChunks);
-    chunks_ = std::max<int64_t>(std::min(chunks_, tiles_), 1);
+    chunks_ = std::max<int64_t>(std::min(chunks_, most_chunks), 1);
     plan_values(purpose.backward);
     if (purpose.backward) plan_gradients();
   }
@@ -65,29 +71,28 @@ class Segment {
     return value > static_cast<int>(first_) && value <= static_cast<int>(end());
   }
   bool reads(int value) const { return last_reader(value) >= 0; }
+  // Whether backward gives a gradient of it, as opposed to what that follows from.
+  bool gives_gradient(int value) const {
+    for (size_t i = begin(); i < end(); ++i) {
+      const Stage& stage = network_.stages[i];
+      if (!stage.needs_statistics() && std::ranges::count(stage.inputs, value) > 0) return true;
+    }
+    return false;
+  }
+
+  // Whether it needs the images, for a stage or for their statistics.
+  bool uses_images() const { return uses_images_; }
 
   // The memory of a tile for values, for what pools leave, for gradients: elements or bytes, and where those of
   // a value or stage lie.
   int64_t values_size() const { return tile_ * values_.size(); }
-  int64_t value_at(int value) const { return tile_ * values_.begin(value_slots_[value - 1 - first_]); }
-  int64_t kept_size() const {
-    return tile_ * (network_.argmax_before(end()) - network_.argmax_before(first_));
-  }
-  int64_t kept_at(size_t stage) const {
-    return tile_ * (network_.argmax_before(stage) - network_.argmax_before(first_));
-  }
+  int64_t value_at(int value) const { return value_offsets_[value - 1 - first_]; }
+  int64_t kept_size() const { return kept_offsets_.back(); }
+  int64_t kept_at(size_t stage) const { return kept_offsets_[stage - first_]; }
   int64_t gradients_size() const { return tile_ * gradients_.size(); }
-  int64_t gradient_at(int value) const {
-    return tile_ * gradients_.begin(gradient_slots_[value - 1 - first_]);
-  }
-  // A gradient of any value that a stage reads.
-  int64_t largest_input() const {
-    int64_t largest = 0;
-    for (size_t i = begin(); i < end(); ++i) {
-      for (int value : network_.stages[i].inputs) largest = std::max(largest, network_.value_size(value));
-    }
-    return tile_ * largest;
-  }
+  int64_t gradient_at(int value) const { return gradient_offsets_[value - 1 - first_]; }
+  // Of a gradient that is added to another one, of any value that a stage reads.
+  int64_t added_size() const { return added_; }
 
   // To be called before each pass.
   void set_parameters(const StageParameters<T>& parameters) {
@@ -135,6 +140,20 @@ class Segment {
  private:
   TileRange tile(int64_t i) const { return {i, i * tile_, std::min(tile_, batch_ - i * tile_)}; }
 
+  // What stages up to `last` read and give of an image.
+  int64_t image_values(size_t last) const {
+    std::vector<int> values;
+    for (size_t i = first_; i < last; ++i) {
+      values.push_back(static_cast<int>(i) + 1);
+      std::ranges::copy(network_.stages[i].inputs, std::back_inserter(values));
+    }
+    std::ranges::sort(values);
+    values.erase(std::ranges::unique(values).begin(), values.end());
+    int64_t count = 0;
+    for (int value : values) count += network_.value_size(value);
+    return count;
+  }
+
   // The last stage of this segment that reads a value, -1 if none does.
   int last_reader(int value) const {
     for (size_t i = end(); i-- > begin();) {
@@ -149,28 +168,36 @@ class Segment {
   // A value lives until the last stage that reads it; before a backward pass until that.
   void plan_values(bool backward) {
     const int last = static_cast<int>(end());
+    std::vector<int> slots;
+    kept_offsets_ = {0};
     for (size_t i = begin(); i < end(); ++i) {
       const int value = static_cast<int>(i) + 1, birth = static_cast<int>(i);
       const int death = backward || is_output(value) ? last : std::max(last_reader(value), birth);
-      value_slots_.push_back(values_.add(network_.value_size(value), birth, death));
+      slots.push_back(values_.add(network_.value_size(value), birth, death));
+      kept_offsets_.push_back(kept_offsets_.back() + tile_ * network_.stages[i].argmax_words());
     }
+    for (int slot : slots) value_offsets_.push_back(tile_ * values_.begin(slot));
+    uses_images_ = first_ == 0 || reads(0);
   }
 
   // The gradient of a value lives from the last stage that reads it to the one that gave it.
   void plan_gradients() {
-    gradient_slots_.resize(stages_.size());
     const int last = static_cast<int>(end());
     std::vector<std::pair<int, int>> births;  // phase, value
     for (size_t i = begin(); i < end(); ++i) {
       const int value = static_cast<int>(i) + 1;
       const int reader = is_output(value) ? last : std::max(last_reader(value), static_cast<int>(i));
       births.emplace_back(last - reader, value);
+      for (int input : network_.stages[i].inputs) {
+        if (network_.readers(input) > 1) added_ = std::max(added_, tile_ * network_.value_size(input));
+      }
     }
     std::ranges::stable_sort(births);
+    std::vector<int> slots(stages_.size());
     for (const auto& [birth, value] : births) {
-      gradient_slots_[value - 1 - first_] =
-          gradients_.add(network_.value_size(value), birth, last - (value - 1));
+      slots[value - 1 - first_] = gradients_.add(network_.value_size(value), birth, last - (value - 1));
     }
+    for (int slot : slots) gradient_offsets_.push_back(tile_ * gradients_.begin(slot));
   }
 
   // The sums of all chunks to those of the first.
@@ -201,10 +228,10 @@ class Segment {
   const int64_t batch_;
   std::vector<std::unique_ptr<StageKernels<S>>> stages_;
   std::vector<int64_t> sum_offsets_;
-  int64_t tile_, tiles_, chunks_, sums_ = 0;
-  bool needs_statistics_ = false;
+  int64_t tile_, tiles_, chunks_, sums_ = 0, added_ = 0;
+  bool needs_statistics_ = false, uses_images_ = false;
   Slots values_, gradients_;
-  std::vector<int> value_slots_, gradient_slots_;
+  std::vector<int64_t> value_offsets_, kept_offsets_, gradient_offsets_;
 };
 
 }  // namespace lenet_ext::cpu

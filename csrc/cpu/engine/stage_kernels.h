@@ -73,9 +73,9 @@ class StatisticsKernels : public StageKernels<S> {
                                  T* statistics) const = 0;
   // For forward and backward.
   virtual void set_statistics(const T* statistics) = 0;
-  // backward() writes the gradient of what the weight multiplies times the weight, and its sinks take sums
-  // only. After finish_sums() this makes the gradient of the input of it; grad_input may be `grad`.
-  virtual void finish_input_gradient(int64_t count, const T* input, const T* grad, T* grad_input) const = 0;
+  // backward() writes Stage::batch_gradient_size() values of an image, and its sinks take sums only. After
+  // finish_sums() this makes the gradient of the input of them. call.output is not looked at.
+  virtual void finish_input_gradient(const StageCall<T>& call, const T* grad, T* grad_input) const = 0;
 };
 
 }  // namespace lenet_ext::cpu

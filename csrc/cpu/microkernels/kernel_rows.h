@@ -1,8 +1,9 @@
 // The microkernel of conv2d's weight gradient with output channels as lanes: a tile of `Groups` rows of a
 // kernel, `Taps` neighbouring taps each, as accumulators of one vector,
 //
-//   sums[g][tap] += sum over rows y, pixels x of  a[a_offset[g] + y * a_row_stride + (x + tap) * a_stride]
-//                                               * b[(y * columns + x) * b_stride]
+//   sums[g][tap] += sum over images n, rows y, pixels x of
+//       a[a_offset[g] + n * a_image_stride + y * a_row_stride + (x + tap) * a_stride]
+//       * b[((n * rows + y) * columns + x) * b_stride]
 //
 // with vectors sums[g][tap] and b[...]; `a` is broadcast. A step takes several neighbouring pixels, whose
 // windows overlap: a value of `a` is broadcast once for all of them. So neither the input has to be
@@ -22,12 +23,12 @@ template <class T>
 struct KernelRows {
   const T* a;
   const int64_t* a_offset;  // of each group
-  int64_t a_stride, a_row_stride;
+  int64_t a_stride, a_row_stride, a_image_stride;
   const T* b;
   int64_t b_stride;
-  int64_t rows, columns;  // pixels
-  T* sums;                // added to
-  int64_t sums_stride;    // from tap to tap, groups following each other
+  int64_t images, rows, columns;  // pixels
+  T* sums;                        // added to
+  int64_t sums_stride;            // from tap to tap, groups following each other
 };
 
 template <class S, int Taps>
@@ -86,13 +87,13 @@ class KernelRowTiles {
 #pragma GCC unroll 16
     for (int g = 0; g < Groups; ++g) a[g] = t.a + t.a_offset[g];
     const T* b = t.b;
-    for (int64_t y = 0; y < t.rows; ++y) {
-      int64_t x = 0;
-      for (; x + kPixels <= t.columns; x += kPixels, b += kPixels * t.b_stride) {
-        step<Groups, kPixels>(t, a, y * t.a_row_stride + x * t.a_stride, b, acc);
-      }
-      for (; x < t.columns; ++x, b += t.b_stride) {
-        step<Groups, 1>(t, a, y * t.a_row_stride + x * t.a_stride, b, acc);
+    for (int64_t n = 0; n < t.images; ++n) {
+      for (int64_t y = 0; y < t.rows; ++y) {
+        int64_t x = 0, shift = n * t.a_image_stride + y * t.a_row_stride;
+        for (; x + kPixels <= t.columns; x += kPixels, b += kPixels * t.b_stride) {
+          step<Groups, kPixels>(t, a, shift + x * t.a_stride, b, acc);
+        }
+        for (; x < t.columns; ++x, b += t.b_stride) step<Groups, 1>(t, a, shift + x * t.a_stride, b, acc);
       }
     }
 #pragma GCC unroll 16

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <new>
@@ -17,7 +18,8 @@ constexpr bool kOwnAllocations = false;
 #endif
 
 // Memory for the Scratch of this thread: small blocks from an arena, and large ones that are kept for the next
-// time, since the system would take them back at once and hand out fresh pages, each with a page fault.
+// time, since the system would take them back at once and hand out fresh pages, each with a page fault. Those
+// that were used last are kept, up to a total.
 class ScratchCache {
  public:
   struct Block {
@@ -29,22 +31,23 @@ class ScratchCache {
     if (kOwnAllocations) return {::operator new(bytes, kAlignment), bytes};
     if (void* const data = arena_.take(bytes)) return {data, bytes};
     if (bytes < kLeast) bytes = kLeast;
-    for (Block& block : blocks_) {
-      if (block.bytes >= bytes && block.bytes <= 2 * bytes) return std::exchange(block, {});
+    for (size_t i = count_; i-- > 0;) {
+      if (blocks_[i].bytes >= bytes && blocks_[i].bytes <= 2 * bytes) return remove(i);
     }
     return {::operator new(bytes, kAlignment), bytes};
   }
   void give_back(Block block) {
     if (arena_.give_back(block.data)) return;
-    if (block.bytes <= kMost && !kOwnAllocations) {
-      for (size_t i = 0; i < kBlocks && blocks_[next_].data != nullptr; ++i) next_ = (next_ + 1) % kBlocks;
-      std::swap(block, blocks_[next_]);
-      next_ = (next_ + 1) % kBlocks;
-    }
-    ::operator delete(block.data, kAlignment);
+    if (kOwnAllocations || block.bytes > kMost) return ::operator delete(block.data, kAlignment);
+    while (count_ == kBlocks || total_ + block.bytes > kMost) ::operator delete(remove(0).data, kAlignment);
+    blocks_[count_++] = block;
+    total_ += block.bytes;
   }
+  ScratchCache() = default;
+  ScratchCache(const ScratchCache&) = delete;
+  ScratchCache& operator=(const ScratchCache&) = delete;
   ~ScratchCache() {
-    for (const Block& block : blocks_) ::operator delete(block.data, kAlignment);
+    while (count_ > 0) ::operator delete(remove(0).data, kAlignment);
   }
 
   static ScratchCache& of_this_thread() {
@@ -53,12 +56,20 @@ class ScratchCache {
   }
 
  private:
+  Block remove(size_t i) {
+    const Block block = blocks_[i];
+    std::copy(blocks_ + i + 1, blocks_ + count_, blocks_ + i);
+    --count_;
+    total_ -= block.bytes;
+    return block;
+  }
+
   static constexpr std::align_val_t kAlignment{64};
   // Of one size up to kLeast: a small block that is needed comes from any other.
-  static constexpr size_t kLeast = 4 * 1024, kMost = 8 * 1024 * 1024, kBlocks = 24;
+  static constexpr size_t kLeast = 4 * 1024, kMost = 256 * 1024 * 1024, kBlocks = 48;
   ScratchArena arena_;
-  Block blocks_[kBlocks];
-  size_t next_ = 0;
+  Block blocks_[kBlocks];  // from the one that was used longest ago
+  size_t count_ = 0, total_ = 0;
 };
 
 // Uninitialised working memory, aligned to a cache line.

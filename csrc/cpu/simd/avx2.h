@@ -9,6 +9,21 @@
 
 namespace lenet_ext::simd {
 
+struct Avx2Words {
+  using Vector = __m256i;
+  static constexpr int width = 4;
+
+  static Vector broadcast(uint32_t value) { return _mm256_set1_epi64x(value); }
+  static Vector load(const uint32_t* p) { return _mm256_cvtepu32_epi64(_mm_loadu_si128((const __m128i*)p)); }
+  static void store(uint32_t* p, Vector v) {
+    const __m256i low = _mm256_permutevar8x32_epi32(v, _mm256_setr_epi32(0, 2, 4, 6, 0, 2, 4, 6));
+    _mm_storeu_si128((__m128i*)p, _mm256_castsi256_si128(low));
+  }
+  static Vector multiply(Vector a, Vector b) { return _mm256_mul_epu32(a, b); }
+  static Vector high(Vector v) { return _mm256_srli_epi64(v, 32); }
+  static Vector exclusive_or(Vector a, Vector b) { return _mm256_xor_si256(a, b); }
+};
+
 template <class T>
 struct Avx2;
 
@@ -17,6 +32,7 @@ struct Avx2<float> {
   using Scalar = float;
   using Vector = __m256;
   using Mask = __m256;  // all bits of an element, or none
+  using Words = Avx2Words;
   static constexpr int width = 8;
   static constexpr int registers = 16;
 
@@ -45,6 +61,15 @@ struct Avx2<float> {
     Half buffer[width];
     store(buffer, v);
     std::memcpy(p, buffer, sizeof(Half) * n);
+  }
+
+  static Mask mask_of(uint32_t bits) {
+    const __m256i bit = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    const __m256i set = _mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), bit);
+    return _mm256_castsi256_ps(_mm256_cmpeq_epi32(set, bit));
+  }
+  static Vector load_masked(const float* p, Mask mask) {
+    return _mm256_maskload_ps(p, _mm256_castps_si256(mask));
   }
 
   static Vector add(Vector a, Vector b) { return _mm256_add_ps(a, b); }
@@ -164,6 +189,7 @@ struct Avx2<double> {
   using Scalar = double;
   using Vector = __m256d;
   using Mask = __m256d;
+  using Words = Avx2Words;
   static constexpr int width = 4;
   static constexpr int registers = 16;
 
@@ -173,6 +199,15 @@ struct Avx2<double> {
   static Vector load_partial(const double* p, int n) { return _mm256_maskload_pd(p, first(n)); }
   static void store(double* p, Vector v) { _mm256_storeu_pd(p, v); }
   static void store_partial(double* p, Vector v, int n) { _mm256_maskstore_pd(p, first(n), v); }
+
+  static Mask mask_of(uint32_t bits) {
+    const __m256i bit = _mm256_setr_epi64x(1, 2, 4, 8);
+    const __m256i set = _mm256_and_si256(_mm256_set1_epi64x(bits), bit);
+    return _mm256_castsi256_pd(_mm256_cmpeq_epi64(set, bit));
+  }
+  static Vector load_masked(const double* p, Mask mask) {
+    return _mm256_maskload_pd(p, _mm256_castpd_si256(mask));
+  }
 
   static Vector add(Vector a, Vector b) { return _mm256_add_pd(a, b); }
   static Vector sub(Vector a, Vector b) { return _mm256_sub_pd(a, b); }

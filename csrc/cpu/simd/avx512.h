@@ -9,6 +9,20 @@
 
 namespace lenet_ext::simd {
 
+struct Avx512Words {
+  using Vector = __m512i;
+  static constexpr int width = 8;
+
+  static Vector broadcast(uint32_t value) { return _mm512_set1_epi64(value); }
+  static Vector load(const uint32_t* p) {
+    return _mm512_cvtepu32_epi64(_mm256_loadu_si256((const __m256i*)p));
+  }
+  static void store(uint32_t* p, Vector v) { _mm256_storeu_si256((__m256i*)p, _mm512_cvtepi64_epi32(v)); }
+  static Vector multiply(Vector a, Vector b) { return _mm512_mul_epu32(a, b); }
+  static Vector high(Vector v) { return _mm512_srli_epi64(v, 32); }
+  static Vector exclusive_or(Vector a, Vector b) { return _mm512_xor_si512(a, b); }
+};
+
 template <class T>
 struct Avx512;
 
@@ -17,6 +31,7 @@ struct Avx512<float> {
   using Scalar = float;
   using Vector = __m512;
   using Mask = __mmask16;
+  using Words = Avx512Words;
   static constexpr int width = 16;
   static constexpr int registers = 32;
 
@@ -44,6 +59,9 @@ struct Avx512<float> {
   static void store_partial(Float16* p, Vector v, int n) {
     _mm256_mask_storeu_epi16(p, first(n), narrow_float16(v));
   }
+
+  static Mask mask_of(uint32_t bits) { return static_cast<Mask>(bits); }
+  static Vector load_masked(const float* p, Mask mask) { return _mm512_maskz_loadu_ps(mask, p); }
 
   static Vector add(Vector a, Vector b) { return _mm512_add_ps(a, b); }
   static Vector sub(Vector a, Vector b) { return _mm512_sub_ps(a, b); }
@@ -187,6 +205,7 @@ struct Avx512<double> {
   using Scalar = double;
   using Vector = __m512d;
   using Mask = __mmask8;
+  using Words = Avx512Words;
   static constexpr int width = 8;
   static constexpr int registers = 32;
 
@@ -196,6 +215,9 @@ struct Avx512<double> {
   static Vector load_partial(const double* p, int n) { return _mm512_maskz_loadu_pd(first(n), p); }
   static void store(double* p, Vector v) { _mm512_storeu_pd(p, v); }
   static void store_partial(double* p, Vector v, int n) { _mm512_mask_storeu_pd(p, first(n), v); }
+
+  static Mask mask_of(uint32_t bits) { return static_cast<Mask>(bits); }
+  static Vector load_masked(const double* p, Mask mask) { return _mm512_maskz_loadu_pd(mask, p); }
 
   static Vector add(Vector a, Vector b) { return _mm512_add_pd(a, b); }
   static Vector sub(Vector a, Vector b) { return _mm512_sub_pd(a, b); }

@@ -9,6 +9,18 @@
 
 namespace lenet_ext::simd {
 
+struct NeonWords {
+  using Vector = uint64x2_t;
+  static constexpr int width = 2;
+
+  static Vector broadcast(uint32_t value) { return vdupq_n_u64(value); }
+  static Vector load(const uint32_t* p) { return vmovl_u32(vld1_u32(p)); }
+  static void store(uint32_t* p, Vector v) { vst1_u32(p, vmovn_u64(v)); }
+  static Vector multiply(Vector a, Vector b) { return vmull_u32(vmovn_u64(a), vmovn_u64(b)); }
+  static Vector high(Vector v) { return vshrq_n_u64(v, 32); }
+  static Vector exclusive_or(Vector a, Vector b) { return veorq_u64(a, b); }
+};
+
 template <class T>
 struct Neon;
 
@@ -17,6 +29,7 @@ struct Neon<float> {
   using Scalar = float;
   using Vector = float32x4_t;
   using Mask = uint32x4_t;  // all bits of an element, or none
+  using Words = NeonWords;
   static constexpr int width = 4;
   static constexpr int registers = 32;
 
@@ -41,6 +54,20 @@ struct Neon<float> {
     Stored buffer[width];
     store(buffer, v);
     std::memcpy(p, buffer, sizeof(Stored) * n);
+  }
+
+  static Mask mask_of(uint32_t bits) {
+    const uint32_t bit[width] = {1, 2, 4, 8};
+    return vtstq_u32(vdupq_n_u32(bits), vld1q_u32(bit));
+  }
+  // The whole vector at once where all of it is wanted, which is the rule.
+  static Vector load_masked(const float* p, Mask mask) {
+    if (vminvq_u32(mask) != 0) return load(p);
+    uint32_t wanted[width];
+    vst1q_u32(wanted, mask);
+    float buffer[width];
+    for (int i = 0; i < width; ++i) buffer[i] = wanted[i] != 0 ? p[i] : 0.0F;
+    return load(buffer);
   }
 
   static Vector add(Vector a, Vector b) { return vaddq_f32(a, b); }
@@ -121,6 +148,7 @@ struct Neon<double> {
   using Scalar = double;
   using Vector = float64x2_t;
   using Mask = uint64x2_t;
+  using Words = NeonWords;
   static constexpr int width = 2;
   static constexpr int registers = 32;
 
@@ -137,6 +165,16 @@ struct Neon<double> {
     double buffer[width];
     store(buffer, v);
     std::memcpy(p, buffer, sizeof(double) * n);
+  }
+
+  static Mask mask_of(uint32_t bits) {
+    const uint64_t bit[width] = {1, 2};
+    return vtstq_u64(vdupq_n_u64(bits), vld1q_u64(bit));
+  }
+  static Vector load_masked(const double* p, Mask mask) {
+    const double buffer[width] = {vgetq_lane_u64(mask, 0) != 0 ? p[0] : 0.0,
+                                  vgetq_lane_u64(mask, 1) != 0 ? p[1] : 0.0};
+    return load(buffer);
   }
 
   static Vector add(Vector a, Vector b) { return vaddq_f64(a, b); }

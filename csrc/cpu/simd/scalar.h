@@ -11,11 +11,25 @@
 
 namespace lenet_ext::simd {
 
+// Numbers of 32 bits, each in the lower half of a lane of 64, whose upper half may hold anything.
+struct Scalar1Words {
+  using Vector = uint64_t;
+  static constexpr int width = 1;
+
+  static Vector broadcast(uint32_t value) { return value; }
+  static Vector load(const uint32_t* p) { return *p; }
+  static void store(uint32_t* p, Vector v) { *p = static_cast<uint32_t>(v); }
+  static Vector multiply(Vector a, Vector b) { return (a & 0xffffffff) * (b & 0xffffffff); }  // all 64 bits
+  static Vector high(Vector v) { return v >> 32; }
+  static Vector exclusive_or(Vector a, Vector b) { return a ^ b; }
+};
+
 template <class T>
 struct Scalar1 {
   using Scalar = T;   // the compute type: float or double
   using Vector = T;   // `width` of them
   using Mask = bool;  // one flag per element
+  using Words = Scalar1Words;
   static constexpr int width = 1;
   static constexpr int registers = 16;  // vector registers, the budget of the tiles in tile.h
 
@@ -40,6 +54,10 @@ struct Scalar1 {
   static void store_partial(Stored* p, Vector v, int n) {
     if (n > 0) from_compute(v, *p);
   }
+
+  // The elements whose bit is set, from the lowest on; of those alone memory is touched, others are zero.
+  static Mask mask_of(uint32_t bits) { return (bits & 1) != 0; }
+  static Vector load_masked(const T* p, Mask mask) { return mask ? *p : T(0); }
 
   static Vector add(Vector a, Vector b) { return a + b; }
   static Vector sub(Vector a, Vector b) { return a - b; }

@@ -33,8 +33,6 @@ class ActivatedStage final : public StageKernels<S> {
   }
   void finish_sums(const T* sums, const GradientSink<T>& sink) override { stage_->finish_sums(sums, sink); }
 
-  StatisticsKernels<S>* statistics() override { return stage_->statistics(); }
-
  private:
   const std::unique_ptr<StageKernels<S>> stage_;
   const ActivationCall activation_;

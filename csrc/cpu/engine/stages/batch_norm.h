@@ -3,30 +3,29 @@
 //
 //   observe for each tile, finish_statistics, set_statistics, forward for each tile
 //   set_statistics, backward for each tile, finish_sums, finish_input_gradient for each tile
+//
+// Perhaps a max-pool follows, then an activation whose gradient comes from its output. What comes of a few
+// channels goes through all of these while it is in the first-level cache.
 #pragma once
 
 #include <vector>
 
+#include "cpu/activation.h"
 #include "cpu/batch_norm/normalize.h"
 #include "cpu/batch_norm/statistics.h"
 #include "cpu/engine/stage_kernels.h"
+#include "cpu/max_pool2d/grad.h"
+#include "cpu/max_pool2d/max_pool2d.h"
 
 namespace lenet_ext::cpu {
-
-// Parameters of the network; -1 where there is none. The running ones: where they are the statistics.
-struct BatchNormParameters {
-  int weight = -1, bias = -1, running_mean = -1, running_variance = -1;
-
-  bool uses_batch_statistics() const { return running_mean < 0; }
-};
 
 template <class S>
 class BatchNormStage final : public StatisticsKernels<S> {
  public:
   using typename StageKernels<S>::T;
 
-  BatchNormStage(const BatchNormShape& shape, const BatchNormParameters& parameters)
-      : s_(shape), p_(parameters) {}
+  BatchNormStage(const BatchNormShape& shape, const Stage& stage)
+      : s_(shape), stage_(stage), p_(BatchNormParameters::of(stage.layer)) {}
 
   void set_parameters(const StageParameters<T>& parameters) override {
     by_.weight = p_.weight < 0 ? nullptr : copied(parameters.tensors[p_.weight]);
@@ -69,7 +68,16 @@ class BatchNormStage final : public StatisticsKernels<S> {
   }
 
   void forward(const StageCall<T>& call) const override {
-    normalize<S>(s_, call.count, by_, call.inputs[0], call.output);
+    Scratch<T> block(stage_.pooled ? block_size() : 0);
+    for_each_group(call.count, [&](const Group& group) {
+      T* const y = call.output + group.out;
+      T* const normalized = stage_.pooled ? block.data() : y;
+      normalize<S>(group.shape, group.images, by_.from(group.channel), call.inputs[0] + group.in, normalized);
+      if (stage_.pooled) {
+        max_pool2d<S>(group.pool, Format::kContiguous, normalized, y, argmax(call, group));
+      }
+      activate<S>(stage_.activation, group.out_size, y, y);
+    });
   }
 
   // Of g and of g * xhat, where g is the gradient of the normalized values: the gradients of bias and weight.
@@ -78,22 +86,37 @@ class BatchNormStage final : public StatisticsKernels<S> {
     return p_.uses_batch_statistics() || p_.weight >= 0 ? 2 * s_.channels + 1 : 0;
   }
 
-  // With the batch's statistics grad_inputs[0] becomes g, for finish_input_gradient.
+  // With the batch's statistics grad_inputs[0] becomes g, after a pool only what that passes on.
   void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,
                 const GradientSink<T>& sink) const override {
-    if (sums_size() > 0 && sink.sums() != nullptr) add_sums(call, grad_output, sink.sums());
-    if (p_.weight >= 0 && sink.takes_pieces()) {
-      Scratch<T> sums(sums_size());
-      std::fill_n(sums.data(), sums_size(), T(0));
-      add_sums(call, grad_output, sums.data());
-      give_gradients(sums.data(), sink);
-    }
-    if (grad_inputs[0] == nullptr) return;
-    if (p_.uses_batch_statistics()) {
-      std::copy_n(grad_output, call.count * s_.image(), grad_inputs[0]);
-    } else {
-      normalize_grad<S>(s_, call.count, by_, grad_output, grad_inputs[0]);
-    }
+    const bool sums_wanted = sums_size() > 0 && sink.is_wanted();
+    T* const grad_x = p_.uses_batch_statistics() ? nullptr : grad_inputs[0];
+    T* const g = p_.uses_batch_statistics() && grad_inputs[0] != nullptr ? grad_inputs[0] : grad_output;
+    Scratch<T> block(stage_.pooled ? block_size() : 0);
+    Scratch<double> sums(2 * s_.channels);
+    std::fill_n(sums.data(), 2 * s_.channels, 0.0);
+    for_each_group(call.count, [&](const Group& group) {
+      T* const of_group = g + group.out;
+      if (stage_.activation.kind != Activation::kNone) {
+        activation_grad<S>(stage_.activation, group.out_size, grad_output + group.out,
+                           call.output + group.out, of_group);
+      } else if (g != grad_output) {
+        std::copy_n(grad_output + group.out, group.out_size, of_group);
+      }
+      const T* normalized = of_group;
+      if (stage_.pooled && (sums_wanted || grad_x != nullptr)) {
+        max_pool2d_input_grad<S>(group.pool, Format::kContiguous, of_group, argmax(call, group),
+                                 block.data());
+        normalized = block.data();
+      }
+      const Normalization<T> by = by_.from(group.channel);
+      if (sums_wanted) {
+        add_normalize_sums<S>(group.shape, group.images, by, call.inputs[0] + group.in, normalized,
+                              sums.data() + group.channel, sums.data() + s_.channels + group.channel);
+      }
+      if (grad_x != nullptr) normalize_grad<S>(group.shape, group.images, by, normalized, grad_x + group.in);
+    });
+    if (sums_wanted) give_sums(call.count, sums.data(), sink);
   }
 
   void finish_sums(const T* sums, const GradientSink<T>& sink) override {
@@ -107,27 +130,95 @@ class BatchNormStage final : public StatisticsKernels<S> {
     if (p_.weight >= 0 && sink.takes_pieces()) give_gradients(sums, sink);
   }
 
-  void finish_input_gradient(int64_t images, const T* x, const T* g, T* grad_x) const override {
-    batch_normalize_grad<S>(s_, images, by_, grad_means_.data(), x, g, grad_x);
+  void finish_input_gradient(const StageCall<T>& call, const T* grad, T* grad_x) const override {
+    for_each_group(call.count, [&](const Group& group) {
+      T* const to = grad_x + group.in;
+      const T* normalized = grad + group.out;
+      if (stage_.pooled) {
+        max_pool2d_input_grad<S>(group.pool, Format::kContiguous, normalized, argmax(call, group), to);
+        normalized = to;
+      }
+      const T* const means = grad_means_.data() + group.channel;
+      batch_normalize_grad<S>(group.shape, group.images, by_.from(group.channel), means, means + s_.channels,
+                              call.inputs[0] + group.in, normalized, to);
+    });
   }
 
  private:
+  // Some channels of an image, or several whole images.
+  struct Group {
+    BatchNormShape shape;
+    MaxPool2dShape pool;
+    int64_t image, images, channel;
+    int64_t in, out, out_size;  // where it begins before and after the pool; its elements after it
+  };
+
+  // What channels are to the batch norm they may not be to the pool, if a reshape lies between.
+  bool in_channels() const { return !stage_.pooled || stage_.pool.height * stage_.pool.width == s_.plane; }
+  int64_t block_size() const { return std::max({kBlock, s_.plane, in_channels() ? 0 : s_.image()}); }
+
+  // body(group) for all of some images.
+  template <class Body>
+  void for_each_group(int64_t images, const Body& body) const {
+    if (s_.image() == 0) return;
+    const int64_t out_image = stage_.pooled ? stage_.output_size : s_.image();
+    if (s_.image() <= kBlock || !in_channels()) {
+      const int64_t most = std::max<int64_t>(kBlock / s_.image(), 1);
+      for (int64_t i = 0; i < images; i += most) {
+        const int64_t count = std::min(most, images - i);
+        MaxPool2dShape pool = stage_.pool;
+        pool.batch = count;
+        body(Group{s_, pool, i, count, 0, i * s_.image(), i * out_image, count * out_image});
+      }
+      return;
+    }
+    const int64_t out_plane = out_image / s_.channels, most = std::max<int64_t>(kBlock / s_.plane, 1);
+    for (int64_t i = 0; i < images; ++i) {
+      for (int64_t c = 0; c < s_.channels; c += most) {
+        const int64_t count = std::min(most, s_.channels - c);
+        MaxPool2dShape pool = stage_.pool;
+        pool.batch = 1, pool.channels = count;
+        body(Group{{count, s_.plane, s_.eps},
+                   pool,
+                   i,
+                   1,
+                   c,
+                   i * s_.image() + c * s_.plane,
+                   i * out_image + c * out_plane,
+                   count * out_plane});
+      }
+    }
+  }
+
+  // Where it is for a group.
+  uint8_t* argmax(const StageCall<T>& call, const Group& group) const {
+    return call.kept == nullptr ? nullptr : call.kept + group.out * (stage_.pool.byte_argmax() ? 1 : 4);
+  }
+
   // A step of the optimizer changes the weight before the gradient of the input is there.
   const T* copied(const T* weight) {
     weight_.assign(weight, weight + s_.channels);
     return weight_.data();
   }
 
-  void add_sums(const StageCall<T>& call, const T* g, T* sums) const {
-    add_normalize_sums<S>(s_, call.count, by_, call.inputs[0], g, sums);
-    sums[2 * s_.channels] += static_cast<T>(call.count);
+  void give_sums(int64_t images, const double* sums, const GradientSink<T>& sink) const {
+    Scratch<T> own(sink.sums() == nullptr ? sums_size() : 0);
+    T* const to = sink.sums() == nullptr ? own.data() : sink.sums();
+    if (to == own.data()) std::fill_n(to, sums_size(), T(0));
+    for (int64_t i = 0; i < 2 * s_.channels; ++i) to[i] += static_cast<T>(sums[i]);
+    to[2 * s_.channels] += static_cast<T>(images);
+    if (p_.weight >= 0 && sink.takes_pieces()) give_gradients(to, sink);
   }
   void give_gradients(const T* sums, const GradientSink<T>& sink) const {
     sink.take(p_.bias, 0, s_.channels, sums);
     sink.take(p_.weight, 0, s_.channels, sums + s_.channels);
   }
 
+  static constexpr int64_t kBlock =
+      4096;  // elements of a group: with what they become they fit the first-level cache
+
   const BatchNormShape s_;
+  const Stage& stage_;
   const BatchNormParameters p_;
   Normalization<T> by_{};
   std::vector<T> weight_, running_inv_std_;

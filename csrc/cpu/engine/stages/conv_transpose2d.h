@@ -5,6 +5,7 @@
 
 #include <optional>
 
+#include "cpu/batch_norm/folded.h"
 #include "cpu/conv2d/conv2d.h"
 #include "cpu/engine/stage_kernels.h"
 #include "cpu/microkernels/lanes.h"
@@ -16,22 +17,27 @@ class ConvTranspose2dStage final : public StageKernels<S> {
  public:
   using typename StageKernels<S>::T;
 
-  // conv: the convolution, from what this layer gives to what it reads. weight, bias: parameters of the
-  // network; no bias if -1. images: most images per call. backward, input_grad: whether these will be asked
-  // for.
-  ConvTranspose2dStage(const Conv2dShape& conv, int weight, int bias, int64_t images, bool backward,
-                       bool input_grad)
-      : s_(of_batch(conv, images)),
-        weight_(weight),
-        bias_(bias),
+  // stage.conv is the convolution, from what this layer gives to what it reads. images: most images per call.
+  // backward, input_grad: whether these will be asked for.
+  ConvTranspose2dStage(const Stage& stage, int64_t images, bool backward, bool input_grad)
+      : s_(of_batch(stage.conv, images)),
+        weight_(stage.weight),
+        bias_(stage.bias),
         forward_(s_, Format::kContiguous, Caller::kEngine) {
-    if (backward) weight_grad_.emplace(s_, Format::kContiguous);
+    if (stage.norm) folded_.emplace(*stage.norm, s_.in_channels);
+    if (backward) weight_grad_.emplace(s_, Format::kContiguous, Caller::kEngine);
     if (backward && input_grad) input_grad_.emplace(s_, Format::kContiguous, Caller::kEngine);
   }
 
   void set_parameters(const StageParameters<T>& parameters) override {
-    const T* const weight = parameters.tensors[weight_];
-    forward_.set_weight(weight, bias_ < 0 ? nullptr : parameters.tensors[bias_]);
+    const T *weight = parameters.tensors[weight_], *bias = bias_ < 0 ? nullptr : parameters.tensors[bias_];
+    if (folded_) {
+      folded_->set_statistics(parameters.tensors);
+      weight =
+          folded_->transposed_weight(weight, s_.out_channels, s_.groups, s_.kernel_height * s_.kernel_width);
+      bias = folded_->bias(bias);
+    }
+    forward_.set_weight(weight, bias);
     if (input_grad_) input_grad_->set_weights(weight, nullptr);
   }
 
@@ -88,7 +94,8 @@ class ConvTranspose2dStage final : public StageKernels<S> {
   const int weight_, bias_;
   Conv2dInputGrad<S, T> forward_;
   std::optional<Conv2dForward<S, T>> input_grad_;
-  std::optional<WeightGradient<S, T>> weight_grad_;
+  std::optional<Conv2dWeightGrad<S, T>> weight_grad_;
+  std::optional<Folded<T>> folded_;
 };
 
 }  // namespace lenet_ext::cpu

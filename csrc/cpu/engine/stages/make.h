@@ -21,19 +21,10 @@ namespace lenet_ext::cpu {
 
 template <class S>
 std::unique_ptr<StageKernels<S>> make_batch_norm(const Stage& s) {
-  const SizeList& p = s.layer.parameters;
-  const bool affine = s.layer.numbers[1] != 0;
   const int64_t channels = s.channels();
   const BatchNormShape shape{
       .channels = channels, .plane = channels == 0 ? 0 : s.input_size / channels, .eps = s.layer.reals[0]};
-  BatchNormParameters parameters;
-  if (affine) parameters.weight = static_cast<int>(p[0]), parameters.bias = static_cast<int>(p[1]);
-  if (!s.needs_statistics()) {
-    const size_t first = affine ? 2 : 0;
-    parameters.running_mean = static_cast<int>(p[first]);
-    parameters.running_variance = static_cast<int>(p[first + 1]);
-  }
-  return std::make_unique<BatchNormStage<S>>(shape, parameters);
+  return std::make_unique<BatchNormStage<S>>(shape, s);
 }
 
 template <class S>
@@ -111,8 +102,7 @@ template <class S>
 std::unique_ptr<StageKernels<S>> make_core(const Stage& s, int64_t images, bool backward, bool input_grad) {
   switch (s.core) {
     case LayerKind::kConvTranspose2d:
-      return std::make_unique<ConvTranspose2dStage<S>>(s.conv, s.weight, s.bias, images, backward,
-                                                       input_grad);
+      return std::make_unique<ConvTranspose2dStage<S>>(s, images, backward, input_grad);
     case LayerKind::kAvgPool2d:
     case LayerKind::kAdaptiveAvgPool2d:
       return std::make_unique<AvgPool2dStage<S>>(
@@ -162,7 +152,7 @@ std::unique_ptr<StageKernels<S>> make_stage_kernels(const Stage& s, int64_t imag
     return std::make_unique<PlainStage<S>>(s, images, backward, input_grad);
   }
   std::unique_ptr<StageKernels<S>> core = make_core<S>(s, images, backward, input_grad);
-  if (s.activation.kind == Activation::kNone) return core;
+  if (s.activation.kind == Activation::kNone || s.core == LayerKind::kBatchNorm) return core;
   return std::make_unique<ActivatedStage<S>>(std::move(core), s.activation, s.output_size);
 }
 

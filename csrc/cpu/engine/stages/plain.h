@@ -4,6 +4,7 @@
 #include <optional>
 
 #include "cpu/activation.h"
+#include "cpu/batch_norm/folded.h"
 #include "cpu/conv2d/conv2d.h"
 #include "cpu/engine/pooled_conv2d_grad.h"
 #include "cpu/engine/stage_kernels.h"
@@ -27,6 +28,7 @@ class PlainStage final : public StageKernels<S> {
     block_ = std::clamp<int64_t>(kBlockBytes / (s_.core_size * int64_t{sizeof(T)} + 1), 1,
                                  std::max<int64_t>(images, 1));
     conv_.batch = pool_.batch = block_;
+    if (s_.norm) folded_.emplace(*s_.norm, s_.core_sizes[0]);
     if (s_.core != Core::kConv2d) return;
     forward_.emplace(conv_, Format::kContiguous, Caller::kEngine, s_.pooled ? &pool_ : nullptr);
     if (!backward) return;
@@ -34,13 +36,17 @@ class PlainStage final : public StageKernels<S> {
       pooled_.emplace(conv_, pool_, input_grad);
       return;
     }
-    weight_grad_.emplace(conv_, Format::kContiguous);
+    weight_grad_.emplace(conv_, Format::kContiguous, Caller::kEngine);
     if (input_grad) input_grad_.emplace(conv_, Format::kContiguous, Caller::kEngine);
   }
 
   void set_parameters(const StageParameters<T>& parameters) override {
     weight_ = s_.weight < 0 ? nullptr : parameters.tensors[s_.weight];
     bias_ = s_.bias < 0 ? nullptr : parameters.tensors[s_.bias];
+    if (folded_) {
+      folded_->set_statistics(parameters.tensors);
+      weight_ = folded_->weight(weight_, s_.weight_size), bias_ = folded_->bias(bias_);
+    }
     if (forward_) forward_->set_weights(weight_, bias_);
     if (pooled_) pooled_->set_weight(weight_);
     if (input_grad_) input_grad_->set_weight(weight_);
@@ -68,7 +74,9 @@ class PlainStage final : public StageKernels<S> {
     }
   }
 
-  int64_t sums_size() const override { return pooled_ ? pooled_->sums_size() : s_.parameter_count(); }
+  int64_t sums_size() const override {
+    return pooled_ ? pooled_->sums_size() : weight_grad_ ? weight_grad_->sums_size() : s_.parameter_count();
+  }
 
   void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,
                 const GradientSink<T>& sink) const override {
@@ -91,9 +99,13 @@ class PlainStage final : public StageKernels<S> {
   // The gradients of the parameters, in their own layout.
   void give(const T* sums, const GradientSink<T>& sink) const {
     if (s_.weight < 0) return;
-    Scratch<T> gradients(pooled_ ? s_.weight_size : 0);
+    Scratch<T> gradients(pooled_ || weight_grad_ ? s_.parameter_count() : 0);
     const T *weight = sums, *bias = sums + s_.weight_size;
     if (pooled_) bias = pooled_->write(sums, gradients.data()), weight = gradients.data();
+    if (weight_grad_) {
+      weight = gradients.data(), bias = weight + s_.weight_size;
+      weight_grad_->write(sums, gradients.data(), s_.bias < 0 ? nullptr : gradients.data() + s_.weight_size);
+    }
     sink.take(s_.weight, 0, s_.weight_size, weight);
     if (s_.bias >= 0) sink.take(s_.bias, 0, s_.bias_size, bias);
   }
@@ -135,18 +147,11 @@ class PlainStage final : public StageKernels<S> {
                                  to);
         grad = to;
       }
-      if (weight_grad_wanted) add_weight_grad(count, input + i * s_.input_size, grad, sums);
+      if (weight_grad_wanted) weight_grad_->add(grad, input + i * s_.input_size, count, sums);
       if (grad_x == nullptr) continue;
       if (input_grad_) input_grad_->run(count, grad, grad_x);
       if (s_.core == Core::kNone && !s_.pooled) std::copy_n(grad, count * s_.input_size, grad_x);
     }
-  }
-
-  void add_weight_grad(int64_t images, const T* input, const T* grad_output, T* sums) const {
-    Scratch<T> gradients(s_.parameter_count());
-    weight_grad_->run(grad_output, input, images, gradients.data(),
-                      s_.bias < 0 ? nullptr : gradients.data() + s_.weight_size);
-    add_row<S>(gradients.data(), sums, s_.parameter_count());
   }
 
   void linear_backward(int64_t images, const T* input, const T* grad_output, T* grad_input,
@@ -202,8 +207,9 @@ class PlainStage final : public StageKernels<S> {
   int64_t block_;
   std::optional<Conv2dForward<S, T>> forward_;
   std::optional<Conv2dInputGrad<S, T>> input_grad_;
-  std::optional<WeightGradient<S, T>> weight_grad_;
+  std::optional<Conv2dWeightGrad<S, T>> weight_grad_;
   std::optional<PooledConv2dGradient<S>> pooled_;  // in place of the two before
+  std::optional<Folded<T>> folded_;
   const T *weight_ = nullptr, *bias_ = nullptr;
 };
 

@@ -5,6 +5,7 @@
 #include "arithmetic.h"
 #include "lanes.h"
 #include "memory.h"
+#include "words.h"
 
 int main() {
   using namespace lenet_ext::simd;
@@ -12,6 +13,7 @@ int main() {
   test_memory<S>();
   test_arithmetic<S>();
   test_lanes<S>();
+  test_words<S>();
   std::printf("%lld checks, %lld failed\n", static_cast<long long>(checks), static_cast<long long>(failures));
   return failures == 0 ? 0 : 1;
 }

@@ -4,6 +4,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <bit>
 #include <cstdlib>
 
 #include "check.h"
@@ -102,9 +103,26 @@ void test_16_bits() {
   }
 }
 
+// Each set of elements in memory that ends with the last of them, and begins with the first.
+template <class S>
+void test_masks() {
+  using T = typename S::Scalar;
+  for (uint32_t bits = 0; bits < 1u << S::width; ++bits) {
+    const auto mask = S::mask_of(bits);
+    const int begin = bits == 0 ? 0 : std::countr_zero(bits), end = std::bit_width(bits);
+    auto* const elements = before_edge<T>(end - begin);
+    for (int i = begin; i < end; ++i) elements[i - begin] = static_cast<T>(i + 1);
+    const Elements<S> loaded = elements_of<S>(S::load_masked(elements - begin, mask));
+    for (int i = 0; i < S::width; ++i) {
+      expect_bits("load_masked", i, loaded[i], static_cast<T>((bits >> i & 1) != 0 ? i + 1 : 0));
+    }
+  }
+}
+
 template <class S>
 void test_memory() {
   test_own_type<S>();
+  test_masks<S>();
   if constexpr (std::is_same_v<typename S::Scalar, float>) {
     test_16_bits<S, BFloat16>();
     test_16_bits<S, Float16>();

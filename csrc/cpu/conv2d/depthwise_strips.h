@@ -1,0 +1,124 @@
+// How a depthwise convolution reads planes: by strips of as many neighbouring output pixels as a vector has
+// lanes, down all rows. What a tap meets at a strip is one load, with the lanes masked off that lie in the
+// padding: nothing is copied. Where two rows or more fit into a vector, a strip takes so many whole rows, which
+// follow each other in memory, at once.
+#pragma once
+
+#include <algorithm>
+#include <vector>
+
+#include "cpu/conv2d/image.h"
+
+namespace lenet_ext::cpu {
+
+// Of one channel: where input and output pixels lie to each other.
+struct PlaneGeometry {
+  int64_t height, width, out_height, out_width;
+  int64_t pad_top, pad_left;  // may be negative
+  int64_t stride;
+
+  int64_t size() const { return height * width; }
+  int64_t out_size() const { return out_height * out_width; }
+};
+
+inline constexpr int kMostStripLoads = 6;
+
+// Outputs [first, first + lanes) of a row, or of `rows` whole rows; and the lanes of each load that lie in the
+// image's columns and belong to an output.
+struct PlaneStrip {
+  int64_t first;
+  int lanes;
+  int64_t rows;
+  uint32_t columns[kMostStripLoads];
+  // Of several rows: for each step down the image and each row of taps the lanes whose rows lie in the image and
+  // are those of outputs; and the steps at which these are all.
+  std::vector<uint32_t> row_lanes = {};
+  Range whole_steps{0, 0};
+};
+
+// The lanes of a strip of several rows whose input row, `row` of the first, lies in the image and whose output
+// does, `out_rows` of which are left.
+inline uint32_t lanes_of_rows(const PlaneGeometry& g, int64_t rows, int64_t row, int64_t out_rows) {
+  const auto below = [](int64_t lanes) { return static_cast<uint32_t>((uint64_t{1} << lanes) - 1); };
+  const int64_t begin = std::clamp<int64_t>(-row, 0, rows);
+  const int64_t end = std::clamp<int64_t>(std::min(g.height - row, out_rows), begin, rows);
+  return below(end * g.width) & ~below(begin * g.width);
+}
+
+// The pixels that the kTaps columns of a row of taps meet. With a stride of 2 two vectors of a row are split into
+// even and odd columns, which gives two taps.
+template <class S, int kTaps, int kStride>
+struct StripColumns {
+  using T = typename S::Scalar;
+  using V = typename S::Vector;
+  using Mask = typename S::Mask;
+  static constexpr int kLoads = kStride == 1 ? kTaps : 2 * ((kTaps + 1) / 2);
+  static_assert(kLoads <= kMostStripLoads);
+
+  // From the pixel that the first tap meets at the strip's first output.
+  static constexpr int64_t offset(int load) {
+    return kStride == 1 ? load : load / 2 * 2 + load % 2 * int64_t{S::width};
+  }
+
+  static std::vector<PlaneStrip> strips(const PlaneGeometry& g) {
+    const int64_t together =
+        kStride == 1 && g.width == g.out_width ? std::max<int64_t>(S::width / g.width, 1) : 1;
+    const int64_t rows = std::min(together, g.out_height);
+    std::vector<PlaneStrip> strips;
+    for (int64_t first = 0; first < g.out_width; first += S::width) {
+      const int64_t columns = std::min<int64_t>(g.out_width - first, S::width), lanes = columns * rows;
+      PlaneStrip strip{first, static_cast<int>(lanes), rows, {}};
+      for (int load = 0; load < kLoads; ++load) {
+        for (int64_t lane = 0; lane < S::width; ++lane) {
+          const int64_t output = kStride == 1 ? lane : (load % 2 * S::width + lane) / 2;
+          const int64_t column =
+              first * kStride - g.pad_left + offset(load) + (rows > 1 ? lane % g.out_width : lane);
+          const bool inside = column >= 0 && column < g.width && output < lanes;
+          strip.columns[load] |= uint32_t{inside} << lane;
+        }
+      }
+      if (rows > 1) add_steps(g, strip);
+      strips.push_back(std::move(strip));
+    }
+    return strips;
+  }
+
+  static void add_steps(const PlaneGeometry& g, PlaneStrip& strip) {
+    const auto all = static_cast<uint32_t>((uint64_t{1} << strip.lanes) - 1);
+    for (int64_t y = 0, step = 0; y < g.out_height; y += strip.rows, ++step) {
+      bool whole = true;
+      for (int64_t row = y - g.pad_top; row < y - g.pad_top + kTaps; ++row) {
+        strip.row_lanes.push_back(lanes_of_rows(g, strip.rows, row, g.out_height - y));
+        whole = whole && strip.row_lanes.back() == all;
+      }
+      if (!whole) continue;
+      if (strip.whole_steps.end == 0) strip.whole_steps.begin = step;
+      strip.whole_steps.end = step + 1;
+    }
+  }
+
+  Mask masks[kLoads];
+
+  // other: lanes to be left out besides.
+  explicit StripColumns(const PlaneStrip& strip, uint32_t lanes = ~uint32_t{0}) {
+#pragma GCC unroll 8
+    for (int i = 0; i < kLoads; ++i) masks[i] = S::mask_of(strip.columns[i] & lanes);
+  }
+
+  void load(const T* row, V (&taps)[kTaps]) const {
+    if constexpr (kStride == 1) {
+#pragma GCC unroll 8
+      for (int i = 0; i < kTaps; ++i) taps[i] = S::load_masked(row + i, masks[i]);
+    } else {
+#pragma GCC unroll 8
+      for (int i = 0; i < kLoads; i += 2) {
+        const V low = S::load_masked(row + offset(i), masks[i]),
+                high = S::load_masked(row + offset(i + 1), masks[i + 1]);
+        taps[i] = S::even(low, high);
+        if (i + 1 < kTaps) taps[i + 1] = S::odd(low, high);
+      }
+    }
+  }
+};
+
+}  // namespace lenet_ext::cpu

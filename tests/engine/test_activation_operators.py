@@ -96,7 +96,7 @@ def check(name: str, x: Tensor) -> None:
 @pytest.mark.parametrize("name", CASES)
 def test_values_and_gradients(name: str, dtype: torch.dtype) -> None:
     for size in SIZES:
-        check(name, normal((size,), dtype, size) * 4)
+        check(name, normal((size,), dtype, size) * (2 if name == "exp" else 4))  # e^12 is no float16
 
 
 def kinks(case: Case, dtype: torch.dtype) -> Tensor:

@@ -54,8 +54,8 @@ def test_as_torch(dtype: torch.dtype, case: tuple[Layer, tuple[int, ...], tuple[
     layer, shape, weights = case
     size = math.prod(shape) // layer.integers[0] if isinstance(layer, GroupNorm) else math.prod(weights)
     # Few values of a group leave but a small part of a gradient: its error counts from the whole.
-    tolerance = 1e-3 if dtype == torch.float32 and size < 20 else None
-    for batch in (1, 5, 70):  # as a single tile; a single image per tile; several
+    tolerance = None if size >= 20 else 1e-3 if dtype == torch.float32 else 1e-11
+    for batch in (1, 5, 33):  # as a single tile; a single image per tile; several
         x = random_values(batch, *shape, dtype=dtype) * 2 + 0.5
         for count in range(3):
             parameters = parameters_of(count, weights, dtype)
@@ -149,18 +149,13 @@ def test_parameters_of_other_sizes_are_refused() -> None:
 
 
 def test_gradcheck() -> None:
-    model = nn.Sequential(
-        nn.Conv2d(1, 4, 3),
-        nn.GroupNorm(2, 4),
-        nn.SiLU(),
-        nn.InstanceNorm2d(4, affine=True),
-        nn.LayerNorm((3, 4)),
-    ).double()
-    fused = lenet_ext.fuse(model, torch.randn(2, 1, 5, 6, dtype=torch.float64))
-    x = random_values(2, 1, 5, 6, dtype=torch.float64).requires_grad_()
-    parameters = list(fused.parameters())
-    assert torch.autograd.gradcheck(lambda x, *_: fused(x), (x, *parameters))
-    assert torch.autograd.gradgradcheck(lambda x, *_: fused(x), (x, *parameters), atol=1e-4)
+    norms = nn.GroupNorm(2, 4), nn.SiLU(), nn.InstanceNorm1d(4, affine=True), nn.LayerNorm((4, 3))
+    model = nn.Sequential(*norms).double()
+    x = random_values(2, 4, 3, dtype=torch.float64).requires_grad_()
+    fused = lenet_ext.fuse(model, x.detach())
+    inputs = (x, *fused.parameters())
+    assert torch.autograd.gradcheck(lambda x, *_: fused(x), inputs)
+    assert torch.autograd.gradgradcheck(lambda x, *_: fused(x), inputs, atol=1e-4)
 
 
 def test_layer_norm_of_the_batch_is_refused() -> None:

@@ -80,16 +80,15 @@ struct Hardswish {
   }
 };
 
-// |x|; no gradient for 0, and NaN for a NaN.
+// |x|; no gradient for 0 and NaN.
 template <class S>
 struct Abs {
   using V = typename S::Vector;
   explicit Abs(const ActivationCall&) {}
   static V value(V x) { return S::abs(x); }
   static V gradient(V grad_output, V input) {
-    const V negative = S::sub(S::zero(), grad_output);
-    const V not_above =
-        S::select(S::positive(S::sub(S::zero(), input)), negative, S::mul(grad_output, input));
+    const V minus_input = S::sub(S::zero(), input), minus_grad = S::sub(S::zero(), grad_output);
+    const V not_above = S::select(S::positive(minus_input), minus_grad, S::zero());
     return S::select(S::positive(input), grad_output, not_above);
   }
 };

@@ -122,7 +122,7 @@ struct OtherActivation {
       case Activation::kExp:
         return grad_output * saved;
       case Activation::kAbs:
-        return saved > 0 ? grad_output : saved < 0 ? -grad_output : grad_output * saved;
+        return saved > 0 ? grad_output : saved < 0 ? -grad_output : T(0);
       case Activation::kNone:
       case Activation::kReLU:
         break;

@@ -102,10 +102,7 @@ def training_loop(network: Network, module: nn.Module, images: Tensor) -> tuple[
     def step() -> Tensor:
         optimizer.zero_grad()
         outputs = module(images)
-        if loss_module is None:
-            loss = _loss(outputs)
-        else:
-            loss = loss_module(first_output(outputs), targets)
+        loss = _loss(outputs) if loss_module is None else loss_module(first_output(outputs), targets)
         loss.backward()
         optimizer.step()
         return loss.detach()

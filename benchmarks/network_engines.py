@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 
 import lenet_ext
 from benchmarks.engines import CHANNELS_LAST, CHECKED_STEPS, COMPILED, EAGER, TIMED_RATE, UPDATE, Engine, Run
-from benchmarks.networks import Network
+from benchmarks.networks import Network, first_output
 from benchmarks.tasks import Task
 from benchmarks.timing import Call
 
@@ -102,7 +102,7 @@ def training_loop(network: Network, module: nn.Module, images: Tensor) -> tuple[
     def step() -> Tensor:
         optimizer.zero_grad()
         outputs = module(images)
-        loss: Tensor = _loss(outputs) if loss_module is None else loss_module(outputs, targets)
+        loss = _loss(outputs) if loss_module is None else loss_module(first_output(outputs), targets)
         loss.backward()
         optimizer.step()
         return loss.detach()

@@ -70,11 +70,16 @@ class Network(Model):
     dtype: torch.dtype = torch.float32
 
     @cached_property
-    def has_one_output(self) -> bool:
-        """Whether it returns a tensor, and not several."""
+    def first_is_all(self) -> bool:
+        """Whether all parameters have a part in the first output, which a loss is about."""
         task = Task(model=self, batch=2, direction="")
-        with torch.no_grad():
-            return isinstance(task.module()(task.images()), Tensor)
+        module = task.module()
+        with torch.enable_grad():
+            outputs = module(task.images())
+            if isinstance(outputs, Tensor):
+                return True
+            first_output(outputs).sum().backward()
+        return all(parameter.grad is not None for parameter in module.parameters())
 
     @cached_property
     def is_random(self) -> bool:
@@ -90,8 +95,8 @@ class Network(Model):
         return Task(model=self, batch=2, direction="").images().to(self.dtype)
 
     def loss_module(self) -> nn.Module | None:
-        """That of torch.nn; None for a loss of the network's own, or for several outputs."""
-        return LOSSES[self.loss]() if self.loss in LOSSES and self.has_one_output else None
+        """That of torch.nn; None for a loss of the network's own, or about more than the first output."""
+        return LOSSES[self.loss]() if self.loss in LOSSES and self.first_is_all else None
 
     def make_optimizer(self, module: nn.Module) -> torch.optim.Optimizer:
         name, options = self.optimizer
@@ -101,7 +106,7 @@ class Network(Model):
     def targets(self, images: Tensor) -> Tensor:
         """For its loss, the same each time."""
         with torch.no_grad():
-            shape = self.make().to(images.dtype).eval()(images.contiguous()).shape
+            shape = first_output(self.make().to(images.dtype).eval()(images.contiguous())).shape
         generator = torch.Generator().manual_seed(2)
         if isinstance(self.loss_module(), OF_CLASSES):
             return torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator)
@@ -110,6 +115,11 @@ class Network(Model):
     def recipe(self) -> str:
         """The optimizer and the loss, for tables."""
         return f"{self.optimizer[0]}, {self.loss if self.loss_module() else 'a loop'}"
+
+
+def first_output(outputs: Any) -> Tensor:
+    """The first tensor of a tuple, a list or a dict; or the only one."""
+    return next(one for one in tree_leaves(outputs) if isinstance(one, Tensor))
 
 
 def read_networks(where: str) -> list[Network]:

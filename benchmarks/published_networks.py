@@ -171,8 +171,8 @@ def networks_markdown(found: Found) -> str:
         *_head(found),
         f"`fuse` takes {len(fused)} of {count} networks. Microseconds of a call of ours, and how many times "
         "as long the faster of torch eager and torch eager channels_last takes. A training step is a call of "
-        "`TrainStep` with the network's optimizer and loss; where the loss is none of torch's, or there are "
-        "several outputs, it is a loop with the fused network and that optimizer.",
+        "`TrainStep` with the network's optimizer and loss; where the loss is none of torch's, or parameters "
+        "have no part in the first output, it is a loop with the fused network and that optimizer.",
         "\n".join(summary),
         table(columns, *rows.values(), text=(0, 1)),
     ]

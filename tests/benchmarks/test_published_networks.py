@@ -54,6 +54,8 @@ class Viewed(nn.Module):
         return self.fc(x.view(x.shape[0], -1))
 
 class Headed(nn.Module):
+    """Two outputs, of which the loss is about the first."""
+
     def __init__(self):
         super().__init__()
         self.conv, self.drop, self.fc = nn.Conv2d(2, 3, 3), nn.Dropout(), nn.Linear(48, 4)
@@ -62,12 +64,24 @@ class Headed(nn.Module):
         x = self.drop(self.conv(x).flatten(1))
         return {"class": self.fc(x), "features": x}
 
+class Critic(Headed):
+    """The second output has parameters of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.value = nn.Linear(48, 1)
+
+    def forward(self, x):
+        outputs = super().forward(x)
+        return outputs["class"], self.value(outputs["features"])
+
 def tagged():
     return nn.Sequential(nn.Embedding(9, 3), nn.Flatten(), nn.Linear(12, 4))
 
 ZOO = [
     Entry("viewed", Viewed, ((2, 8, 8),), ("Adam", dict(lr=0.01)), "cross_entropy"),
-    Entry("headed", Headed, ((2, 6, 6),), ("SGD", dict(lr=0.1, momentum=0.9)), "policy"),
+    Entry("headed", Headed, ((2, 6, 6),), ("SGD", dict(lr=0.1, momentum=0.9)), "cross_entropy"),
+    Entry("critic", Critic, ((2, 6, 6),), ("SGD", dict(lr=0.1)), "cross_entropy"),
     Entry("embedded", tagged, ((4,),), ("SGD", dict(lr=0.1)), "mse", dtypes=(torch.int64,)),
     Entry("of two", nn.Bilinear, ((4,), (4,)), ("SGD", dict(lr=0.1)), "mse"),
 ]
@@ -92,9 +106,10 @@ def test_networks_of_a_file_are_timed_and_written(
     printed = capsys.readouterr().out
     text = (out / "published_networks.md").read_text()
     assert text.partition("\n![")[0] in printed
-    assert "`fuse` takes 2 of 4 networks." in text
+    assert "`fuse` takes 3 of 5 networks." in text
     assert "| viewed | Adam, cross_entropy |" in text
-    assert "| headed | SGD, a loop" in text
+    assert "| headed | SGD, cross_entropy |" in text
+    assert "| critic | SGD, a loop" in text
     assert "- embedded: fuse: example_input must be torch.float32" in text
     assert "- of two: it has 2 inputs" in text
     assert text.count("- training step, B=32: geometric mean ") == 1
@@ -102,7 +117,7 @@ def test_networks_of_a_file_are_timed_and_written(
     content = json.loads((out / "published_networks.json").read_text())
     records = content["measurements"]
     calls = [(one["direction"], one["batch"]) for one in records]
-    assert calls == 2 * [(INFERENCE, 1), (INFERENCE, 32), (TRAINING_STEP, 32)]
+    assert calls == 3 * [(INFERENCE, 1), (INFERENCE, 32), (TRAINING_STEP, 32)]
     for one in records:
         assert not one["wrong"]
         viewed = one["name"] == "viewed"
@@ -143,7 +158,7 @@ def test_a_wrong_result_of_ours_ends_the_program_after_the_tables(
     monkeypatch.setattr(program, "measure", wrong)
     monkeypatch.setattr(program, "RECIPES", [])
     monkeypatch.setattr(program, "keep_freed_memory", lambda: None)
-    with pytest.raises(SystemExit, match="6 wrong results of ours"):
+    with pytest.raises(SystemExit, match="9 wrong results of ours"):
         program.main(["--networks", str(file)])
     assert "- lenet_ext (viewed, inference, batch 1, 1 thread): output 0 differs" in capsys.readouterr().out
 

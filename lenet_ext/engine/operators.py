@@ -119,6 +119,13 @@ def _fake_statistics(
     pass
 
 
+@_fake.register("dropout_mask")
+def _fake_mask(like: Tensor, seed: Tensor, layer: int, per_channel: bool, p: float) -> Tensor:
+    if like.dim() < 2:
+        raise RuntimeError("dropout_mask: like must have 2 dimensions at least")
+    return torch.empty(like.shape, dtype=like.dtype, device=like.device)
+
+
 class NetworkFunction(Function):
     """The whole network as one node, with gradients for the input and every parameter.
 

@@ -95,9 +95,7 @@ class EngineOptimizer:
         self.__init__(state["optimizer"], state["network"])  # type: ignore[misc]
 
     @serial_in_forked_child  # which makes state
-    def step(
-        self, parameters: list[Tensor], names: Sequence[str], read: Iterable[int], watch: Watch
-    ) -> Step:
+    def step(self, parameters: list[Tensor], names: Sequence[str], read: Iterable[int], watch: Watch) -> Step:
         """The next step of `parameters`, called `names`, which stay while `watch` sees no change.
 
         Those at the end that are no Parameters are the network's buffers, which no optimizer trains. read:

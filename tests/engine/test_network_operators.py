@@ -126,6 +126,8 @@ def spoilt(name: str, index: int, value: object) -> list[object]:
     if isinstance(value, list):  # the state; an empty tensor stands for none
         tensors = [tensor for tensor in spoilt_tensors(value[0]) if tensor.shape != (0, 3)]
         return [[], value * 2, *([tensor] for tensor in tensors)]
+    if name == "network_statistics" and isinstance(value, str):  # of whose numbers some are flags
+        return [*OTHER_PROGRAMS, *(value.replace("0 1 2 3", bad) for bad in ("0 1 2", "0 1 2 4", "0 1 2 -1"))]
     if isinstance(value, str):
         return list(spoilt_programs(value))
     if argument in ("seed", "seeds"):

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from operators import operators, options
 from strategies import conv_cases, laid_out, pool_cases
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from wild_tensors import DTYPES, integers_near_zero, wild_tensors
 
 from lenet_ext.engine.layers import Activation, BatchNorm
@@ -52,7 +53,7 @@ class Call:
 
     def __call__(self) -> list[Tensor]:
         results = getattr(operators, self.name).default(*self.arguments)
-        return [results] if isinstance(results, Tensor) else list(results or ())
+        return [result for result in tree_leaves(results) if result is not None]
 
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(map(describe, self.arguments))}), spoilt: {sorted(self.spoilt)}"

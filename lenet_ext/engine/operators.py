@@ -119,6 +119,13 @@ def _fake_statistics(
     pass
 
 
+@_fake.register("dropout_mask")
+def _fake_mask(like: Tensor, seed: Tensor, layer: int, per_channel: bool, p: float) -> Tensor:
+    if like.dim() < 2:
+        raise RuntimeError("dropout_mask: like must have 2 dimensions at least")
+    return torch.empty(like.shape, dtype=like.dtype, device=like.device)
+
+
 class NetworkFunction(Function):
     """The whole network as one node, with gradients for the input and every parameter.
 
@@ -254,8 +261,9 @@ def layer_by_layer(
         scale, shift = normalization.to(compute).reshape(2, -1, *[1] * (input.dim() - 2))
         activation = activation * scale + shift
     computed = [parameter.to(compute) for parameter in parameters]
-    for number in () if statistics is None else statistics.updated:  # which autocast may have rounded
-        computed[number] = statistics.parameters[number].to(compute)
+    if statistics is not None:
+        for number in statistics.updated:  # which autocast may have rounded
+            computed[number] = statistics.parameters[number].to(compute)
     counts = None if statistics is None else statistics.counts
     with torch.autocast(input.device.type, enabled=False) if autocast_is_on(input) else nullcontext():
         outputs = [output.to(dtype) for output in network.apply(activation, computed, seed, counts)]

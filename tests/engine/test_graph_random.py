@@ -56,9 +56,7 @@ def by_engine(graph: Graph, x: Tensor, state: State, seed: Tensor) -> Sequence[T
     network = graph.network
     counts = [state.counts[number] for number in graph.norms]
     statistics = Statistics(state.tensors, network.updated, counts) if counts else None
-    return run(
-        network.program(), x, None, state.tensors, seed if network.is_random else None, statistics
-    )
+    return run(network.program(), x, None, state.tensors, seed if network.is_random else None, statistics)
 
 
 def results(forward: Forward, graph: Graph, x: Tensor, state: State, seed: Tensor) -> list[Tensor]:

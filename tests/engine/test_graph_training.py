@@ -198,7 +198,7 @@ def test_running_statistics_without_part_in_the_first_output_are_refused() -> No
     model = Forward(forward, fc=nn.Linear(4, 3), norm=nn.BatchNorm1d(3, affine=False)).double()
     step = TrainStep(lenet_ext.fuse(model, torch.zeros(2, 4, dtype=torch.float64)), loss="mse", lr=0.1)
     x, targets = torch.randn(5, 4, dtype=torch.float64), torch.randn(5, 3, dtype=torch.float64)
-    with pytest.raises(RuntimeError, match="norm.running_mean has no part in the first output"):
+    with pytest.raises(RuntimeError, match=r"norm\.running_mean has no part in the first output"):
         step(x, targets)
     step.fused.eval()
     step(x, targets)

@@ -19,6 +19,7 @@ from operators import (
     IMAGES,
     LABELS,
     NETWORK,
+    NORM_PARAMETERS,
     OPERATORS,
     OUTPUT,
     PARAMETERS,
@@ -60,7 +61,6 @@ OTHER_PROGRAMS = [
     "\n".join([*LINES[:3], *LINES[4:]]),  # without the pool: the numbers of values do not fit
     "\n".join([LINES[0], LINES[2], LINES[1], *LINES[3:]]),
     "\n".join([*LINES, LINES[-1]]),
-    program(*((node.layer, node.parameters) for node in NETWORK.nodes[:3])),  # two parameters are left over
     program(
         *((node.layer, node.parameters) for node in NETWORK.nodes), (Linear(), (4, 5))
     ),  # two are missing
@@ -69,9 +69,9 @@ OTHER_PROGRAMS = [
     PROGRAM.replace("conv2d", ""),
     PROGRAM.replace("|", "", 1),
     PROGRAM.replace("0 1 |", "0 0 |"),
-    PROGRAM.replace("0 1 |", "0 |"),  # without its bias: parameter 1 is used by none
     PROGRAM.replace("0 1 |", "1 0 |"),
-    PROGRAM.replace("return", "return 1"),
+    PROGRAM.replace("return", "return 0"),  # the images themselves
+    PROGRAM.replace("return", "return 6"),
     PROGRAM.replace("\nreturn", "\nloss nothing\nreturn"),
     PROGRAM.replace("\nreturn", "\noptimizer nobody\nreturn"),
     *(
@@ -98,11 +98,14 @@ def spoilt_programs(program: str) -> list[str]:
         for i in numbers
         for value in (-1, 9, 2**31, *HUGE[1:], -(2**63), 2**64, "", "x", "1x", "1.5")
     ]
-    return OTHER_PROGRAMS + changed
+    # A layer may do without its bias, and a parameter be of another mode of the network.
+    sound = [program.replace(f"{weight} {weight + 1} |", f"{weight}  |") for weight in (0, 2)]
+    return OTHER_PROGRAMS + [other for other in changed if other not in sound]
 
 
 def spoilt(name: str, index: int, value: object) -> list[object]:
     """Values that the call cannot take."""
+    argument = getattr(operators, name).default._schema.arguments[index].name
     if isinstance(value, Tensor):
         tensors = spoilt_tensors(value)
         if name in ("network", "network_forward"):  # the only tensor with a batch
@@ -113,12 +116,22 @@ def spoilt(name: str, index: int, value: object) -> list[object]:
     if value is PARAMETERS:
         others = [[*PARAMETERS[:i], bad, *PARAMETERS[i + 1 :]] for i in range(4) for bad in
                   spoilt_tensors(PARAMETERS[i])]  # fmt: skip
-        return [[], PARAMETERS[:3], [*PARAMETERS, zeros(4)], PARAMETERS[::-1], *others]
+        more = [[*PARAMETERS, zeros(4)]] if name == "network_train" else []  # whose options are for four
+        return [[], PARAMETERS[:3], *more, PARAMETERS[::-1], *others]
+    if argument == "counts":
+        return [[*value, torch.tensor(0)], value[1:] or [zeros(1)], [zeros()], [torch.zeros(2, dtype=int)]]
+    if value is NORM_PARAMETERS:
+        others = [[*value[:i], bad, *value[i + 1 :]] for i in range(4) for bad in spoilt_tensors(value[i])]
+        return [[], value[:3], *others]
     if isinstance(value, list):  # the state; an empty tensor stands for none
         tensors = [tensor for tensor in spoilt_tensors(value[0]) if tensor.shape != (0, 3)]
         return [[], value * 2, *([tensor] for tensor in tensors)]
+    if name == "network_statistics" and isinstance(value, str):  # of whose numbers some are flags
+        return [*OTHER_PROGRAMS, *(value.replace("0 1 2 3", bad) for bad in ("0 1 2", "0 1 2 4", "0 1 2 -1"))]
     if isinstance(value, str):
         return list(spoilt_programs(value))
+    if argument in ("seed", "seeds"):
+        return []  # a network without dropout does not look at them
     if value is None:
         return [NORMALIZATION]  # which is for bytes
     if name == "network_train" and isinstance(value, int):
@@ -153,8 +166,8 @@ def text(value: object) -> str:
 @pytest.mark.parametrize("name", CALLS)
 def test_sound_arguments(name: str) -> None:
     result = getattr(operators, name)(*deepcopy(CALLS[name]))
-    for tensor in result if isinstance(result, (tuple, list)) else [result]:
-        assert tensor.numel() > 0
+    for tensor in tree_leaves(result):
+        assert tensor is None or tensor.numel() > 0
 
 
 @pytest.mark.parametrize(("name", "index"), [(name, i) for name in CALLS for i in range(len(CALLS[name]))])
@@ -167,7 +180,7 @@ def test_one_argument_spoilt(name: str, index: int) -> None:
         except RuntimeError:
             continue
     assert accepted == []
-    assert not any(tensor.any() for tensor in PARAMETERS)
+    assert not any(tensor.any() for tensor in (*PARAMETERS, *NORM_PARAMETERS))
 
 
 def bytes_of(images: Tensor) -> Tensor:
@@ -204,7 +217,7 @@ def test_counts_of_steps_that_do_not_fit(bad: list[Tensor], message: str) -> Non
     program = NETWORK.program("loss cross_entropy", "optimizer Adam")
     state = [zeros(ELEMENTS) for _ in range(3)]
     row = [1.0, 0.1, 0.9, 0.999, 1e-8, 0.0, 1.0, 0.0, 0.0]
-    arguments = (torch.tensor([row] * 4, dtype=torch.float64), program, None, 2)
+    arguments = (torch.tensor([row] * 4, dtype=torch.float64), [], None, program, None, 2)
     with pytest.raises(RuntimeError, match=message):
         operators.network_train(IMAGES, LABELS, None, PARAMETERS, [*state, *bad], *arguments)
 

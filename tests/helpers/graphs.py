@@ -22,6 +22,7 @@ BATCHES = [1, 2, 3, 5, 7, 9, 33, 41]
 # Linear layers with more weights take the whole batch at once.
 WIDE_WEIGHTS = 512 * 1024
 MOST_ELEMENTS = 600  # of a value, apart from those beside wide layers
+SHAPES: list[Shape] = [(2, 5, 6), (3, 4, 4), (1, 7, 3), (6, 2, 5), (4, 1, 9), (3, 8), (17,), (6,)]
 REALS = {
     "leaky_relu": (0.2,),
     "elu": (1.3, 0.8, 0.7),
@@ -165,7 +166,7 @@ class Drawing:
         self.graph.add(layer, [value], (outputs, *sizes), self.parameters(weight, outputs))
 
     def pool(self, kind: type[Layer], value: int, shape: Shape) -> None:
-        channels, *image = shape
+        image = shape[1:]
         kernel = tuple(self.pick(*(k for k in (1, 2, 3) if k <= size)) for size in image)
         stride = (self.pick(1, 2), self.pick(1, 2, 3))
         padding = tuple(self.pick(0, k // 2) for k in kernel)
@@ -236,7 +237,9 @@ class Drawing:
         self.graph.add(layer, [value], shape, own)
 
     def dropout(self, value: int, shape: Shape) -> None:
-        self.graph.add(layers.Dropout(self.flag(), self.draw(st.sampled_from([0.0, 0.3, 1.0]))), [value], shape)
+        self.graph.add(
+            layers.Dropout(self.flag(), self.draw(st.sampled_from([0.0, 0.3, 1.0]))), [value], shape
+        )
 
     def activation(self, value: int, shape: Shape) -> None:
         kind = self.draw(st.sampled_from(sorted(ACTIVATIONS)))
@@ -319,7 +322,9 @@ class Drawing:
 @st.composite
 def graphs(draw: st.DrawFn, most_layers: int = 12) -> Graph:
     batch, seed = draw(st.sampled_from(BATCHES)), draw(st.integers(0, 2**16))
-    shape = draw(st.sampled_from([(2, 5, 6), (3, 4, 4), (1, 7, 3), (6, 2, 5), (4, 1, 9), (3, 8), (17,), (6,)]))
+    shape = draw(
+        st.sampled_from([(2, 5, 6), (3, 4, 4), (1, 7, 3), (6, 2, 5), (4, 1, 9), (3, 8), (17,), (6,)])
+    )
     graph = Graph(batch, shape, seed, shapes=[shape])
     drawing = Drawing(draw, graph)
     for _ in range(draw(st.integers(1, most_layers))):

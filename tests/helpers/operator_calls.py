@@ -12,7 +12,11 @@ from hypothesis import strategies as st
 from operators import operators, options
 from strategies import conv_cases, laid_out, pool_cases
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 from wild_tensors import DTYPES, integers_near_zero, wild_tensors
+
+from lenet_ext.engine.layers import Activation, BatchNorm
+from lenet_ext.engine.network import Network
 
 WILD_INTEGERS = [
     *(0, 1, 2, 3, 4, 5, 7, 16, 17, 255, 256, 257, 1000, -1, -2, -7),
@@ -49,7 +53,7 @@ class Call:
 
     def __call__(self) -> list[Tensor]:
         results = getattr(operators, self.name).default(*self.arguments)
-        return [results] if isinstance(results, Tensor) else list(results or ())
+        return [result for result in tree_leaves(results) if result is not None]
 
     def __repr__(self) -> str:
         return f"{self.name}({', '.join(map(describe, self.arguments))}), spoilt: {sorted(self.spoilt)}"
@@ -139,7 +143,39 @@ def activation_calls(draw: st.DrawFn, name: str) -> list[Any]:
 
 
 @st.composite
+def dropout_calls(draw: st.DrawFn, name: str) -> list[Any]:
+    shape = draw(st.lists(st.sampled_from([0, 1, 2, 5, 17]), min_size=2, max_size=4).map(tuple))
+    like = small(shape, draw(st.sampled_from(DTYPES)), 0)
+    seed = torch.tensor([draw(st.integers(0, 2**63 - 1))])
+    return [like, seed, draw(st.integers(0, 99)), draw(st.booleans()), draw(st.sampled_from([0.0, 0.3, 1.0]))]
+
+
+@st.composite
+def statistics_calls(draw: st.DrawFn) -> list[Any]:
+    """Two batch norms, one of which follows the other."""
+    sizes = st.sampled_from([1, 2, 3, 8, 17])
+    shape = draw(st.lists(sizes, min_size=2, max_size=4).map(tuple))
+    dtype, seed = draw(st.sampled_from(DTYPES)), draw(st.integers(0, 2**16))
+    x = small((shape[0] + 1, *shape[1:]), dtype, seed)
+    momentum = draw(st.sampled_from([0.1, float("nan")]))
+    program = Network.chain(
+        "FusedNet",
+        (BatchNorm(True, True, True, 0.1, momentum), (0, 1, 2, 3)),
+        (Activation("relu"), ()),
+        (BatchNorm(True, False, True, 0.1, 0.3), (4, 5)),
+    ).program()
+    parameters = [small(shape[1:2], dtype, seed + i) for i in range(6)]
+    normalization = None
+    if draw(st.integers(0, 3)) == 0:
+        x, normalization = torch.randint(256, x.shape, dtype=torch.uint8), torch.rand(2, x.shape[1])
+    _, saved, _ = operators.network_forward(x, parameters, program, normalization, None)
+    return [saved, x, parameters, [torch.tensor(3), torch.tensor(0)], program, normalization]
+
+
+@st.composite
 def network_calls(draw: st.DrawFn, name: str) -> list[Any]:
+    if name == "network_statistics":
+        return draw(statistics_calls())
     chain, dtype = draw(chains()), draw(st.sampled_from(DTYPES))
     chain.in_dtype(dtype)
     fused = fused_without_export(chain)
@@ -183,7 +219,7 @@ def network_calls(draw: st.DrawFn, name: str) -> list[Any]:
     training = fused._network.program(f"loss {'cross_entropy' if classes else 'mse'}", "optimizer SGD")
     return [
         *(images, targets, order, [p.clone() for p in parameters], [state], rows, [], None),
-        *(training, normalization, batch_size),
+        *(training, normalization, batch_size, None, None),
     ]
 
 
@@ -193,6 +229,7 @@ FAMILIES: dict[str, Callable[[str], st.SearchStrategy[list[Any]]]] = {
     "max_pool2d": max_pool2d_calls,
     "relu": relu_calls,
     "activation": activation_calls,
+    "dropout": dropout_calls,
     "network": network_calls,
 }
 # Every operator that the package registers, found by its schema.

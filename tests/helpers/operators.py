@@ -12,7 +12,7 @@ import oracle
 import torch
 from torch import Tensor
 
-from lenet_ext.engine.layers import Activation, Conv2d, Flatten, Linear, MaxPool2d
+from lenet_ext.engine.layers import Activation, BatchNorm, Conv2d, Flatten, Linear, MaxPool2d
 from lenet_ext.engine.network import Network
 
 operators = torch.ops.lenet_ext
@@ -54,6 +54,11 @@ PARAMETERS = [zeros(5, 2, 3, 2), zeros(5), zeros(4, 30), zeros(4)]
 ELEMENTS = sum(parameter.numel() for parameter in PARAMETERS)
 (OUTPUT,), SAVED, ARGMAX = operators.network_forward(IMAGES, PARAMETERS, PROGRAM, None, None)
 
+# A network that has running statistics, and what its forward leaves: all values, then four statistics of each
+# channel.
+NORM = Network.chain("FusedNet", (BatchNorm(True, True, True, 1e-5, 0.1), (0, 1, 2, 3))).program()
+NORM_PARAMETERS, NORM_SAVED = [zeros(2) for _ in range(4)], zeros(IMAGES.numel() + 4 * 2)
+
 
 def options(parameters: int, lr: float, *others: float) -> Tensor:
     """Those of network_train: every parameter is trained by SGD with these."""
@@ -86,11 +91,15 @@ OPERATORS = {
     "relu_grad": Operator((zeros(2, 3), zeros(2, 3)), oracle.relu_grad),
     "activation": Operator((zeros(2, 3), "leaky_relu", [0.1]), oracle.activation),
     "activation_grad": Operator((zeros(2, 3), zeros(2, 3), "leaky_relu", [0.1]), oracle.activation_grad),
+    "dropout_mask": Operator((zeros(2, 3, 4), torch.tensor([5]), 1, True, 0.25), None),
     "network": Operator((IMAGES, PARAMETERS, PROGRAM, None, None), oracle.network),
     "network_forward": Operator((IMAGES, PARAMETERS, PROGRAM, None, None), oracle.network),
     "network_backward": Operator(
         ([OUTPUT], IMAGES, PARAMETERS, SAVED, ARGMAX, PROGRAM, None, None, True, True),
         oracle.network_backward,
+    ),
+    "network_statistics": Operator(
+        (NORM_SAVED, IMAGES, NORM_PARAMETERS, [torch.tensor(0)], NORM, None), None, changes=(2, 3)
     ),
     "network_train": Operator(
         (

@@ -173,7 +173,9 @@ def network_train(
     images: Tensor, targets: Tensor, order: Tensor | None, parameters: list[Tensor], *rest: Any
 ) -> Results:
     """The loss of the first step, if there is one."""
-    _, _, _, _, program, normalization, batch_size = rest
+    _, _, _, _, program, normalization, batch_size, *weights = rest
+    if any(weight is not None for weight in weights):
+        raise ValueError("weights of a loss are not compared")
     chosen = slice(None) if order is None else order.long()
     images, targets = images[chosen], targets[chosen]
     if len(images) == 0:

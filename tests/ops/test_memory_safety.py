@@ -13,7 +13,7 @@ from torch import Tensor
 CALLS = {
     name: operator.example
     for name, operator in OPERATORS.items()
-    if len(operator.example) > 1 and not name.startswith(("network", "activation"))
+    if len(operator.example) > 1 and not name.startswith(("network", "activation", "dropout"))
 }
 STRIDES = (3, 4)
 # Where 5 is right too: a large stride leaves one window, more padding makes more of them, and a 5th row or
@@ -97,6 +97,22 @@ def test_sizes_that_overflow_when_multiplied() -> None:
         operators.max_pool2d(big, *POOL, False, True)
     with pytest.raises(RuntimeError):
         operators.linear(zeros(1, 1).expand(2**40, 1), zeros(1, 1).expand(2**40, 1), None)
+
+
+@pytest.mark.parametrize(
+    ("index", "bad"),
+    [
+        *((0, bad) for bad in (zeros(), zeros(3), zeros(2, 3, dtype=torch.int64), zeros(2, 3).to_sparse())),
+        *((1, bad) for bad in (zeros(1), torch.tensor(5), torch.tensor([1, 2]), None)),
+        *((4, bad) for bad in (-0.1, 1.1, float("nan"), "1")),
+    ],
+    ids=str,
+)
+def test_dropout_spoilt(index: int, bad: object) -> None:
+    arguments = list(OPERATORS["dropout_mask"].example)
+    arguments[index] = bad
+    with pytest.raises(RuntimeError):
+        operators.dropout_mask(*arguments)
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from hypothesis import given
@@ -12,6 +14,8 @@ from torch._subclasses import FakeTensorMode
 
 import lenet_ext
 import lenet_ext.functional as F
+from lenet_ext.engine.layers import BatchNorm
+from lenet_ext.engine.network import Network
 
 GEOMETRY, POOL = (2, 1, 1, 2, 0, 1, 1, 1, 2), (3, 2, 2, 2, 1, 0, 1, 1)
 STACKS = [f"linear{kind} of stacks" for kind in ("", "_input_grad", "_weight_grad", "_grads")]
@@ -52,9 +56,19 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
         "relu": (image,),
         "relu_": (image.clone(),),
         "relu_grad": (tensor(2, 4, 7, 6), image),
+        "dropout_mask": (image, torch.tensor([7]), 3, True, 0.4),
+        "network_statistics": norm_arguments(tensor(2, 4, 7, 6), tensor),
         "activation": (image, "elu", [1.0, 1.0, 1.0]),
         "activation_grad": (tensor(2, 4, 7, 6), image, "elu", [1.0, 1.0, 1.0]),
     }[name]
+
+
+def norm_arguments(image: Tensor, tensor: Callable[[int], Tensor]) -> tuple:
+    """Those of the statistics after a forward."""
+    network = Network.chain("FusedNet", (BatchNorm(True, True, True, 0.1, 0.2), (0, 1, 2, 3)))
+    parameters = [tensor(4) for _ in range(4)]
+    _, saved, _ = operators.network_forward(image, parameters, network.program(), None, None)
+    return saved, image, parameters, [torch.tensor(2)], network.program(), None
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

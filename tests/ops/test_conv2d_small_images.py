@@ -48,7 +48,9 @@ def test_layer(shape: tuple, memory_format: torch.memory_format, batch: int) -> 
         weight, bias = (p.detach().to(dtype).requires_grad_() for p in conv.parameters())
         inputs = images.to(dtype).to(memory_format=memory_format)
         output = F.conv2d(inputs, weight, bias, conv.stride, conv.padding, groups=conv.groups)
-        for grad, want in zip(torch.autograd.grad(output, [weight, bias], slope.to(dtype)), wanted, strict=True):
+        for grad, want in zip(
+            torch.autograd.grad(output, [weight, bias], slope.to(dtype)), wanted, strict=True
+        ):
             assert relative_error(grad, want) < tolerance
 
 

@@ -99,10 +99,10 @@ class Check {
 int failures_of(unsigned seed) {
   Check check(seed);
   check.expect_neighbours();
-  check.run(20'000, 20, 2'000);         // as a stage does
-  check.run(4'000, 60, kSmall);         // more than the arena holds
-  check.run(20'000, 400, 100);          // more pieces than it knows
-  check.run(300, 10, 40 * kMebibyte);   // more than what is kept
+  check.run(20'000, 20, 2'000);        // as a stage does
+  check.run(4'000, 60, kSmall);        // more than the arena holds
+  check.run(20'000, 400, 100);         // more pieces than it knows
+  check.run(300, 10, 40 * kMebibyte);  // more than what is kept
   check.expect_kept();
   check.expect_neighbours();
   return check.failures();

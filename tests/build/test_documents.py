@@ -70,7 +70,7 @@ NUMBERS = [
     ("docs/architecture.md", r"up to (\d+) blocks of", "csrc/cpu/runtime/scratch.h", r"kBlocks = (\d+)"),
     (
         "docs/architecture.md",
-        r"at most (\d+) MiB for",
+        r"blocks of (\d+) MiB in all",
         "csrc/cpu/runtime/scratch.h",
         r"kMost = (\d+) \* 1024 \* 1024",
     ),

@@ -126,7 +126,6 @@ UNFIT: dict[str, tuple[Callable[[Any], object], str]] = {
         lambda module: module.head.register_full_backward_hook(lambda *_: None),
         'layer "head" has hooks',
     ),
-    "training": (lambda module: module.train(), 'layer "head.2" is random in training mode'),
 }
 
 

@@ -47,7 +47,7 @@ WRONG: dict[str, tuple[Tensor, Any, str | None]] = {
         "of one dtype, that of the input .*, Double; got Float|like 0.weight",
     ),
     "bytes": (IMAGES.to(torch.uint8), LABELS, "got Byte|uint8 images need mean and std"),
-    "3-D images": (IMAGES[0], LABELS, "input must be"),
+    "3-D images": (IMAGES[0], LABELS, "needs images"),
     "other channels": (IMAGES[:, :1], LABELS, r"fused for \(N, 2, 10, 10\), and may compute something else"),
     "meta images": (IMAGES.to("meta"), LABELS, None),
     "meta labels": (IMAGES, LABELS.to("meta"), None),

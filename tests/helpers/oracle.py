@@ -37,7 +37,7 @@ def conv2d_weight_grad(gy: Tensor, x: Tensor, height: int, width: int, *rest: An
     *geometry, bias = rest
     weight = x.new_zeros(gy.shape[1], x.shape[1] // geometry[-1], height, width)
     (grad,) = gradients(lambda w: convolution(x, w, None, geometry), [weight], gy)
-    return [grad, gy.sum((0, 2, 3)) if bias else gy.new_empty(0)]
+    return [grad, gy.sum((0, 2, 3)) if bias else x.new_empty(0)]
 
 
 def conv2d_input_grad(gy: Tensor, weight: Tensor, height: int, width: int, *geometry: int) -> Results:
@@ -166,7 +166,7 @@ def network_backward(gy: list[Tensor], x: Tensor, parameters: list[Tensor], *res
     _, _, program, normalization, _, input_grad, parameter_grads = rest
     x = normalized(x, normalization)
     grads = gradients(lambda x, *p: output_of(x, p, program), [x, *parameters], gy[0])
-    return [grads[0] if input_grad else gy.new_empty(0), *(grads[1:] if parameter_grads else [])]
+    return [grads[0] if input_grad else x.new_empty(0), *(grads[1:] if parameter_grads else [])]
 
 
 def network_train(

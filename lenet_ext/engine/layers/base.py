@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from dataclasses import fields
+from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, ClassVar
 
@@ -31,41 +30,47 @@ class Layer(ABC):
     kind: ClassVar[str]
     # Whether its result is that of each element alone, or of each channel, dimension 0: any shape will do.
     is_pointwise: ClassVar[bool] = False
+    # Names and types of the fields. torch.compile, which blocks are made under, cannot follow dataclasses.fields.
+    _fields: ClassVar[tuple[tuple[str, str], ...]] = ()
+
+    def __init_subclass__(cls) -> None:
+        own = cls.__dict__.get("__annotations__", {})
+        named = {name: str(kind) for name, kind in own.items() if not str(kind).startswith("ClassVar")}
+        cls._fields = tuple({**dict(cls._fields), **named}.items())
 
     @property
     def integers(self) -> tuple[int, ...]:
         """The arguments as the engine takes them, those that are no reals."""
         numbers: list[int] = []
-        for field in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            if field.type in ("int", "bool"):
+        for name, kind in self._fields:
+            value = getattr(self, name)
+            if kind in ("int", "bool"):
                 numbers.append(int(value))
-            elif field.type != "float":
+            elif kind != "float":
                 numbers.extend(value)
         return tuple(numbers)
 
     @property
     def reals(self) -> tuple[float, ...]:
         """The other ones."""
-        return tuple(float(getattr(self, f.name)) for f in fields(self) if f.type == "float")  # type: ignore[arg-type]
+        return tuple([float(getattr(self, name)) for name, kind in self._fields if kind == "float"])
 
     @classmethod
     def of(cls, integers: Sequence[int], reals: Sequence[float] = ()) -> Self:
         """The layer with these `integers` and `reals`."""
-        return cls(*cls._values(list(integers), list(reals)))
-
-    @classmethod
-    def _values(cls, integers: list[int], reals: list[float]) -> Iterator[object]:
-        for field in fields(cls):  # type: ignore[arg-type]
-            if field.type == "float":
-                yield reals.pop(0)
-            elif field.type in ("int", "bool"):
-                number = integers.pop(0)
-                yield bool(number) if field.type == "bool" else number
+        values: list[object] = []
+        left, left_reals = list(integers), list(reals)
+        for _, kind in cls._fields:
+            if kind == "float":
+                values.append(left_reals.pop(0))
+            elif kind in ("int", "bool"):
+                number = left.pop(0)
+                values.append(bool(number) if kind == "bool" else number)
             else:
-                count = _LENGTHS.get(str(field.type), len(integers))
-                yield tuple(integers[:count])
-                del integers[:count]
+                count = _LENGTHS.get(kind, len(left))
+                values.append(tuple(left[:count]))
+                left = left[count:]
+        return cls(*values)
 
     @abstractmethod
     def apply(self, *tensors: Tensor) -> Tensor:

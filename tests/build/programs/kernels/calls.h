@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "arrays.h"
+#include "engine/network_builder.h"
 #include "kernels.h"
 
 namespace lenet_ext {
@@ -82,13 +83,13 @@ inline void Calls::network(int64_t batch, int64_t kernel, int64_t features) {
   constexpr int64_t kClasses = 5;
   constexpr const char* kProgram =  // as the operators take it (engine/description.h)
       "network\n"
-      "conv2d 0 | 0 1 | 1 1 0 0 0 0 1 1 1 |\n"
-      "relu 1 | | |\n"
-      "max_pool2d 2 | | 2 2 2 2 0 0 1 1 0 |\n"
-      "flatten 3 | | |\n"
-      "linear 4 | 2 3 | |\n"
-      "relu 5 | | |\n"
-      "linear 6 | 4 5 | |\n"
+      "conv2d 0 | 0 1 | 1 1 0 0 0 0 1 1 1 | |\n"
+      "relu 1 | | | |\n"
+      "max_pool2d 2 | | 2 2 2 2 0 0 1 1 0 | |\n"
+      "flatten 3 | | | |\n"
+      "linear 4 | 2 3 | | |\n"
+      "relu 5 | | | |\n"
+      "linear 6 | 4 5 | | |\n"
       "loss cross_entropy\n"
       "optimizer SGD\n"
       "return 7\n";
@@ -110,8 +111,7 @@ inline void Calls::network(int64_t batch, int64_t kernel, int64_t features) {
   const DType compute = dtype_ == DType::kFloat64 ? DType::kFloat64 : DType::kFloat32;
   const Array x = numbers(dtype_, batch * net->image_size(), 1), gy = numbers(dtype_, batch * kClasses, 2);
   const Array y(dtype_, batch * kClasses), gx(dtype_, batch * net->image_size()),
-      saved(compute, batch * net->values_before(net->stages.size())),
-      argmax(batch * net->argmax_before(net->stages.size()));
+      saved(compute, net->saved_size(batch)), argmax(batch * net->argmax_before(net->stages.size()));
   const Images images{.data = x.get(),
                       .count = batch,
                       .order = nullptr,
@@ -119,14 +119,18 @@ inline void Calls::network(int64_t batch, int64_t kernel, int64_t features) {
                       .bytes = false,
                       .scale = nullptr,
                       .shift = nullptr};
+  void* const outputs[] = {y.get()};
+  const void* const grad_outputs[] = {gy.get()};
   typed_.network.forward(net, {.images = images,
                                .parameters = parameter_data.data(),
-                               .output = y.get(),
+                               .seed = 0,
+                               .outputs = outputs,
                                .saved = saved.get(),
                                .argmax = argmax.get<uint8_t>()});
   typed_.network.backward(net, {.images = images,
                                 .parameters = parameter_data.data(),
-                                .grad_output = gy.get(),
+                                .seed = 0,
+                                .grad_outputs = grad_outputs,
                                 .saved = saved.get(),
                                 .argmax = argmax.get<uint8_t>(),
                                 .grad_input = gx.get(),
@@ -155,8 +159,11 @@ inline void Calls::network(int64_t batch, int64_t kernel, int64_t features) {
                                           .shift = shift.data()},
                                .targets = targets.data(),
                                .parameters = parameter_data.data(),
+                               .seed = 0,
+                               .statistics = nullptr,
                                .options = options.data(),
                                .state = momentum_data.data(),
+                               .steps = nullptr,
                                .batch_loss = loss.get()});
     collect({&loss});
   }

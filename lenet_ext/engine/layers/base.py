@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+import inspect
 from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING, ClassVar
@@ -30,11 +31,11 @@ class Layer(ABC):
     kind: ClassVar[str]
     # Whether its result is that of each element alone, or of each channel, dimension 0: any shape will do.
     is_pointwise: ClassVar[bool] = False
-    # Names and types of the fields. torch.compile, which blocks are made under, cannot follow dataclasses.fields.
+    # Names and types of the fields: torch.compile cannot follow dataclasses.fields.
     _fields: ClassVar[tuple[tuple[str, str], ...]] = ()
 
     def __init_subclass__(cls) -> None:
-        own = cls.__dict__.get("__annotations__", {})
+        own = inspect.get_annotations(cls)
         named = {name: str(kind) for name, kind in own.items() if not str(kind).startswith("ClassVar")}
         cls._fields = tuple({**dict(cls._fields), **named}.items())
 

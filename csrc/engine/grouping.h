@@ -108,8 +108,9 @@ class Grouping {
     if (stage.norm >= 0 || stage.pool >= 0 || stage.activation >= 0) return false;
     const LayerKind core = d_.nodes[stage.core].kind;
     const SizeList &given = (*sizes_)[stage.core + 1], &read = (*sizes_)[norm.values[0]];
-    const bool by_channel = core == LayerKind::kConv2d || core == LayerKind::kConvTranspose2d ||
-                            (core == LayerKind::kLinear && given.size() == 1);
+    // Not into a linear layer: its weight is read once for each image, and scaling it at each call costs more
+    // than the norm of a few images.
+    const bool by_channel = core == LayerKind::kConv2d || core == LayerKind::kConvTranspose2d;
     return by_channel && !read.empty() && read[0] == given[0];
   }
 

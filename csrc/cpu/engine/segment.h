@@ -33,7 +33,7 @@ class Segment {
   // Stages [first, last) of the network. whole: the batch is a single tile.
   Segment(const Network& network, size_t first, size_t last, int64_t batch, bool whole, Purpose purpose)
       : network_(network), first_(first), batch_(batch) {
-    static const int64_t kTileValues = getenv("TILE_VALUES") ? atoll(getenv("TILE_VALUES")) : 256 * 1024;
+    constexpr int64_t kTileValues = 256 * 1024;  // 1 MiB of float32, a second-level cache
     constexpr int64_t kMostTileImages = 32, kLeastTiles = 4;
     // Chunks: enough for many threads, few enough to keep their sums small: no more where tiles are small.
     constexpr int64_t kMostChunks = 32, kMostSums = 4 * 1024 * 1024;

@@ -101,7 +101,7 @@ class Grouping {
   }
 
   // Whether a batch_norm scales and shifts the channels of what the core of a stage gives, by numbers that are
-  // known: those of a linear layer are the features of an image.
+  // known.
   bool folds(const StageLayers& stage, const Node& norm) const {
     const bool running = norm.numbers[0] == 0;
     if (sizes_ == nullptr || !running || stage.core < 0) return false;

@@ -108,7 +108,7 @@ def test_networks_of_a_file_are_timed_and_written(
     assert text.partition("\n![")[0] in printed
     assert "`fuse` takes 3 of 5 networks." in text
     assert "| viewed | Adam, cross_entropy |" in text
-    assert "| headed | SGD, cross_entropy |" in text
+    assert "| headed | SGD, cross_entropy" in text
     assert "| critic | SGD, a loop" in text
     assert "- embedded: fuse: example_input must be torch.float32" in text
     assert "- of two: it has 2 inputs" in text

@@ -12,6 +12,7 @@ from capture_helpers import Forward
 from torch import Tensor, nn
 
 import lenet_ext
+from lenet_ext.engine.capture import capture
 
 IMAGES = torch.randn(6, 2, 6, 6, dtype=torch.float64)
 
@@ -146,3 +147,19 @@ def test_statistics_are_kept_without_gradients_too() -> None:
     with torch.no_grad():
         assert_same(fused, twin)
     assert model[1].num_batches_tracked == 1
+
+
+def test_modes_that_nothing_looks_at_do_not_matter() -> None:
+    """The mode of a class of the user's counts only where its forward asks for it."""
+    model = Forward(
+        lambda net, x: net.bn(net.conv(x)), conv=nn.Conv2d(2, 3, 3), bn=nn.BatchNorm2d(3)
+    ).double()
+    fused, twin = lenet_ext.fuse(model, IMAGES), copy.deepcopy(model)
+    model.eval()  # not the fused network itself
+    assert fused.training
+    assert_same(fused, twin.eval())
+    assert type(model) is Forward
+    captured = capture(Forward(lambda net, x: net.conv(x), conv=nn.Conv2d(2, 3, 3)).double(), IMAGES)
+    assert (captured.paths, len(captured.modes)) == ((), 1)
+    asking = capture(Forward(branching, conv=nn.Conv2d(2, 3, 3)).double(), IMAGES)
+    assert (asking.paths, len(asking.modes)) == (("",), 2)

@@ -15,7 +15,7 @@ from torch.utils._pytree import TreeSpec
 
 from lenet_ext.engine.capture.builder import Entry, counters
 from lenet_ext.engine.capture.errors import ELSEWHERE, CannotFuse, layer_name
-from lenet_ext.engine.capture.modes import Flags, mode_modules, patterns
+from lenet_ext.engine.capture.modes import Flags, known_to_ask, mode_modules, noted, patterns
 from lenet_ext.engine.capture.reader import Leaf, Reader
 from lenet_ext.engine.capture.sizes import ImageSizes
 from lenet_ext.engine.network import Network, Node
@@ -117,12 +117,21 @@ _Found: TypeAlias = dict[Flags, tuple[Reader | CannotFuse, ImageSizes]]
 
 def _read_modes(model: torch.nn.Module, example: Tensor) -> tuple[tuple[str, ...], _Found]:
     """The modules whose modes matter, and what the model is in each; raises CannotFuse if it is nothing."""
-    paths, found = mode_modules(model), _Found()
-    for pattern in patterns(model, paths):
+    every, asked, found = mode_modules(model), known_to_ask(model), _Found()
+    for pattern in patterns(model, every):
+        if found and not asked:
+            break  # nothing looks at a mode
+        modes = dict(zip(every, pattern, strict=True))
         try:
-            found[pattern] = _read(model, example, dict(zip(paths, pattern, strict=True)))
+            with noted(model, asked):
+                found[pattern] = _read(model, example, modes)
         except CannotFuse as error:
             found[pattern] = error, ImageSizes(tuple(example.shape[1:]))
+    places = [place for place, path in enumerate(every) if path in asked]
+    paths = tuple(every[place] for place in places)
+    # The first of those that differ in nothing that was asked for.
+    found = {tuple(pattern[i] for i in places): found[pattern] for pattern in reversed(found)}
+    found = dict(reversed(found.items()))
     results = [result for result, _ in found.values()]
     if isinstance(results[0], CannotFuse) and not any(isinstance(result, Reader) for result in results):
         raise results[0]

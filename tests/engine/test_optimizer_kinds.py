@@ -6,6 +6,7 @@ import copy
 import itertools
 from typing import Any
 
+import on_device
 import pytest
 import torch
 from optimizer_twins import EXAMPLES, IMAGES, LABELS, assert_alike, native_of, optimizer_of, run, twins
@@ -61,7 +62,7 @@ CASES = [
     (kind, dict(zip(choices, values, strict=True)))
     for kind, choices in CHOICES.items()
     for values in itertools.product(*choices.values())
-]
+][:: 5 if on_device.cuda_kernels else 1]  # an emulator takes its time
 
 
 def flat(module: nn.Module | TrainStep) -> Tensor:

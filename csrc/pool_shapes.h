@@ -65,23 +65,11 @@ inline WindowAxis avg_pool_axis(const char* op, const char* axis, int64_t size, 
   return a;
 }
 
-inline void check_pool_input(const char* op, Sizes input_sizes) {
-  check_4d(op, "input", input_sizes);
-  element_count(op, input_sizes);
-  for (int axis = 1; axis < 4; ++axis) {
-    if (input_sizes[axis] == 0) fail(op, ": only the batch may be empty, got input ", to_string(input_sizes));
-  }
-}
-
 // input_sizes (N, C, H, W).
 inline WindowPool2dShape avg_pool2d_shape(const char* op, Sizes input_sizes, const AvgPool2dParameters& p) {
+  check_4d(op, "input", input_sizes);
   check_pool_input(op, input_sizes);
-  check_parameter(op, "kernel_height", p.kernel_height, 1);
-  check_parameter(op, "kernel_width", p.kernel_width, 1);
-  check_parameter(op, "stride_h", p.stride_h, 1);
-  check_parameter(op, "stride_w", p.stride_w, 1);
-  check_parameter(op, "pad_h", p.pad_h, 0);
-  check_parameter(op, "pad_w", p.pad_w, 0);
+  check_pool_window(op, p);
   WindowPool2dShape s{
       input_sizes[1],
       avg_pool_axis(op, "height", input_sizes[2], p.kernel_height, p.stride_h, p.pad_h, p),
@@ -109,6 +97,7 @@ inline WindowAxis adaptive_pool_axis(int64_t size, int64_t out_size) {
 inline WindowPool2dShape adaptive_pool2d_shape(const char* op, Sizes input_sizes, int64_t out_height,
                                                int64_t out_width) {
   constexpr int64_t kLargestPlane = int64_t{1} << 24;  // its positions are exact in float32
+  check_4d(op, "input", input_sizes);
   check_pool_input(op, input_sizes);
   check_parameter(op, "output height", out_height, 0);
   check_parameter(op, "output width", out_width, 0);

@@ -163,6 +163,23 @@ struct MaxPool2dShape : MaxPool2dParameters {
   int64_t planes() const { return batch * channels; }
 };
 
+// The image and the window of any pool.
+template <class Parameters>
+void check_pool_window(const char* op, const Parameters& p) {
+  check_parameter(op, "kernel_height", p.kernel_height, 1);
+  check_parameter(op, "kernel_width", p.kernel_width, 1);
+  check_parameter(op, "stride_h", p.stride_h, 1);
+  check_parameter(op, "stride_w", p.stride_w, 1);
+  check_parameter(op, "pad_h", p.pad_h, 0);
+  check_parameter(op, "pad_w", p.pad_w, 0);
+}
+inline void check_pool_input(const char* op, Sizes input_sizes) {
+  element_count(op, input_sizes);
+  for (int axis = 1; axis < 4; ++axis) {
+    if (input_sizes[axis] == 0) fail(op, ": only the batch may be empty, got input ", to_string(input_sizes));
+  }
+}
+
 // As in ATen: with ceil_mode a window may hang over the end, but not begin in the padding there.
 inline int64_t max_pool_output_size(int64_t size, int64_t kernel, int64_t stride, int64_t pad,
                                     int64_t dilation, bool ceil_mode) {
@@ -177,18 +194,10 @@ inline MaxPool2dShape max_pool2d_shape(const char* op, Sizes input_sizes, const 
                                        bool ceil_mode) {
   constexpr int64_t kLargestWindow = int64_t{1} << 24;  // its positions are exact in float32
   check_4d(op, "input", input_sizes);
-  check_parameter(op, "kernel_height", p.kernel_height, 1);
-  check_parameter(op, "kernel_width", p.kernel_width, 1);
-  check_parameter(op, "stride_h", p.stride_h, 1);
-  check_parameter(op, "stride_w", p.stride_w, 1);
-  check_parameter(op, "pad_h", p.pad_h, 0);
-  check_parameter(op, "pad_w", p.pad_w, 0);
+  check_pool_window(op, p);
   check_parameter(op, "dilation_h", p.dilation_h, 1);
   check_parameter(op, "dilation_w", p.dilation_w, 1);
-  element_count(op, input_sizes);
-  for (int axis = 1; axis < 4; ++axis) {
-    if (input_sizes[axis] == 0) fail(op, ": only the batch may be empty, got input ", to_string(input_sizes));
-  }
+  check_pool_input(op, input_sizes);
   if (p.kernel_height * p.kernel_width > kLargestWindow) {
     fail(op, ": a kernel of ", p.kernel_height, " x ", p.kernel_width, " has more than ", kLargestWindow,
          " positions");

@@ -82,7 +82,8 @@ struct Network {
   std::string name;  // for errors
   std::vector<Stage> stages;
   std::vector<NetworkOutput> outputs;
-  SizeList image_sizes;                // of one image, without the batch
+  SizeList image_sizes;  // of one image, without the batch
+  int64_t image_elements = 0;
   SizeList parameter_sizes;            // elements of each parameter
   std::vector<int> parameter_readers;  // how many layers read each as a parameter with a gradient
   std::optional<Loss> loss;
@@ -133,8 +134,6 @@ struct Network {
     return std::ranges::any_of(stages[stage].trained, is_wanted) ||
            std::ranges::any_of(stages[stage].inputs, reads_wanted);
   }
-
-  int64_t image_elements = 0;
 };
 
 // Kept as long as plans refer to it; the same network is the same object.

@@ -31,7 +31,7 @@ uint64_t seed_of(const NetworkTensors& t, const std::optional<Tensor>& seed) {
 Tensors network(const Tensor& input, Tensors parameters, std::string program,
                 std::optional<Tensor> normalization, std::optional<Tensor> seed) {
   const NetworkTensors t(input, parameters, program, normalization, /*keeps=*/false);
-  t.check_statistics();
+  t.check_statistics(t.batch);
   const Backend kernels(t.op(), t.images);
   const uint64_t number = seed_of(t, seed);
   const Tensors outputs = empty_outputs(t);
@@ -51,7 +51,7 @@ std::tuple<Tensors, Tensor, Tensor> network_forward(const Tensor& input, Tensors
                                                     std::string program, std::optional<Tensor> normalization,
                                                     std::optional<Tensor> seed) {
   const NetworkTensors t(input, parameters, program, normalization);
-  t.check_statistics();
+  t.check_statistics(t.batch);
   const Backend kernels(t.op(), t.images);
   const uint64_t number = seed_of(t, seed);
   const size_t stages = t.network->stages.size();

@@ -97,13 +97,13 @@ struct NetworkTensors {
             .shift = scale == nullptr ? nullptr : scale + network->image_sizes[0]};
   }
 
-  // The statistics of a batch norm are of more than one value.
-  void check_statistics() const {
+  // The statistics of a batch norm are of more than one value. images: of the smallest batch.
+  void check_statistics(int64_t images) const {
     for (const Stage& stage : network->stages) {
       const int64_t of_image = stage.channels() == 0 ? 0 : stage.input_size / stage.channels();
-      if (stage.needs_statistics() && batch * of_image < 2) {
+      if (stage.needs_statistics() && images * of_image < 2) {
         fail(stage.name, ": batch_norm needs more than one value of each channel in training mode, got ",
-             batch * of_image);
+             images * of_image);
       }
     }
   }

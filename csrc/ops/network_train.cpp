@@ -81,18 +81,6 @@ struct StepTensors {
   }
 };
 
-// No batch of an epoch may be too small for a batch norm.
-void check_last_batch(const NetworkTensors& t, int64_t count, int64_t batch_size) {
-  for (const Stage& stage : t.network->stages) {
-    if (!stage.needs_statistics() || stage.input_size != stage.channels() || count == 0) continue;
-    const int64_t least = count % batch_size == 0 ? batch_size : count % batch_size;
-    if (least < 2) {
-      fail(stage.name, ": batch_norm needs more than one value of each channel in training mode, and the ",
-           "smallest batch has one image");
-    }
-  }
-}
-
 // One step of the program's optimizer for each batch of `batch_size` images, in the order of `order`; the
 // loss of each. With batch_size 0 one step with all of them, and its loss as a 0-d tensor. Changes parameters
 // and state. options: see TrainPass. loss_weight, loss_pos_weight: see LossTargets.
@@ -121,7 +109,7 @@ Tensor network_train(const Tensor& images, const Tensor& targets, std::optional<
   if (one_step && count == 0) fail(op, ": the batch is empty");
   if (one_step) batch_size = count;
   const int64_t steps = count / batch_size + (count % batch_size != 0);
-  check_last_batch(t, count, batch_size);
+  if (steps > 0) t.check_statistics(count - (steps - 1) * batch_size);
   wanted.check_batches(count, batch_size);
   const int64_t* const numbers = seeds_of(t, seeds, steps);
   Tensor statistics = empty_of(std::array{t.network->statistics_before(t.network->stages.size())},

@@ -1,7 +1,7 @@
 // A segment of a network: stages that tiles of a few images run through, so that activations stay in the
 // cache.
 //
-// The batch is cut into tiles of a size that depends on the batch size only. In a pass with parameter
+// The batch is cut into tiles of a size that depends on the sizes of batch and network only. In a pass with parameter
 // gradients, consecutive tiles form a fixed number of chunks; each chunk sums the gradients of its images in
 // order, and the chunks' sums are added in order: results are the same for every number of threads.
 #pragma once

@@ -87,6 +87,7 @@ class BatchLoss {
   }
 
   double of_image(int64_t i, const T* output, T* grads) {
+    if (size_ == 0) return 0;
     switch (loss_.kind) {
       case LossKind::kCrossEntropy:
         return cross_entropy_of_image(i, output, grads);

@@ -140,9 +140,9 @@ void network_statistics(const Tensor& saved, const Tensor& input, Tensors parame
   const RunningStatistics running(t, parameters, counts);
   const Tensor values = dense(saved);
   const int64_t first = t.batch * t.network->values_before(t.network->stages.size());
-  if (t.batch > 0) {
-    running.update(static_cast<const char*>(values.const_data_ptr()) + first * values.element_size());
-  }
+  const auto* const of_batch =
+      static_cast<const char*>(values.const_data_ptr()) + first * values.element_size();
+  running.update(t.batch > 0 ? of_batch : nullptr);
 }
 
 const Registration registration = {

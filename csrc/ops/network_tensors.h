@@ -97,13 +97,13 @@ struct NetworkTensors {
             .shift = scale == nullptr ? nullptr : scale + network->image_sizes[0]};
   }
 
-  // The statistics of a batch norm are of more than one value. images: of the smallest batch.
+  // As in torch the statistics of a batch norm are of more than one value, or of none. images: of the smallest
+  // batch.
   void check_statistics(int64_t images) const {
     for (const Stage& stage : network->stages) {
       const int64_t of_image = stage.channels() == 0 ? 0 : stage.input_size / stage.channels();
-      if (stage.needs_statistics() && images * of_image < 2) {
-        fail(stage.name, ": batch_norm needs more than one value of each channel in training mode, got ",
-             images * of_image);
+      if (stage.needs_statistics() && images * of_image == 1) {
+        fail(stage.name, ": batch_norm needs more than one value of each channel in training mode, got 1");
       }
     }
   }

@@ -33,7 +33,7 @@ class RunningStatistics {
     }
   }
 
-  // statistics: those of the batch, of all stages.
+  // statistics: those of the batch, of all stages; null for an empty batch, which is counted alone.
   void update(const void* statistics) const {
     if (tracked_ == 0) return;
     static constexpr auto kUpdates =
@@ -56,9 +56,10 @@ class RunningStatistics {
     size_t number = 0;
     for (const Stage& stage : t_.network->stages) {
       const ComputeType<Stored>* const mean = statistics;
-      statistics += stage.statistics_size();
+      if (statistics != nullptr) statistics += stage.statistics_size();
       if (!is_tracked(stage)) continue;
       const int64_t channels = stage.channels(), seen = ++*counts_[number++];
+      if (mean == nullptr) continue;
       const double momentum = stage.layer.reals[1];
       // Without a momentum the running statistics are the means over all batches.
       const double part = std::isnan(momentum) ? 1.0 / static_cast<double>(seen) : momentum;

@@ -163,3 +163,14 @@ def test_modes_that_nothing_looks_at_do_not_matter() -> None:
     assert (captured.paths, len(captured.modes)) == ((), 1)
     asking = capture(Forward(branching, conv=nn.Conv2d(2, 3, 3)).double(), IMAGES)
     assert (asking.paths, len(asking.modes)) == (("",), 2)
+
+
+def test_an_empty_batch_in_training_mode() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2, momentum=None), nn.Flatten()).double()
+    twin = copy.deepcopy(model)
+    fused = lenet_ext.fuse(model, torch.randn(2, 1, 5, 5, dtype=torch.float64))
+    for count in (0, 4, 0):
+        images = torch.randn(count, 1, 5, 5, dtype=torch.float64)
+        torch.testing.assert_close(fused(images), twin(images))
+    for name, buffer in twin.named_buffers():
+        torch.testing.assert_close(model.get_buffer(name), buffer)

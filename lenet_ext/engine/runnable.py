@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_unflatten
+from torch.utils._pytree import tree_map
 
 from lenet_ext.engine.capture import ImageSizes, Leaf, Mode
 from lenet_ext.engine.network import Network
@@ -26,8 +26,7 @@ class Runnable:
     network: Network
     program: str
     sizes: ImageSizes
-    spec: TreeSpec
-    leaves: tuple[Any, ...]
+    structure: Any
     counters: tuple[str | None, ...]
     is_single: bool
     is_random: bool
@@ -37,11 +36,10 @@ class Runnable:
     def of(cls, mode: Mode) -> Runnable:
         network = mode.network
         return cls(
-            *(network, network.program(), mode.sizes, mode.spec, mode.leaves, mode.counters),
-            *(mode.spec.is_leaf(), network.is_random, network.updated),
+            *(network, network.program(), mode.sizes, mode.structure, mode.counters),
+            *(isinstance(mode.structure, Leaf), network.is_random, network.updated),
         )
 
     def collected(self, outputs: Sequence[Tensor]) -> Any:
         """The outputs as the model returns them."""
-        leaves = [outputs[leaf.output] if isinstance(leaf, Leaf) else leaf for leaf in self.leaves]
-        return tree_unflatten(leaves, self.spec)
+        return tree_map(lambda leaf: outputs[leaf.output] if isinstance(leaf, Leaf) else leaf, self.structure)

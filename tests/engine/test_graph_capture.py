@@ -31,7 +31,8 @@ def layer_by_layer(model: nn.Module, captured: Captured, x: Tensor) -> list[obje
     counts = [torch.zeros(()) if path is None else tensors[path] for path in mode.counters]
     parameters = [tensors[path] for path in (*captured.parameters, *captured.buffers)]
     outputs = mode.network.apply(x, parameters, counts=counts)
-    return [outputs[leaf.output] if isinstance(leaf, Leaf) else leaf for leaf in mode.leaves]
+    leaves = tree_leaves(mode.structure)
+    return [outputs[leaf.output] if isinstance(leaf, Leaf) else leaf for leaf in leaves]
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])

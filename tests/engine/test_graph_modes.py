@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import warnings
 from collections.abc import Callable
 
 import pytest
@@ -174,3 +175,11 @@ def test_an_empty_batch_in_training_mode() -> None:
         torch.testing.assert_close(fused(images), twin(images))
     for name, buffer in twin.named_buffers():
         torch.testing.assert_close(model.get_buffer(name), buffer)
+
+
+def test_copies_warn_of_nothing() -> None:
+    fused = lenet_ext.fuse(nn.Sequential(nn.Linear(3, 2)), torch.randn(2, 3))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for copied in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
+            torch.testing.assert_close(copied(torch.ones(1, 3)), fused(torch.ones(1, 3)))

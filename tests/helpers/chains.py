@@ -11,7 +11,6 @@ from compare import exact
 from hypothesis import strategies as st
 from strategies import normal
 from torch import Tensor, nn
-from torch.utils._pytree import tree_structure
 
 from lenet_ext.engine.capture import Captured, ImageSizes, Leaf, Mode
 from lenet_ext.engine.fused import FusedNet
@@ -121,7 +120,7 @@ def captured(chain: Chain) -> Captured:
         names += own
     dropout = [path for path, module in chain.model.named_children() if isinstance(module, nn.Dropout)]
     network = Network("FusedNet", tuple(nodes), (len(nodes),))
-    mode = Mode(network, ImageSizes(chain.shape[1:]), tree_structure(0), (Leaf(0),))
+    mode = Mode(network, ImageSizes(chain.shape[1:]), Leaf(0))
     return Captured(tuple(names), (), tuple(dropout), {(False,) * len(dropout): mode})
 
 

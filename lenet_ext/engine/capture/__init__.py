@@ -11,7 +11,6 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch.export import Dim, ExportedProgram, ShapesCollection
-from torch.utils._pytree import TreeSpec
 
 from lenet_ext.engine.capture.builder import Entry, counters
 from lenet_ext.engine.capture.errors import ELSEWHERE, CannotFuse, layer_name
@@ -34,15 +33,14 @@ _EXPORTS = threading.Lock()
 class Mode:
     """What a model computes in one of its modes.
 
-    sizes: of the images that this holds for. spec, leaves: of what the model returns, in the terms of
-    torch.utils._pytree; a Leaf stands for an output of the network. counters: the names of the numbers of
-    batches, of the batch norms that change their running statistics, in order; None where it has none.
+    sizes: of the images that this holds for. structure: what the model returns, where a Leaf stands for an
+    output of the network. counters: the names of the numbers of batches, of the batch norms that change their
+    running statistics, in order; None where it has none.
     """
 
     network: Network
     sizes: ImageSizes
-    spec: TreeSpec
-    leaves: tuple[Any, ...]
+    structure: Any
     counters: tuple[str | None, ...] = ()
 
 
@@ -105,8 +103,7 @@ def capture(model: torch.nn.Module, example_input: Tensor, name: str = "FusedNet
     for pattern, (reader, sizes) in found.items():
         if isinstance(reader, Reader):
             network = _network(name, reader.entries, reader.outputs, numbers)
-            spec, leaves, counted = reader.spec, tuple(reader.leaves), counters(reader.entries)
-            modes[pattern] = Mode(network, sizes, spec, leaves, counted)
+            modes[pattern] = Mode(network, sizes, reader.structure, counters(reader.entries))
         else:
             modes[pattern] = str(reader)
     return Captured(parameters, buffers, paths, modes)

@@ -9,11 +9,13 @@ refused.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 from torch import Tensor
 from torch.export import ExportedProgram
 from torch.fx import Node
+from torch.utils._pytree import tree_unflatten
 
 from lenet_ext.engine.capture.builder import Builder
 from lenet_ext.engine.capture.call import Call
@@ -54,8 +56,8 @@ class Held(NamedTuple):
 class Reader:
     """Reads `program` into the `entries` of the layers, of which the model returns the values `outputs`.
 
-    names: of the parameters and buffers, by placeholder. model: what to call the model. leaves: of what the
-    model returns, as torch.utils._pytree counts them: the place among `outputs`, or a constant.
+    names: of the parameters and buffers, by placeholder. model: what to call the model. structure: what the
+    model returns, with a Leaf for each tensor.
     """
 
     def __init__(self, program: ExportedProgram, names: dict[str, str], model: str) -> None:
@@ -75,7 +77,7 @@ class Reader:
                 self._read(node, node in live)
             elif node.op == "output":
                 self._finish(node.args[0])
-        self.spec = program.call_spec.out_spec
+        self.structure = tree_unflatten(self._leaves, program.call_spec.out_spec)
 
     # What readers call.
 
@@ -230,7 +232,7 @@ class Reader:
 
     def _finish(self, results: Sequence[Any]) -> None:
         outputs: list[int] = []
-        self.leaves: list[Any] = []
+        self._leaves: list[Any] = []
         for result in results:
             if isinstance(result, Node) and result in self.held:
                 held = self.held[result]
@@ -240,11 +242,11 @@ class Reader:
                     self.fail(f"{self.model} has no layer to fuse, or returns its input")
                 if held.value not in outputs:
                     outputs.append(held.value)
-                self.leaves.append(Leaf(outputs.index(held.value)))
+                self._leaves.append(Leaf(outputs.index(held.value)))
             elif isinstance(result, Node):
                 self.fail(f"{self.model} returns something that is not computed from its input: {result}")
             else:
-                self.leaves.append(result)
+                self._leaves.append(result)
         if self._mutation is not None:
             self.refuse(self._mutation, "changes a buffer or a parameter in place")
         if self._counted:
@@ -264,7 +266,8 @@ class Reader:
         raise CannotFuse(f"fuse: {reason}; {ELSEWHERE}")
 
 
-class Leaf(NamedTuple):
+@dataclass(frozen=True)
+class Leaf:
     """The place of a tensor among the outputs of a network."""
 
     output: int

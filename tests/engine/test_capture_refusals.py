@@ -293,6 +293,14 @@ def test_no_layer(model: nn.Module) -> None:
     assert f"{type(model).__name__} has no layer to fuse" in refusal(model, images())
 
 
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_recurrent_layers(kind: type[nn.RNNBase]) -> None:
+    model = nn.Sequential(nn.Linear(6, 4), kind(4, 3))
+    assert f'layer "1" ({kind.__name__}) is recurrent: the engine has no such layer' in refusal(
+        model, images()
+    )
+
+
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")
 def test_scripted_model() -> None:
     assert "Exporting a ScriptModule is not supported" in refusal(

@@ -178,6 +178,11 @@ def _check_modules(model: torch.nn.Module) -> None:
         if any(p.is_inference() and p.requires_grad for p in module.parameters(recurse=False)):
             how = "make the model outside of it, or call requires_grad_(False)"
             raise CannotFuse(f"fuse: {where} has parameters made in torch.inference_mode: {how}")
+        if isinstance(module, torch.nn.RNNBase):
+            kind = type(module).__name__
+            raise CannotFuse(
+                f"fuse: {where} ({kind}) is recurrent: the engine has no such layer; {ELSEWHERE}"
+            )
         if any(getattr(module, kind) for kind in HOOKS):
             users = "spectral_norm, weight_norm and pruning work by hooks"
             raise CannotFuse(f"fuse: {where} has hooks, which would not be called ({users}); {ELSEWHERE}")

@@ -62,7 +62,7 @@ def div(reader: Reader, call: Call) -> None:
         call.refuse("rounds its result")
     divisor = call.arguments["other"]
     if type(divisor) not in (int, float):
-        call.refuse(f"divides by {divisor}, which is no number that is known beforehand")
+        call.refuse("divides by something that is no number known beforehand")
     if divisor == 0:
         call.refuse("divides by zero")
     scaled(reader, call, 1.0 / divisor, 0.0)

@@ -112,8 +112,14 @@ class FusedNet(torch.nn.Module):
         if mode is not None:
             raise RuntimeError(f"FusedNet: this mode cannot be fused: {mode.removeprefix('fuse: ')}")
         path, training = unread(paths, pattern, self._modes)
-        name = layer_name(path, "the network")
         state = "training" if training else "eval"
+        if not path:
+            raise RuntimeError(
+                f"FusedNet: it is in {state} mode itself, and its layers are not: call train() or eval() of "
+                "the fused network, which the model's own do not change, or "
+                "lenet_ext.fuse(model, example_input) again in that mode"
+            )
+        name = layer_name(path, "the network")
         raise RuntimeError(
             f"FusedNet: {name} is in {state} mode, and the network was not read with the other layers as "
             "they are: call lenet_ext.fuse(model, example_input) again in that mode"

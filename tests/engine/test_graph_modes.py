@@ -183,3 +183,15 @@ def test_copies_warn_of_nothing() -> None:
         warnings.simplefilter("error")
         for copied in (copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
             torch.testing.assert_close(copied(torch.ones(1, 3)), fused(torch.ones(1, 3)))
+
+
+def test_the_modes_of_network_and_layers_apart() -> None:
+    def forward(net: nn.Module, x: Tensor) -> Tensor:
+        return nn.functional.dropout(net.drop(net.fc(x)), training=net.training)
+
+    model = Forward(forward, fc=nn.Linear(3, 2), drop=nn.Dropout(0.5))
+    fused = lenet_ext.fuse(model, torch.randn(2, 3))
+    model.eval()
+    with pytest.raises(RuntimeError, match=r"it is in training mode itself, and its layers are not: call "):
+        fused(torch.randn(2, 3))
+    torch.testing.assert_close(fused.eval()(torch.ones(1, 3)), model(torch.ones(1, 3)))

@@ -83,5 +83,5 @@ def patterns(root: nn.Module, paths: Sequence[str]) -> Iterator[Flags]:
 def unread(paths: Sequence[str], now: Flags, known: Iterable[Flags]) -> tuple[str, bool]:
     """The first module, and its mode, in which `now` differs from the nearest of the `known` flags."""
     pairs = [[i for i, flag in enumerate(one) if flag != now[i]] for one in known]
-    place = min(pairs, key=len)[0]
+    place = min(pairs, key=lambda pair: (len(pair), pair))[0]
     return paths[place], now[place]

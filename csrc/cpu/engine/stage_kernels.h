@@ -3,9 +3,11 @@
 // the engine gives each thread images of its own.
 #pragma once
 
+#include <algorithm>
 #include <memory>
 
 #include "cpu/engine/gradient_sink.h"
+#include "cpu/runtime/scratch.h"
 #include "engine/network.h"
 
 namespace lenet_ext::cpu {
@@ -24,6 +26,25 @@ template <class T>
 struct StageParameters {
   const T* const* tensors;
   uint64_t seed;
+};
+
+// The sums of a gradient that a stage adds to: those of its sink or, for a sink that takes pieces, zeroed ones of
+// its own, to be given once the gradients of inputs are there, since the sink may change the parameter. Null
+// where they are not wanted.
+template <class T>
+class StageSums {
+ public:
+  StageSums(const GradientSink<T>& sink, int64_t size)
+      : own_(sink.takes_pieces() ? size : 0), sums_(sink.sums()) {
+    if (!sink.takes_pieces()) return;
+    sums_ = own_.data();
+    std::fill_n(sums_, size, T(0));
+  }
+  T* data() const { return sums_; }
+
+ private:
+  Scratch<T> own_;
+  T* sums_;
 };
 
 template <class S>
@@ -62,13 +83,10 @@ class StatisticsKernels : public StageKernels<S> {
  public:
   using typename StageKernels<S>::T;
 
-  StatisticsKernels* statistics() override { return this; }
-
   // Moments of a tile of the input, while it is in the cache: partial_size() doubles for each tile.
   virtual int64_t partial_size() const = 0;
   virtual void observe(const T* input, int64_t count, double* partial) const = 0;
-  // From those of all tiles, of so many images each: mean, inverse standard deviation and unbiased variance of
-  // each channel.
+  // From those of all tiles, of so many images each: BatchNormShape::statistics_size() values.
   virtual void finish_statistics(const double* partials, int64_t tiles, const int64_t* tile_images,
                                  T* statistics) const = 0;
   // For forward and backward.

@@ -161,7 +161,7 @@ class BatchNormStage final : public StatisticsKernels<S> {
   struct Group {
     BatchNormShape shape;
     MaxPool2dShape pool;
-    int64_t image, images, channel;
+    int64_t images, channel;
     int64_t in, out, out_size;  // where it begins before and after the pool; its elements after it
   };
 
@@ -180,7 +180,7 @@ class BatchNormStage final : public StatisticsKernels<S> {
         const int64_t count = std::min(most, images - i);
         MaxPool2dShape pool = stage_.pool;
         pool.batch = count;
-        body(Group{s_, pool, i, count, 0, i * s_.image(), i * out_image, count * out_image});
+        body(Group{s_, pool, count, 0, i * s_.image(), i * out_image, count * out_image});
       }
       return;
     }
@@ -192,7 +192,6 @@ class BatchNormStage final : public StatisticsKernels<S> {
         pool.batch = 1, pool.channels = count;
         body(Group{{count, s_.plane, s_.eps},
                    pool,
-                   i,
                    1,
                    c,
                    i * s_.image() + c * s_.plane,
@@ -214,9 +213,8 @@ class BatchNormStage final : public StatisticsKernels<S> {
   }
 
   void give_sums(int64_t images, const double* sums, const GradientSink<T>& sink) const {
-    Scratch<T> own(sink.sums() == nullptr ? sums_size() : 0);
-    T* const to = sink.sums() == nullptr ? own.data() : sink.sums();
-    if (to == own.data()) std::fill_n(to, sums_size(), T(0));
+    const StageSums<T> own(sink, sums_size());
+    T* const to = own.data();
     for (int64_t i = 0; i < 2 * s_.channels; ++i) to[i] += static_cast<T>(sums[i]);
     to[2 * s_.channels] += static_cast<T>(images);
     if (p_.weight >= 0 && sink.takes_pieces()) give_gradients(to, sink);
@@ -226,8 +224,8 @@ class BatchNormStage final : public StatisticsKernels<S> {
     sink.take(p_.weight, 0, s_.channels, sums + s_.channels);
   }
 
-  static constexpr int64_t kBlock =
-      4096;  // elements of a group: with what they become they fit the first-level cache
+  // Elements of a group: with what they become they fit the first-level cache.
+  static constexpr int64_t kBlock = 4096;
 
   const BatchNormShape s_;
   const Stage& stage_;

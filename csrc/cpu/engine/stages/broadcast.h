@@ -30,13 +30,10 @@ class BroadcastStage : public StageKernels<S> {
   void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,
                 const GradientSink<T>& sink) const override {
     const auto& self = static_cast<const Derived&>(*this);
-    // The sink may change the parameter, which the gradient of the input needs as it was.
-    Scratch<T> own(sink.takes_pieces() ? sums_size() : 0);
-    if (sink.takes_pieces()) std::fill_n(own.data(), sums_size(), T(0));
-    T* const sums = sink.takes_pieces() ? own.data() : sink.sums();
-    if (sums != nullptr) self.add_parameter_grad(call.count, call.inputs[0], grad_output, sums);
+    const StageSums<T> sums(sink, sums_size());
+    if (sums.data() != nullptr) self.add_parameter_grad(call.count, call.inputs[0], grad_output, sums.data());
     if (grad_inputs[0] != nullptr) self.input_grad(call.count, grad_output, grad_inputs[0]);
-    if (sink.takes_pieces()) sink.take(parameter_, 0, s_.size, own.data());
+    if (sink.takes_pieces()) sink.take(parameter_, 0, s_.size, sums.data());
   }
 
   void finish_sums(const T* sums, const GradientSink<T>& sink) override {

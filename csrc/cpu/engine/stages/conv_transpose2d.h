@@ -49,6 +49,8 @@ class ConvTranspose2dStage final : public StageKernels<S> {
 
   void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,
                 const GradientSink<T>& sink) const override {
+    // First, since the sink may change the weight.
+    if (grad_inputs[0] != nullptr) input_grad_->run(call.count, grad_output, grad_inputs[0]);
     if (sink.is_wanted()) {
       Scratch<T> gradients(sums_size());
       weight_grad_->run(call.inputs[0], grad_output, call.count, gradients.data(), nullptr);
@@ -59,7 +61,6 @@ class ConvTranspose2dStage final : public StageKernels<S> {
         add_row<S>(gradients.data(), sink.sums(), sums_size());
       }
     }
-    if (grad_inputs[0] != nullptr) input_grad_->run(call.count, grad_output, grad_inputs[0]);
   }
 
   void finish_sums(const T* sums, const GradientSink<T>& sink) override {

@@ -33,14 +33,11 @@ class ImageNormStage final : public StageKernels<S> {
 
   void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,
                 const GradientSink<T>& sink) const override {
-    const bool gives_pieces = sums_size() > 0 && sink.takes_pieces();
-    Scratch<T> own(gives_pieces ? sums_size() : 0);
-    if (gives_pieces) std::fill_n(own.data(), sums_size(), T(0));
-    T* const sums = gives_pieces ? own.data() : sums_size() > 0 ? sink.sums() : nullptr;
+    const StageSums<T> own(sink, sums_size());
+    T* const sums = sums_size() > 0 ? own.data() : nullptr;
     if (sums == nullptr && grad_inputs[0] == nullptr) return;
     image_normalize_grad<S>(s_, call.count, weight_, call.inputs[0], grad_output, sums, grad_inputs[0]);
-    // The sink may change the weight, which was needed as it was.
-    if (gives_pieces) finish(own.data(), sink);
+    if (sink.takes_pieces()) finish(sums, sink);
   }
 
   void finish_sums(const T* sums, const GradientSink<T>& sink) override { finish(sums, sink); }

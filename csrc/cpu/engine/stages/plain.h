@@ -84,13 +84,9 @@ class PlainStage final : public StageKernels<S> {
     const T* const input = call.inputs[0];
     activation_grad<S>(s_.activation, images * s_.output_size, grad_output, call.output, grad_output);
     if (s_.core == Core::kLinear) return linear_backward(images, input, grad_output, grad_inputs[0], sink);
-    if (s_.core == Core::kNone || !sink.takes_pieces()) {
-      return add_gradients(images, input, call.kept, grad_output, grad_inputs[0], sink.sums());
-    }
-    Scratch<T> sums(sums_size());
-    std::fill_n(sums.data(), sums_size(), T(0));
+    const StageSums<T> sums(sink, sums_size());
     add_gradients(images, input, call.kept, grad_output, grad_inputs[0], sums.data());
-    give(sums.data(), sink);
+    if (sink.takes_pieces()) give(sums.data(), sink);
   }
 
   void finish_sums(const T* sums, const GradientSink<T>& sink) override { give(sums, sink); }

@@ -33,13 +33,10 @@ class PReluStage final : public StageKernels<S> {
 
   void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,
                 const GradientSink<T>& sink) const override {
-    // The sink may change the weight, which the gradient of the input needs as it was.
-    Scratch<T> own(sink.takes_pieces() ? sums_size() : 0);
-    if (sink.takes_pieces()) std::fill_n(own.data(), sums_size(), T(0));
-    T* const sums = sink.takes_pieces() ? own.data() : sink.sums();
-    if (sums != nullptr) add_weight_grad(call.count, call.inputs[0], grad_output, sums);
+    const StageSums<T> sums(sink, sums_size());
+    if (sums.data() != nullptr) add_weight_grad(call.count, call.inputs[0], grad_output, sums.data());
     if (grad_inputs[0] != nullptr) input_grad(call.count, call.inputs[0], grad_output, grad_inputs[0]);
-    if (sink.takes_pieces()) sink.take(s_.weight, 0, s_.weight_size, own.data());
+    if (sink.takes_pieces()) sink.take(s_.weight, 0, s_.weight_size, sums.data());
   }
 
   void finish_sums(const T* sums, const GradientSink<T>& sink) override {

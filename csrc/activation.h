@@ -5,12 +5,7 @@
 #include <cmath>
 #include <cstdint>
 
-// For what kernels of CUDA call, too.
-#ifdef __CUDACC__
-#define LENET_EXT_HOST_DEVICE __host__ __device__
-#else
-#define LENET_EXT_HOST_DEVICE
-#endif
+#include "host_device.h"
 
 namespace lenet_ext {
 

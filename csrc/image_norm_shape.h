@@ -12,8 +12,6 @@ namespace lenet_ext {
 struct ImageNormShape {
   int64_t groups = 1, size = 0, weights = 1, run = 0;
   double eps = 0;
-
-  int64_t image() const { return groups * size; }
 };
 
 }  // namespace lenet_ext

@@ -8,8 +8,6 @@ namespace lenet_ext {
 struct SoftmaxShape {
   int64_t outer, size, inner;  // elements before, in and behind the dimension
   bool logarithm;
-
-  int64_t elements() const { return outer * size * inner; }
 };
 
 }  // namespace lenet_ext

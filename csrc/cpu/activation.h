@@ -1,7 +1,7 @@
 // The activations and their gradients: as traits, and as one pass over memory, bound by bandwidth.
 //
 // A trait is made of a call, whose options it holds as vectors: value(x), and gradient(grad_output, saved), where
-// saved is the output or, where gradient_from_output says so, the input.
+// saved is the output where gradient_from_output says so, else the input.
 #pragma once
 
 #include "cpu/activations/exponential.h"

@@ -7,11 +7,7 @@
 #include <span>
 #include <type_traits>
 
-#ifdef __CUDACC__
-#define LENET_EXT_ALSO_ON_DEVICE __host__ __device__
-#else
-#define LENET_EXT_ALSO_ON_DEVICE
-#endif
+#include "host_device.h"
 
 namespace lenet_ext {
 
@@ -40,7 +36,7 @@ struct OptimizerInfo {
 struct SgdOptions {
   double lr, momentum, dampening, weight_decay, nesterov, maximize;
 
-  LENET_EXT_ALSO_ON_DEVICE void at_step(double) {}
+  LENET_EXT_HOST_DEVICE void at_step(double) {}
 };
 inline constexpr const char* kSgdOptions[] = {"lr",           "momentum", "dampening",
                                               "weight_decay", "nesterov", "maximize"};
@@ -58,7 +54,7 @@ struct AdamOptions {
   double lr, beta1, beta2, eps, weight_decay, amsgrad, maximize, decoupled_weight_decay;
   double rate, scaled_eps;  // of this step
 
-  LENET_EXT_ALSO_ON_DEVICE void at_step(double step) {
+  LENET_EXT_HOST_DEVICE void at_step(double step) {
     const double root = std::sqrt(1 - std::pow(beta2, step));
     rate = lr / (1 - std::pow(beta1, step)) * root, scaled_eps = eps * root;
   }
@@ -77,7 +73,7 @@ inline constexpr const char* kAdamState[] = {"exp_avg", "exp_avg_sq", "max_exp_a
 struct RmspropOptions {
   double lr, momentum, alpha, eps, centered, weight_decay, maximize;
 
-  LENET_EXT_ALSO_ON_DEVICE void at_step(double) {}
+  LENET_EXT_HOST_DEVICE void at_step(double) {}
 };
 inline constexpr const char* kRmspropOptions[] = {"lr",       "momentum",     "alpha",   "eps",
                                                   "centered", "weight_decay", "maximize"};
@@ -89,7 +85,7 @@ inline constexpr const char* kRmspropState[] = {"square_avg", "momentum_buffer",
 struct AdagradOptions {
   double lr, lr_decay, eps, weight_decay, maximize;
 
-  LENET_EXT_ALSO_ON_DEVICE void at_step(double step) { lr /= 1 + (step - 1) * lr_decay; }
+  LENET_EXT_HOST_DEVICE void at_step(double step) { lr /= 1 + (step - 1) * lr_decay; }
 };
 inline constexpr const char* kAdagradOptions[] = {"lr", "lr_decay", "eps", "weight_decay", "maximize"};
 inline constexpr const char* kAdagradState[] = {"sum"};
@@ -101,7 +97,7 @@ inline constexpr const char* kAdagradState[] = {"sum"};
 struct AdadeltaOptions {
   double lr, rho, eps, weight_decay, maximize;
 
-  LENET_EXT_ALSO_ON_DEVICE void at_step(double) {}
+  LENET_EXT_HOST_DEVICE void at_step(double) {}
 };
 inline constexpr const char* kAdadeltaOptions[] = {"lr", "rho", "eps", "weight_decay", "maximize"};
 inline constexpr const char* kAdadeltaState[] = {"square_avg", "acc_delta"};
@@ -118,14 +114,14 @@ inline constexpr OptimizerInfo kOptimizers[] = {
 
 // `From` as another type, constant where it is.
 template <class Options, class From>
-LENET_EXT_ALSO_ON_DEVICE auto& options_as(From* options) {
+LENET_EXT_HOST_DEVICE auto& options_as(From* options) {
   using Result = std::conditional_t<std::is_const_v<From>, const Options, Options>;
   return *reinterpret_cast<Result*>(options);
 }
 
 // body(options) for the optimizer's own struct of the options, doubles that lie at `options`.
 template <class Double, class Body>
-LENET_EXT_ALSO_ON_DEVICE void with_options(Optimizer optimizer, Double* options, const Body& body) {
+LENET_EXT_HOST_DEVICE void with_options(Optimizer optimizer, Double* options, const Body& body) {
   switch (optimizer) {
     case Optimizer::kSgd:
       return body(options_as<SgdOptions>(options));
@@ -152,8 +148,8 @@ struct StepRow {
 
 // row: 1 or 0 and `count` options as Python gives them. steps: how many the parameter has taken, which becomes
 // one more if it is trained; or null.
-LENET_EXT_ALSO_ON_DEVICE inline void begin_step(Optimizer optimizer, const double* row, int64_t count,
-                                                float* steps, StepRow* result) {
+LENET_EXT_HOST_DEVICE inline void begin_step(Optimizer optimizer, const double* row, int64_t count,
+                                             float* steps, StepRow* result) {
   result->trained = row[0];
   for (int64_t i = 0; i < count; ++i) result->options[i] = row[1 + i];
   if (row[0] == 0) return;

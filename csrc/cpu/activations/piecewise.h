@@ -43,19 +43,18 @@ struct Hardtanh {
   }
 };
 
-// min(max(x + 3, 0), 6) / 6
+// min(max(x + 3, 0), 6)
 template <class S>
-typename S::Vector hardsigmoid(typename S::Vector x) {
-  const typename S::Vector six = S::broadcast(6);
-  return S::div(S::min_or_nan(S::max_or_nan(S::add(x, S::broadcast(3)), S::zero()), six), six);
+typename S::Vector relu6_of_3_more(typename S::Vector x) {
+  return S::min_or_nan(S::max_or_nan(S::add(x, S::broadcast(3)), S::zero()), S::broadcast(6));
 }
 
-// No gradient for a NaN.
+// min(max(x + 3, 0), 6) / 6; no gradient for a NaN.
 template <class S>
 struct Hardsigmoid {
   using V = typename S::Vector;
   explicit Hardsigmoid(const ActivationCall&) {}
-  static V value(V x) { return hardsigmoid<S>(x); }
+  static V value(V x) { return S::div(relu6_of_3_more<S>(x), S::broadcast(6)); }
   static V gradient(V grad_output, V output) {
     const V inside = S::mul(grad_output, S::broadcast(1.0 / 6));
     const V below_1 = S::select(S::positive(S::sub(S::broadcast(1), output)), inside, S::zero());
@@ -68,10 +67,7 @@ template <class S>
 struct Hardswish {
   using V = typename S::Vector;
   explicit Hardswish(const ActivationCall&) {}
-  static V value(V x) {
-    const V six = S::broadcast(6);
-    return S::div(S::mul(x, S::min_or_nan(S::max_or_nan(S::add(x, S::broadcast(3)), S::zero()), six)), six);
-  }
+  static V value(V x) { return S::div(S::mul(x, relu6_of_3_more<S>(x)), S::broadcast(6)); }
   static V gradient(V grad_output, V input) {
     const V three = S::broadcast(3);
     const V slope = S::add(S::div(input, three), S::broadcast(0.5));

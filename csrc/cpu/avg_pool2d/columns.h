@@ -2,6 +2,8 @@
 // Rows lie in buffers with zeros to both sides, where padding would be.
 #pragma once
 
+#include <algorithm>
+
 #include "cpu/runtime/scratch.h"
 #include "pool_shapes.h"
 

@@ -18,6 +18,8 @@ struct Normalization {
 
   T scale(int64_t c) const { return weight == nullptr ? inv_std[c] : inv_std[c] * weight[c]; }
   T low(int64_t c) const { return low_mean == nullptr ? T(0) : low_mean[c]; }
+  // What is added to (x - mean) * inv_std for the mean's second number.
+  T low_shift(int64_t c) const { return -low(c) * inv_std[c]; }
   // Of the channels from `first` on.
   Normalization from(int64_t first) const {
     const auto at = [&](const T* values) { return values == nullptr ? nullptr : values + first; };
@@ -45,7 +47,7 @@ void add_normalize_sums(const BatchNormShape& s, int64_t images, const Normaliza
                         const T* g, double* sums, double* sums_of_products) {
   using V = typename S::Vector;
   Scratch<T> shifts(s.channels);
-  for (int64_t c = 0; c < s.channels; ++c) shifts[c] = -by.low(c) * by.inv_std[c];
+  for (int64_t c = 0; c < s.channels; ++c) shifts[c] = by.low_shift(c);
   for (int64_t first = 0; first < s.channels;) {
     ChannelSums<S, 2> channel(s, images, first);
     channel.template add<3>({by.mean, by.inv_std, shifts.data()},

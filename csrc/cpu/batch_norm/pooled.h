@@ -2,6 +2,8 @@
 // over the windows in registers.
 #pragma once
 
+#include <type_traits>
+
 #include "cpu/batch_norm/normalize.h"
 #include "cpu/max_pool2d/grad_contiguous.h"
 
@@ -48,7 +50,7 @@ void add_pooled_sums(const BatchNormShape& s, const MaxPool2dShape& pool, int64_
   for (int64_t plane = 0; plane < images * s.channels; ++plane) {
     const int64_t c = plane % s.channels;
     const V mean = S::broadcast(by.mean[c]), inv_std = S::broadcast(by.inv_std[c]);
-    const V shift = S::broadcast(-by.low(c) * by.inv_std[c]);
+    const V shift = S::broadcast(by.low_shift(c));
     const T* const x_plane = x + plane * s.plane;
     V sum[4] = {}, product[4] = {};
     int pending = 0;

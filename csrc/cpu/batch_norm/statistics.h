@@ -4,8 +4,6 @@
 // they are as exact as the values: deviations are small numbers, and the merging is in double.
 #pragma once
 
-#include <cmath>
-
 #include "cpu/batch_norm/channels.h"
 #include "cpu/runtime/scratch.h"
 

@@ -156,9 +156,10 @@ class DepthwiseInputGrad {
         geometry_(shape.stride_h == 1 ? turned_geometry(shape) : plane_geometry(shape)),
         weights_(shape.out_channels * shape.kernel_height * shape.kernel_width),
         bias_(shape.in_channels) {
-    if (s_.stride_h > 1) return;
-    with_depthwise_kernel(s_,
-                          [&](auto taps, auto) { strips_ = StripColumns<S, taps(), 1>::strips(geometry_); });
+    with_depthwise_kernel(s_, [&](auto taps, auto stride) {
+      strips_ = stride() == 1 ? StripColumns<S, taps(), 1>::strips(geometry_)
+                              : DepthwiseTransposed<S, taps()>::strips(geometry_);
+    });
   }
 
   // bias: of each input channel, to be added, or null.
@@ -184,10 +185,9 @@ class DepthwiseInputGrad {
                      DepthwisePlane<S, kTaps, 1>::forward(geometry_, strips_, grad, weight, bias, add, to);
                    });
       } else {
-        const DepthwiseTransposed<S, kTaps> transposed(geometry_);
         run_planes(images, grad_output, grad_input,
                    [&](const T* grad, const T* weight, T bias, bool add, T* to) {
-                     transposed.run(grad, weight, bias, add, to);
+                     DepthwiseTransposed<S, kTaps>::run(geometry_, strips_, grad, weight, bias, add, to);
                    });
       }
     });
@@ -218,7 +218,7 @@ class DepthwiseInputGrad {
 
   const Conv2dShape s_;
   const PlaneGeometry geometry_;
-  std::vector<PlaneStrip> strips_;  // with a stride of 1
+  std::vector<PlaneStrip> strips_;
   Scratch<T> weights_, bias_;
 };
 

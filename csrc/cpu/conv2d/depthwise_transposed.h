@@ -13,50 +13,53 @@ class DepthwiseTransposed {
   using V = typename S::Vector;
 
  public:
-  // g: of the convolution.
-  explicit DepthwiseTransposed(const PlaneGeometry& g) : g_(g) {
+  // g: of the convolution. A strip's `first` counts pairs of input pixels, its columns are lanes of gradients.
+  static std::vector<PlaneStrip> strips(const PlaneGeometry& g) {
+    std::vector<PlaneStrip> strips;
     for (int64_t first = 0; 2 * first < g.width; first += S::width) {
       PlaneStrip strip{first, 0, 1, false, {}};
       for (int x = 0; x < kTaps; ++x) {
         for (int64_t lane = 0; lane < S::width; ++lane) {
-          const int64_t pair = first + lane, from = pair + shift(x);
-          const bool wanted = from >= 0 && from < g.out_width && 2 * pair + place(x) < g.width;
+          const int64_t pair = first + lane, from = pair + shift(g, x);
+          const bool wanted = from >= 0 && from < g.out_width && 2 * pair + place(g, x) < g.width;
           strip.columns[x] |= uint32_t{wanted} << lane;
         }
       }
-      strips_.push_back(strip);
+      strips.push_back(strip);
     }
+    return strips;
   }
 
   // grad_in = bias + the gradient, or with `add` grad_in += this.
-  void run(const T* grad, const T* weight, T bias, bool add, T* grad_in) const {
-    for (const PlaneStrip& strip : strips_) {
+  static void run(const PlaneGeometry& g, const std::vector<PlaneStrip>& strips, const T* grad,
+                  const T* weight, T bias, bool add, T* grad_in) {
+    for (const PlaneStrip& strip : strips) {
       typename S::Mask masks[kTaps];
 #pragma GCC unroll 8
       for (int x = 0; x < kTaps; ++x) masks[x] = S::mask_of(strip.columns[x]);
-      for (int64_t y = 0; y < g_.height; ++y) {
+      for (int64_t y = 0; y < g.height; ++y) {
         V even_columns = S::zero(), odd_columns = S::zero();  // of the kernel
-        for (int64_t ky = (y + g_.pad_top) % 2; ky < kTaps; ky += 2) {
-          const int64_t row = (y + g_.pad_top - ky) / 2;
-          if (y + g_.pad_top < ky || row >= g_.out_height) continue;
-          const T *const from = grad + row * g_.out_width + strip.first, *const w = weight + ky * kTaps;
+        for (int64_t ky = (y + g.pad_top) % 2; ky < kTaps; ky += 2) {
+          const int64_t row = (y + g.pad_top - ky) / 2;
+          if (y + g.pad_top < ky || row >= g.out_height) continue;
+          const T *const from = grad + row * g.out_width + strip.first, *const w = weight + ky * kTaps;
 #pragma GCC unroll 8
           for (int x = 0; x < kTaps; ++x) {
             V& sum = x % 2 == 0 ? even_columns : odd_columns;
-            sum = S::fma(S::load_masked(from + shift(x), masks[x]), S::broadcast(w[x]), sum);
+            sum = S::fma(S::load_masked(from + shift(g, x), masks[x]), S::broadcast(w[x]), sum);
           }
         }
-        const bool swapped = place(0) == 1;
+        const bool swapped = place(g, 0) == 1;
         store(swapped ? odd_columns : even_columns, swapped ? even_columns : odd_columns, bias, add,
-              g_.width - 2 * strip.first, grad_in + y * g_.width + 2 * strip.first);
+              g.width - 2 * strip.first, grad_in + y * g.width + 2 * strip.first);
       }
     }
   }
 
  private:
   // Which pixel of a pair kernel column x reaches, and from which output: that of the pair's number plus this.
-  int64_t place(int64_t x) const { return (x + g_.pad_left) % 2; }
-  int64_t shift(int64_t x) const { return (place(x) + g_.pad_left - x) / 2; }
+  static int64_t place(const PlaneGeometry& g, int64_t x) { return (x + g.pad_left) % 2; }
+  static int64_t shift(const PlaneGeometry& g, int64_t x) { return (place(g, x) + g.pad_left - x) / 2; }
 
   static void store(V first, V second, T bias, bool add, int64_t count, T* to) {
     const V pixels[2] = {S::interleave_low(first, second), S::interleave_high(first, second)};
@@ -67,9 +70,6 @@ class DepthwiseTransposed {
       S::store_partial(to, value, lanes);
     }
   }
-
-  const PlaneGeometry g_;
-  std::vector<PlaneStrip> strips_;
 };
 
 }  // namespace lenet_ext::cpu

@@ -13,7 +13,7 @@
 //                      so that the taps (kx, c) of a pixel are one contiguous run; contract microkernel with
 //                      pixels as steps, taps as rows.
 //   lanes = pixels     both as padded planes; dot microkernel along the rows of pixels: for few channels,
-//                      depthwise.
+//                      depthwise that depthwise.h does not take.
 #pragma once
 
 #include <type_traits>

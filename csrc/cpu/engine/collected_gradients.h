@@ -2,7 +2,11 @@
 // and where a parameter is used in several places, whose gradients are added up.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
 #include <numeric>
+#include <optional>
+#include <vector>
 
 #include "cpu/engine/tensors.h"
 

@@ -57,18 +57,18 @@ class Rearranger {
 
  public:
   explicit Rearranger(const Rearrangement& r)
-      : r_(r),
-        padding_(static_cast<T>(r.padding)),
+      : padding_(static_cast<T>(r.padding)),
+        input_size_(r.input_size),
         size_(static_cast<int64_t>(r.source.size())),
         transposition_(transposition_of(r)) {
     constexpr int64_t kLeastMean = 6;  // elements of a run, about what one costs
     std::vector<ElementRun> runs = runs_of(r);
     if (size_ >= kLeastMean * static_cast<int64_t>(runs.size())) runs_ = std::move(runs);
-    if (transposition_ || !runs_.empty()) r_.source = {};
+    if (!transposition_ && runs_.empty()) source_ = r.source;
   }
 
   void run(int64_t images, const T* x, T* y) const {
-    for (int64_t n = 0; n < images; ++n, x += r_.input_size, y += size_) {
+    for (int64_t n = 0; n < images; ++n, x += input_size_, y += size_) {
       if (!runs_.empty()) {
         copy_runs(x, y);
       } else if (transposition_) {
@@ -103,14 +103,14 @@ class Rearranger {
   }
   void copy_elements(const T* x, T* y) const {
     for (int64_t i = 0; i < size_; ++i) {
-      const int32_t source = r_.source[i];
+      const int32_t source = source_[i];
       y[i] = source == Rearrangement::kPadding ? padding_ : x[source];
     }
   }
 
-  Rearrangement r_;
   const T padding_;
-  const int64_t size_;  // of the result
+  const int64_t input_size_, size_;  // of an image and of its result
+  std::vector<int32_t> source_;      // of each element, where neither of the following serves
   const std::optional<Transposition> transposition_;
   std::vector<ElementRun> runs_;
 };

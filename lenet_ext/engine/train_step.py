@@ -38,7 +38,8 @@ class TrainStep:
     torch.nn.functional, "cross_entropy" or "mse" for torch's defaults. Targets are classes, int64, for the
     first two, or the probabilities of all classes for the first; else of the outputs' shape and dtype.
     Of a network with several outputs the loss is about the first, in which everything that is trained must
-    have a part, as in (logits, probabilities); what the others alone need is not computed.
+    have a part, as in (logits, probabilities); what the others alone need is not computed, and dropout drops
+    other elements than in a call with the same seed.
     max_grad_norm: gradients are clipped before the update, as by torch.nn.utils.clip_grad_norm_ of all
     parameters that are trained; on the CPU alone.
 
@@ -74,7 +75,8 @@ class TrainStep:
             optimizer = torch.optim.SGD(fused.parameters(), **options)
         elif not isinstance(optimizer, torch.optim.Optimizer):
             kind = type(optimizer).__name__
-            raise TypeError(f"TrainStep: optimizer must be a torch.optim.Optimizer, got {kind}")
+            hint = ": give it as loss=" if isinstance(optimizer, (str, torch.nn.Module)) else ""
+            raise TypeError(f"TrainStep: optimizer must be a torch.optim.Optimizer, got {kind}{hint}")
         elif options:
             raise TypeError(f"TrainStep: {next(iter(options))} is an option of the optimizer, which is given")
         clipped = "" if max_grad_norm is None else f" {_norm(max_grad_norm)!r}"
@@ -297,7 +299,7 @@ class TrainStep:
         if len(images) > 0:
             self._loss.check_targets(targets, outputs)
         if order is not None:
-            _check_range("order", order, len(images))
+            _check_range("permutation", order, len(images))
 
 
 def _norm(max_norm: object) -> float:

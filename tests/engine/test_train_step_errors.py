@@ -76,7 +76,7 @@ def test_labels_out_of_range(value: int) -> None:
 def test_order_out_of_range(value: int, callback: Any) -> None:
     step = make(torch.float32, **NESTEROV)
     order = torch.tensor([3, 0, value])
-    message = rf"order {value} at position 2 is out of range \[0, 6\)"
+    message = rf"(order|permutation) {value} at position 2 is out of range \[0, 6\)"
     unchanged(step, IndexError, message, lambda: step.epoch(IMAGES, LABELS, 1, order, callback, 1))
 
 

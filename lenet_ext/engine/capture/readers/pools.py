@@ -92,7 +92,7 @@ def adaptive_max_pool1d(reader: Reader, call: Call) -> None:
     reader.give_list(call, [reader.reshaped(call, maxima, (channels, size))])
 
 
-@reads("The mean over the last dimensions, of at most two", "mean")
+@reads("The mean over one or both of the last two dimensions of an image", "mean")
 def mean(reader: Reader, call: Call) -> None:
     if call.arguments.get("dtype") not in (None, call.input.dtype):
         call.refuse(f"takes the mean in {call.arguments['dtype']}")
@@ -100,7 +100,7 @@ def mean(reader: Reader, call: Call) -> None:
     reader.give(call, reader.reshaped(call, pooled, image_shape(call.node)))
 
 
-@reads("The maximum over the last dimensions, of at most two, with the gradient of max_pool2d", "amax")
+@reads("The maximum over one or both of the last two dimensions, with the gradient of max_pool2d", "amax")
 def amax(reader: Reader, call: Call) -> None:
     pooled = _pooled(reader, call, AdaptiveMaxPool2d)
     reader.give(call, reader.reshaped(call, pooled, image_shape(call.node)))

@@ -13,7 +13,9 @@ TORCHRUN = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
 
 
 def test_two_processes_train_as_one() -> None:
-    """The parameters after steps of SGD are, but for rounding, those of native torch in one process."""
+    """The parameters after steps of SGD are, but for rounding, those of native torch in one process; with
+    batch norm those of native torch in two, and so are the running statistics.
+    """
     finished = python(*TORCHRUN, HELPERS / "distributed_layers.py")
     assert finished.returncode == 0, finished.stderr
     lines = [line.rsplit(maxsplit=2) for line in finished.stdout.splitlines()]
@@ -23,6 +25,8 @@ def test_two_processes_train_as_one() -> None:
         ("fused", 2),
         ("fused fsdp2", 2),
         ("tensor parallel", 2),
+        ("residual", 2),
+        ("batch norm of features", 2),
     ]
     for name, _, largest in lines:
         assert float(largest) < 1e-12, name

@@ -10,6 +10,7 @@ import pytest
 import torch
 from networks import NETWORKS, images
 from torch import Tensor, nn
+from torch.autograd import gradgradcheck
 from torch.func import functional_call, grad, vmap
 from torch.utils._pytree import tree_leaves
 
@@ -95,3 +96,19 @@ def test_second_derivatives(name: str) -> None:
         norm = torch.stack([gradient.square().sum() for gradient in grads]).sum()
         found.append(torch.autograd.grad(norm, parameters))
     torch.testing.assert_close(*found, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("training", [False, True], ids=["eval", "train"])
+@pytest.mark.parametrize("name", [name for name in NETWORKS if name != "activation hardsigmoid"])
+def test_gradgradcheck(name: str, training: bool) -> None:
+    """Of all but hardsigmoid, whose second derivative torch itself does not have."""
+    if training and NETWORKS[name].is_random:
+        pytest.skip("each call draws another mask")
+    torch.manual_seed(0)
+    fused, _, x = pair(name)
+    fused.train(training)
+
+    def outputs(x: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
+        return tuple(leaf for leaf in tree_leaves(fused(x)) if isinstance(leaf, Tensor))
+
+    assert gradgradcheck(outputs, (x[:2].clone().requires_grad_(), *fused.parameters()), fast_mode=True)

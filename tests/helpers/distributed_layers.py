@@ -1,13 +1,18 @@
-"""Run by torchrun: our layers in DistributedDataParallel and FSDP2, a fused network, and tensor parallelism,
-against one process.
+"""Run by torchrun: our layers in DistributedDataParallel and FSDP2, fused networks, and tensor parallelism,
+against one process; with batch norm, whose statistics are of a process's own images, against the native
+network in DistributedDataParallel.
 
 Prints, for each, the largest relative difference of the parameters after some steps of SGD.
 """
 
 from __future__ import annotations
 
+import copy
+
 import torch
 import torch.distributed as dist
+from networks import NETWORKS
+from networks import images as images_of
 from torch import Tensor
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
@@ -36,6 +41,8 @@ def whole(parameter: Tensor) -> Tensor:
 
 def difference(trained: torch.nn.Module, expected: torch.nn.Module) -> float:
     pairs = zip(trained.parameters(), expected.parameters(), strict=True)
+    counted = zip(trained.buffers(), expected.buffers(), strict=True)
+    assert all(torch.allclose(mine, other, rtol=1e-12) for mine, other in counted)
     return max(((whole(mine) - other).norm() / other.norm()).item() for mine, other in pairs)
 
 
@@ -54,6 +61,19 @@ def fused(model: torch.nn.Module) -> DistributedDataParallel:
 def sharded_fused(model: torch.nn.Module) -> FSDPModule:
     """The fused network as a whole is a unit."""
     return fully_shard(lenet_ext.fuse(model, images(2)))
+
+
+def batch_norm_difference(rank: int, name: str) -> float:
+    """Between the fused network of this name and the native one, each process with images of its own."""
+    torch.manual_seed(0)
+    native = NETWORKS[name].build().double()
+    batch = images_of(NETWORKS[name], IMAGES, seed=rank)
+    model = lenet_ext.fuse(copy.deepcopy(native), batch)
+    labels = torch.arange(IMAGES) % CLASSES
+    ours, expected = DistributedDataParallel(model), DistributedDataParallel(native)
+    train(ours, batch, labels)
+    train(expected, batch, labels)
+    return difference(ours, expected)
 
 
 def tensor_parallel(model: torch.nn.Sequential) -> torch.nn.Module:
@@ -90,6 +110,10 @@ def main() -> None:
     largest = difference(model, native)
     if rank == 0:
         print("tensor parallel", processes, largest)
+    for name in ("residual", "batch norm of features"):
+        largest = batch_norm_difference(rank, name)
+        if rank == 0:
+            print(name, processes, largest)
     dist.destroy_process_group()
 
 

@@ -48,16 +48,18 @@ void with_activation(const ActivationCall& call, const Body& body) {
       return body(Abs<S>(call));
   }
 }
-// body(offset, n) for vectors of a range; n == width except for the last.
+// body(offset, n) for vectors of a range; n == width except for the last. A copy of the body is called, so that
+// the pointers and vectors in it stay in registers: others might be what is stored to.
 template <class S, class Body>
 void for_each_vector(int64_t count, const Body& body) {
   constexpr int64_t kBlock = 1024;  // vectors per item of parallel work
   const int64_t block = kBlock * S::width;
   parallel_for((count + block - 1) / block, 2 * kBlock, [&](int64_t first, int64_t last) {
+    const Body copy = body;
     const int64_t end = last * block < count ? last * block : count;
     int64_t i = first * block;
-    for (; i + S::width <= end; i += S::width) body(i, S::width);
-    if (i < end) body(i, static_cast<int>(end - i));
+    for (; i + S::width <= end; i += S::width) copy(i, S::width);
+    if (i < end) copy(i, static_cast<int>(end - i));
   });
 }
 
@@ -65,7 +67,7 @@ void for_each_vector(int64_t count, const Body& body) {
 template <class S, class Stored>
 void activate(const ActivationCall& call, int64_t count, const Stored* input, Stored* output) {
   with_activation<S>(call, [&](const auto& trait) {
-    for_each_vector<S>(count, [&](int64_t i, int n) {
+    for_each_vector<S>(count, [trait, input, output](int64_t i, int n) {
       if (n == S::width) {
         S::store(output + i, trait.value(S::load(input + i)));
       } else {
@@ -80,7 +82,7 @@ template <class S, class Stored>
 void activation_grad(const ActivationCall& call, int64_t count, const Stored* grad_output,
                      const Stored* saved, Stored* grad_input) {
   with_activation<S>(call, [&](const auto& trait) {
-    for_each_vector<S>(count, [&](int64_t i, int n) {
+    for_each_vector<S>(count, [trait, grad_output, saved, grad_input](int64_t i, int n) {
       if (n == S::width) {
         S::store(grad_input + i, trait.gradient(S::load(grad_output + i), S::load(saved + i)));
       } else {

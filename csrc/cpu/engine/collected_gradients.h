@@ -38,15 +38,8 @@ class CollectedGradients {
     return network.max_grad_norm || shares_parameters(network, pass);
   }
 
-  // Adds a piece of a gradient, factor * values.
-  void add(int parameter, int64_t first, int64_t count, const T* values, T factor) {
-    if (rows_[parameter].trained == 0) return;
-    T* const to = of(first_of_[parameter]) + first;
-    const auto scale = S::broadcast(factor);
-    for (int64_t i = 0; i < count; i += S::width) {
-      const int n = static_cast<int>(std::min<int64_t>(S::width, count - i));
-      S::store_partial(to + i, S::fma(scale, S::load_partial(values + i, n), S::load_partial(to + i, n)), n);
-    }
+  void add(const GradientPiece<T>& piece) {
+    if (rows_[piece.parameter].trained != 0) write_piece<S>(piece, true, of(first_of_[piece.parameter]));
   }
 
   // The optimizer's step of all parameters, after clipping, where this is asked for.
@@ -54,8 +47,12 @@ class CollectedGradients {
     const T factor = network_.max_grad_norm ? clipping(*network_.max_grad_norm) : T(1);
     for (size_t i = 0; i < first_of_.size(); ++i) {
       if (first_of_[i] < i || rows_[i].trained == 0) continue;
-      update_parameter<S, Stored>(network_, pass_, rows_, static_cast<int>(i), 0, network_.parameter_sizes[i],
-                                  of(i), factor);
+      update_parameter<S, Stored>(network_, pass_, rows_,
+                                  {.parameter = static_cast<int>(i),
+                                   .first = 0,
+                                   .count = network_.parameter_sizes[i],
+                                   .values = of(i),
+                                   .factors = &factor});
     }
   }
 

@@ -3,6 +3,7 @@
 
 #include <array>
 
+#include "cpu/engine/gradient_sink.h"
 #include "engine/optimizer.h"
 
 namespace lenet_ext::cpu {
@@ -11,7 +12,7 @@ namespace lenet_ext::cpu {
 // of a vector), and
 //
 //   bool uses(size_t k) const                                    // whether the options ask for state k
-//   V step(V gradient, V old, V (&state)[kStates]) const         // the parameters after the step
+//   V step(V gradient, V old, V* state) const         // the parameters after the step
 //
 // which changes the state. A state that is not used is zero before, and not looked at after.
 template <class S, class Options>
@@ -34,24 +35,28 @@ struct OptimizerTrait {
   V decay;
 };
 
-template <class S>
+// What a step of SGD consists of, apart from weight decay.
+enum class SgdKind { kPlain, kMomentum, kDampedOrNesterov };
+
+template <class S, SgdKind kKind>
 struct Sgd : OptimizerTrait<S, SgdOptions> {
   using V = typename S::Vector;
-  static constexpr int kStates = 1, kCycles = 4;
+  static constexpr int kStates = kKind == SgdKind::kPlain ? 0 : 1, kCycles = 4;
 
   explicit Sgd(const SgdOptions& o)
       : OptimizerTrait<S, SgdOptions>(o),
         minus_lr(this->vector(-o.lr)),
         momentum(this->vector(o.momentum)),
         damped(this->vector(1 - o.dampening)),
-        has_momentum(o.momentum != 0),
         is_damped(o.dampening != 0),
         nesterov(o.nesterov != 0) {}
 
-  bool uses(size_t) const { return has_momentum; }
-  V step(V gradient, V old, V (&state)[kStates]) const {
+  bool uses(size_t) const { return true; }
+  V step(V gradient, V old, V* state) const {
     gradient = this->decayed(gradient, old);
-    if (has_momentum) {
+    if constexpr (kKind == SgdKind::kMomentum) {
+      gradient = state[0] = S::fma(momentum, state[0], gradient);
+    } else if constexpr (kKind == SgdKind::kDampedOrNesterov) {
       state[0] = S::fma(momentum, state[0], is_damped ? S::mul(damped, gradient) : gradient);
       gradient = nesterov ? S::fma(momentum, state[0], gradient) : state[0];
     }
@@ -59,7 +64,7 @@ struct Sgd : OptimizerTrait<S, SgdOptions> {
   }
 
   V minus_lr, momentum, damped;
-  bool has_momentum, is_damped, nesterov;
+  bool is_damped, nesterov;
 };
 
 // And AdamW.
@@ -81,7 +86,7 @@ struct Adam : OptimizerTrait<S, AdamOptions> {
   }
 
   bool uses(size_t k) const { return k < 2 || amsgrad; }
-  V step(V gradient, V old, V (&state)[kStates]) const {
+  V step(V gradient, V old, V* state) const {
     gradient = this->decayed(gradient, old);
     state[0] = S::fma(rest1, S::sub(gradient, state[0]), state[0]);
     state[1] = this->mean_square(beta2, state[1], rest2, gradient);
@@ -110,7 +115,7 @@ struct Rmsprop : OptimizerTrait<S, RmspropOptions> {
         centered(o.centered != 0) {}
 
   bool uses(size_t k) const { return k == 0 || (k == 1 ? has_momentum : centered); }
-  V step(V gradient, V old, V (&state)[kStates]) const {
+  V step(V gradient, V old, V* state) const {
     gradient = this->decayed(gradient, old);
     state[0] = this->mean_square(alpha, state[0], rest, gradient);
     V square = state[0];
@@ -136,7 +141,7 @@ struct Adagrad : OptimizerTrait<S, AdagradOptions> {
       : OptimizerTrait<S, AdagradOptions>(o), minus_lr(this->vector(-o.lr)), eps(this->vector(o.eps)) {}
 
   bool uses(size_t) const { return true; }
-  V step(V gradient, V old, V (&state)[kStates]) const {
+  V step(V gradient, V old, V* state) const {
     gradient = this->decayed(gradient, old);
     state[0] = S::fma(gradient, gradient, state[0]);
     return S::fma(minus_lr, S::div(gradient, S::add(S::sqrt(state[0]), eps)), old);
@@ -158,7 +163,7 @@ struct Adadelta : OptimizerTrait<S, AdadeltaOptions> {
         eps(this->vector(o.eps)) {}
 
   bool uses(size_t) const { return true; }
-  V step(V gradient, V old, V (&state)[kStates]) const {
+  V step(V gradient, V old, V* state) const {
     gradient = this->decayed(gradient, old);
     state[0] = this->mean_square(rho, state[0], rest, gradient);
     const V ratio = S::div(S::add(state[1], eps), S::add(state[0], eps));
@@ -170,56 +175,72 @@ struct Adadelta : OptimizerTrait<S, AdadeltaOptions> {
   V minus_lr, rho, rest, eps;
 };
 
-template <class S>
-auto optimizer_trait(const SgdOptions& options) {
-  return Sgd<S>(options);
+// body(trait) for an optimizer's options. The step of SGD is little more than its loads and stores: where it
+// were to ask at each vector what it consists of, it would take twice the time.
+template <class S, class Body>
+void with_trait(const SgdOptions& options, const Body& body) {
+  if (options.momentum == 0) return body(Sgd<S, SgdKind::kPlain>(options));
+  if (options.dampening == 0 && options.nesterov == 0) return body(Sgd<S, SgdKind::kMomentum>(options));
+  body(Sgd<S, SgdKind::kDampedOrNesterov>(options));
 }
-template <class S>
-auto optimizer_trait(const AdamOptions& options) {
-  return Adam<S>(options);
+template <class S, class Body>
+void with_trait(const AdamOptions& options, const Body& body) {
+  body(Adam<S>(options));
 }
-template <class S>
-auto optimizer_trait(const RmspropOptions& options) {
-  return Rmsprop<S>(options);
+template <class S, class Body>
+void with_trait(const RmspropOptions& options, const Body& body) {
+  body(Rmsprop<S>(options));
 }
-template <class S>
-auto optimizer_trait(const AdagradOptions& options) {
-  return Adagrad<S>(options);
+template <class S, class Body>
+void with_trait(const AdagradOptions& options, const Body& body) {
+  body(Adagrad<S>(options));
 }
-template <class S>
-auto optimizer_trait(const AdadeltaOptions& options) {
-  return Adadelta<S>(options);
+template <class S, class Body>
+void with_trait(const AdadeltaOptions& options, const Body& body) {
+  body(Adadelta<S>(options));
 }
 
-// body(trait) for the optimizer with these options.
 template <class S, class Body>
 void with_optimizer(Optimizer optimizer, const StepRow& row, const Body& body) {
-  with_options(optimizer, row.options, [&](const auto& options) { body(optimizer_trait<S>(options)); });
+  with_options(optimizer, row.options, [&](const auto& options) { with_trait<S>(options, body); });
 }
 
-// A step of `count` parameters, whose gradients are factor * values. state: the tensors of the trait, or
-// nulls. The trait is a copy, whose vectors stay in registers: others might be what is stored to.
-template <class S, class Stored, class Trait, size_t kStates>
-void optimizer_step(Trait trait, int64_t count, const typename S::Scalar* values, typename S::Scalar factor,
-                    std::array<Stored*, kStates> state, Stored* parameter) {
-  const auto scale = S::broadcast(trait.sign * factor);
-  for (size_t k = 0; k < kStates; ++k) {
+// A step of a part of a parameter. state: the tensors of the trait, or nulls. The trait is a copy, whose vectors
+// stay in registers: others might be what is stored to.
+template <class S, class Stored, class Trait>
+void optimizer_step(Trait trait, const GradientPiece<typename S::Scalar>& piece,
+                    std::array<Stored*, Trait::kStates> state, Stored* parameter) {
+  bool all = true;
+  for (int k = 0; k < Trait::kStates; ++k) {
+    if (state[k] != nullptr) state[k] += piece.first;
     if (!trait.uses(k)) state[k] = nullptr;
+    all = all && state[k] != nullptr;
   }
-  const auto update = [&](auto full, int64_t i, int n) {
-    const auto load = [&](const auto* p) { return full ? S::load(p + i) : S::load_partial(p + i, n); };
-    const auto store = [&](Stored* p, auto v) { full ? S::store(p + i, v) : S::store_partial(p + i, v, n); };
-    typename S::Vector vectors[kStates];
-    for (size_t k = 0; k < kStates; ++k) vectors[k] = state[k] != nullptr ? load(state[k]) : S::zero();
-    const auto moved = trait.step(S::mul(scale, load(values)), load(parameter), vectors);
-    for (size_t k = 0; k < kStates; ++k) {
-      if (state[k] != nullptr) store(state[k], vectors[k]);
+  parameter += piece.first;
+  const auto steps = [&](auto every) {
+    const int64_t count = piece.count;
+    for (int64_t r = 0, i = 0; r < piece.rows; ++r) {
+      const auto factor = S::broadcast(trait.sign * piece.factors[r]);
+      const auto* values = piece.values;
+      const auto update = [&](auto full, int n) {
+        const auto load = [&](const auto* p) { return full ? S::load(p) : S::load_partial(p, n); };
+        const auto store = [&](Stored* p, auto v) { full ? S::store(p, v) : S::store_partial(p, v, n); };
+        typename S::Vector vectors[Trait::kStates + 1];
+        for (int k = 0; k < Trait::kStates; ++k) {
+          vectors[k] = every || state[k] != nullptr ? load(state[k] + i) : S::zero();
+        }
+        const auto moved = trait.step(S::mul(factor, load(values)), load(parameter + i), vectors);
+        for (int k = 0; k < Trait::kStates; ++k) {
+          if (every || state[k] != nullptr) store(state[k] + i, vectors[k]);
+        }
+        store(parameter + i, moved);
+        values += n, i += n;
+      };
+      for (int64_t j = S::width; j <= count; j += S::width) update(std::true_type{}, S::width);
+      if (count % S::width != 0) update(std::false_type{}, static_cast<int>(count % S::width));
     }
-    store(parameter, moved);
   };
-  int64_t i = 0;
-  for (; i + S::width <= count; i += S::width) update(std::true_type{}, i, S::width);
-  if (i < count) update(std::false_type{}, i, static_cast<int>(count - i));
+  all ? steps(std::true_type{}) : steps(std::false_type{});
 }
 
 }  // namespace lenet_ext::cpu

@@ -72,7 +72,10 @@ void network_backward(const NetworkPtr& network, const BackwardPass& pass) {
   T* images = nullptr;
   if (of_images) images = kSame ? static_cast<T*>(pass.grad_input) : run.batch_memory(network->image_size());
   run.want_gradients([&](int64_t) { return of_parameters; }, images);
-  const auto take = [&](auto... piece) { write_gradient<S, Stored>(*network, pass, piece...); };
+  const auto take = [&](const GradientPiece<T>& piece) {
+    const bool adds = network->parameter_readers[piece.parameter] > 1;  // to those of other layers
+    write_piece<S>(piece, adds, static_cast<Stored*>(pass.grad_parameters[piece.parameter]));
+  };
   const auto pieces = of_parameters ? GradientSink<T>::pieces(take) : GradientSink<T>::none();
   for (size_t i = run.engine().segments(); i-- > 0;) {
     Segment<S>& segment = run.engine().segment(i);
@@ -135,10 +138,10 @@ void network_train(const NetworkPtr& network, const TrainPass& pass) {
   std::optional<CollectedGradients<S, Stored>> collected;
   if (CollectedGradients<S, Stored>::are_needed(*network, pass))
     collected.emplace(*network, pass, rows.data());
-  const auto take = [&](int parameter, auto... piece) {  // once the loss of the whole batch is known
+  const auto take = [&](const GradientPiece<T>& piece) {  // once the loss of the whole batch is known
     if (loss.is_refused()) return;
-    if (collected) return collected->add(parameter, piece...);
-    update_parameter<S, Stored>(*network, pass, rows.data(), parameter, piece...);
+    if (collected) return collected->add(piece);
+    update_parameter<S, Stored>(*network, pass, rows.data(), piece);
   };
   const auto pieces = GradientSink<T>::pieces(take);
   Segment<S>& segment = run.engine().segment(last);

@@ -78,44 +78,37 @@ class WideParameters {
   std::vector<const T*> pointers_;
 };
 
-// A piece of a gradient, factor * values, to elements [first, first + count) of where a parameter's is
-// wanted: added to those of other layers.
+// A piece of a gradient to its place in `gradient`: in place of what is there, or added to it.
 template <class S, class Stored>
-void write_gradient(const Network& network, const BackwardPass& pass, int parameter, int64_t first,
-                    int64_t count, const typename S::Scalar* values, typename S::Scalar factor) {
-  Stored* const to = static_cast<Stored*>(pass.grad_parameters[parameter]) + first;
-  const auto scale = S::broadcast(factor);
-  const bool adds = network.parameter_readers[parameter] > 1;
-  for (int64_t i = 0; i < count; i += S::width) {
-    const int n = static_cast<int>(std::min<int64_t>(S::width, count - i));
-    const auto others = adds ? S::load_partial(to + i, n) : S::zero();
-    S::store_partial(to + i, S::fma(scale, S::load_partial(values + i, n), others), n);
-  }
+void write_piece(const GradientPiece<typename S::Scalar>& piece, bool adds, Stored* gradient) {
+  constexpr int64_t kCost = 4;
+  for_each_part(piece, kCost, [&](const auto& part) {
+    Stored* to = gradient + part.first;
+    for (int64_t r = 0; r < part.rows; ++r, to += part.count) {
+      const auto factor = S::broadcast(part.factors[r]);
+      for (int64_t i = 0; i < part.count; i += S::width) {
+        const int n = static_cast<int>(std::min<int64_t>(S::width, part.count - i));
+        const auto others = adds ? S::load_partial(to + i, n) : S::zero();
+        S::store_partial(to + i, S::fma(factor, S::load_partial(part.values + i, n), others), n);
+      }
+    }
+  });
 }
 
-// The optimizer's step of elements [first, first + count) of a parameter, by a piece of its gradient. rows: of
-// this step, one for each parameter.
+// The optimizer's step of a part of a parameter, by a piece of its gradient. rows: of this step, one for each
+// parameter.
 template <class S, class Stored>
-void update_parameter(const Network& network, const TrainPass& pass, const StepRow* rows, int parameter,
-                      int64_t first, int64_t count, const typename S::Scalar* values,
-                      typename S::Scalar factor) {
-  if (rows[parameter].trained == 0) return;
-  const auto at = [&](void* tensor) {
-    return tensor == nullptr ? nullptr : static_cast<Stored*>(tensor) + first;
-  };
-  with_optimizer<S>(*network.optimizer, rows[parameter], [&]<class Trait>(const Trait& trait) {
+void update_parameter(const Network& network, const TrainPass& pass, const StepRow* rows,
+                      const GradientPiece<typename S::Scalar>& piece) {
+  if (rows[piece.parameter].trained == 0) return;
+  with_optimizer<S>(*network.optimizer, rows[piece.parameter], [&]<class Trait>(const Trait& trait) {
     std::array<Stored*, Trait::kStates> state;
     for (size_t k = 0; k < state.size(); ++k) {
-      state[k] = at(pass.state[k * network.parameter_sizes.size() + parameter]);
+      state[k] = static_cast<Stored*>(pass.state[k * network.parameter_sizes.size() + piece.parameter]);
     }
-    Stored* const to = at(pass.parameters[parameter]);
-    constexpr int64_t kBlock = 4096, kCost = kBlock / S::width * Trait::kCycles;
-    parallel_for((count + kBlock - 1) / kBlock, kCost, [&](int64_t first_block, int64_t last_block) {
-      const int64_t begin = first_block * kBlock, size = std::min(last_block * kBlock, count) - begin;
-      std::array<Stored*, Trait::kStates> part = state;
-      for (Stored*& tensor : part) tensor += tensor == nullptr ? 0 : begin;
-      optimizer_step<S>(trait, size, values + begin, factor, part, to + begin);
-    });
+    Stored* const parameter = static_cast<Stored*>(pass.parameters[piece.parameter]);
+    for_each_part(piece, 16 / S::width * Trait::kCycles,
+                  [&](const auto& part) { optimizer_step<S>(trait, part, state, parameter); });
   });
 }
 

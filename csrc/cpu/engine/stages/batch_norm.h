@@ -220,8 +220,8 @@ class BatchNormStage final : public StatisticsKernels<S> {
     if (p_.weight >= 0 && sink.takes_pieces()) give_gradients(to, sink);
   }
   void give_gradients(const T* sums, const GradientSink<T>& sink) const {
-    sink.take(p_.bias, 0, s_.channels, sums);
-    sink.take(p_.weight, 0, s_.channels, sums + s_.channels);
+    sink.take({p_.bias, 0, s_.channels, sums});
+    sink.take({p_.weight, 0, s_.channels, sums + s_.channels});
   }
 
   // Elements of a group: with what they become they fit the first-level cache.

@@ -33,11 +33,11 @@ class BroadcastStage : public StageKernels<S> {
     const StageSums<T> sums(sink, sums_size());
     if (sums.data() != nullptr) self.add_parameter_grad(call.count, call.inputs[0], grad_output, sums.data());
     if (grad_inputs[0] != nullptr) self.input_grad(call.count, grad_output, grad_inputs[0]);
-    if (sink.takes_pieces()) sink.take(parameter_, 0, s_.size, sums.data());
+    if (sink.takes_pieces()) sink.take({parameter_, 0, s_.size, sums.data()});
   }
 
   void finish_sums(const T* sums, const GradientSink<T>& sink) override {
-    sink.take(parameter_, 0, s_.size, sums);
+    sink.take({parameter_, 0, s_.size, sums});
   }
 
  protected:

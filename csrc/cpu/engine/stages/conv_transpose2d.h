@@ -87,8 +87,8 @@ class ConvTranspose2dStage final : public StageKernels<S> {
   }
 
   void give(const T* gradients, const GradientSink<T>& sink) const {
-    sink.take(weight_, 0, weight_size(), gradients);
-    if (bias_ >= 0) sink.take(bias_, 0, s_.in_channels, gradients + weight_size());
+    sink.take({weight_, 0, weight_size(), gradients});
+    if (bias_ >= 0) sink.take({bias_, 0, s_.in_channels, gradients + weight_size()});
   }
 
   const Conv2dShape s_;

@@ -44,8 +44,8 @@ class ImageNormStage final : public StageKernels<S> {
 
  private:
   void finish(const T* sums, const GradientSink<T>& sink) const {
-    if (parameters_.size() > 1) sink.take(static_cast<int>(parameters_[1]), 0, s_.weights, sums);
-    if (!parameters_.empty()) sink.take(static_cast<int>(parameters_[0]), 0, s_.weights, sums + s_.weights);
+    if (parameters_.size() > 1) sink.take({static_cast<int>(parameters_[1]), 0, s_.weights, sums});
+    if (!parameters_.empty()) sink.take({static_cast<int>(parameters_[0]), 0, s_.weights, sums + s_.weights});
   }
 
   const ImageNormShape s_;

@@ -102,8 +102,8 @@ class PlainStage final : public StageKernels<S> {
       weight = gradients.data(), bias = weight + s_.weight_size;
       weight_grad_->write(sums, gradients.data(), s_.bias < 0 ? nullptr : gradients.data() + s_.weight_size);
     }
-    sink.take(s_.weight, 0, s_.weight_size, weight);
-    if (s_.bias >= 0) sink.take(s_.bias, 0, s_.bias_size, bias);
+    sink.take({s_.weight, 0, s_.weight_size, weight});
+    if (s_.bias >= 0) sink.take({s_.bias, 0, s_.bias_size, bias});
   }
 
   // Whether the convolution's output is more than what is left of it after the pool.
@@ -164,7 +164,7 @@ class PlainStage final : public StageKernels<S> {
     Scratch<T> bias(s_.bias_size);
     std::fill_n(bias.data(), s_.bias_size, T(0));
     add_rows(shape.rows, grad_output, bias.data());
-    sink.take(s_.bias, 0, s_.bias_size, bias.data());
+    sink.take({s_.bias, 0, s_.bias_size, bias.data()});
   }
 
   void add_rows(int64_t count, const T* rows, T* sum) const {
@@ -177,22 +177,19 @@ class PlainStage final : public StageKernels<S> {
                         const GradientSink<T>& sink) const {
     constexpr int64_t kPieceBytes = 256 * 1024;  // rows together, so that the images are read less often
     const int64_t in = shape.in_features, out = shape.out_features;
+    if (shape.rows == 1) return sink.take({s_.weight, 0, in, input, out, grad_output});
     const int64_t rows = std::clamp<int64_t>(kPieceBytes / (in * int64_t{sizeof(T)}), 1, out);
     Scratch<T> zeros(in);
     std::fill_n(zeros.data(), in, T(0));
     parallel_for((out + rows - 1) / rows, rows * in * shape.rows / 4, [&](int64_t begin, int64_t end) {
-      Scratch<T> piece(shape.rows == 1 ? 0 : rows * in);
+      Scratch<T> piece(rows * in);
       for (int64_t o = begin * rows; o < std::min(end * rows, out); o += rows) {
         const int64_t count = std::min(rows, out - o);
-        if (shape.rows == 1) {  // a row of the gradient is a multiple of the image
-          for (int64_t r = o; r < o + count; ++r) sink.take(s_.weight, r * in, in, input, grad_output[r]);
-          continue;
-        }
         MatrixProduct<T> product =
             weight_product<T>(shape, grad_output + o, input, zeros.data(), piece.data());
         product.rows = count;
         matmul<S>(product);
-        sink.take(s_.weight, o * in, count * in, piece.data());
+        sink.take({s_.weight, o * in, count * in, piece.data()});
       }
     });
   }

@@ -36,11 +36,11 @@ class PReluStage final : public StageKernels<S> {
     const StageSums<T> sums(sink, sums_size());
     if (sums.data() != nullptr) add_weight_grad(call.count, call.inputs[0], grad_output, sums.data());
     if (grad_inputs[0] != nullptr) input_grad(call.count, call.inputs[0], grad_output, grad_inputs[0]);
-    if (sink.takes_pieces()) sink.take(s_.weight, 0, s_.weight_size, sums.data());
+    if (sink.takes_pieces()) sink.take({s_.weight, 0, s_.weight_size, sums.data()});
   }
 
   void finish_sums(const T* sums, const GradientSink<T>& sink) override {
-    sink.take(s_.weight, 0, s_.weight_size, sums);
+    sink.take({s_.weight, 0, s_.weight_size, sums});
   }
 
  private:

@@ -79,6 +79,7 @@ class NetworkRun {
     }
 
     T* value(int i) { return pointers_[i]; }
+    const T* const* values() { return pointers_.data(); }
     uint8_t* kept(size_t stage) { return kept_pointers_[static_cast<int64_t>(stage)]; }
 
     const TileRange range;
@@ -90,17 +91,14 @@ class NetworkRun {
     Scratch<uint8_t*> kept_pointers_;
   };
 
-  // body(call) for what a stage is to be given of a tile.
-  template <class Body>
-  void with_call(Tile& tile, size_t i, const Body& body) {
-    const Stage& stage = network_.stages[i];
-    Scratch<const T*> inputs(static_cast<int64_t>(stage.inputs.size()));
-    for (size_t k = 0; k < stage.inputs.size(); ++k) inputs[k] = tile.value(stage.inputs[k]);
-    body(StageCall<T>{.first = tile.range.first,
-                      .count = tile.range.count,
-                      .inputs = inputs.data(),
-                      .output = tile.value(static_cast<int>(i) + 1),
-                      .kept = tile.kept(i)});
+  // What a stage is to be given of a tile.
+  StageCall<T> call_of(Tile& tile, size_t i) const {
+    return {.first = tile.range.first,
+            .count = tile.range.count,
+            .values = tile.values(),
+            .inputs = network_.stages[i].inputs.data(),
+            .output = tile.value(static_cast<int>(i) + 1),
+            .kept = tile.kept(i)};
   }
 
   // Before the first tile of a segment.
@@ -110,7 +108,7 @@ class NetworkRun {
   void forward(const Segment<S>& segment, Tile& tile) {
     if (segment.begin() == 0) statistics_.observe(0, tile.range, tile.value(0));
     for (size_t i = segment.begin(); i < segment.end(); ++i) {
-      with_call(tile, i, [&](const StageCall<T>& call) { segment.kernels(i).forward(call); });
+      segment.kernels(i).forward(call_of(tile, i));
       statistics_.observe(static_cast<int>(i) + 1, tile.range, tile.value(static_cast<int>(i) + 1));
     }
   }

@@ -16,9 +16,12 @@ namespace lenet_ext::cpu {
 template <class T>
 struct StageCall {
   int64_t first, count;
-  const T* const* inputs;  // of each value that the stage reads, these images
+  const T* const* values;  // of the network, of these images
+  const int* inputs;       // the numbers of those that the stage reads
   T* output;               // of these images
   uint8_t* kept;           // Stage::argmax_bytes of each, which forward leaves for backward; or null
+
+  const T* input(int64_t i) const { return values[inputs[i]]; }
 };
 
 // What a pass computes with. tensors: all parameters of the network. seed: of dropout.

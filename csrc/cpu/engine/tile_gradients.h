@@ -34,7 +34,7 @@ class NetworkRun<S, Stored>::TileGradients {
       if (!run_.values_[value].wanted) continue;
       complete(value);
       const Stage& stage = run_.network_.stages[i];
-      run_.with_call(tile_, i, [&](const StageCall<T>& call) { backward(i, stage, call, sink); });
+      backward(i, stage, run_.call_of(tile_, i), sink);
     }
   }
 
@@ -46,11 +46,11 @@ class NetworkRun<S, Stored>::TileGradients {
       const int64_t first = tile_.range.first;
       const T* const grad = run_.stages_[i].gradients + first * network.stages[i].batch_gradient_size();
       uint8_t* const kept = run_.stages_[i].kept;
-      const T* const input = tile_.value(value);
       const StageCall<T> call{
           .first = first,
           .count = tile_.range.count,
-          .inputs = &input,
+          .values = tile_.values(),
+          .inputs = network.stages[i].inputs.data(),
           .output = nullptr,
           .kept = kept == nullptr ? nullptr : kept + first * network.stages[i].argmax_bytes()};
       Scratch<T> added(filled_[value] ? tile_.range.count * network.value_size(value) : 0);

@@ -15,13 +15,13 @@ class ActivationStage final : public StageKernels<S> {
   ActivationStage(const ActivationCall& activation, int64_t size) : activation_(activation), size_(size) {}
 
   void forward(const StageCall<T>& call) const override {
-    activate<S>(activation_, call.count * size_, call.inputs[0], call.output);
+    activate<S>(activation_, call.count * size_, call.input(0), call.output);
   }
 
   void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,
                 const GradientSink<T>&) const override {
     if (grad_inputs[0] == nullptr) return;
-    activation_grad<S>(activation_, call.count * size_, grad_output, call.inputs[0], grad_inputs[0]);
+    activation_grad<S>(activation_, call.count * size_, grad_output, call.input(0), grad_inputs[0]);
   }
 
  private:

@@ -14,7 +14,7 @@ class AdaptiveMaxPool2dStage final : public StageKernels<S> {
   explicit AdaptiveMaxPool2dStage(const WindowPool2dShape& shape) : s_(shape) {}
 
   void forward(const StageCall<T>& call) const override {
-    adaptive_max_pool2d<S>(s_, call.count * s_.channels, call.inputs[0], call.output, argmax(call));
+    adaptive_max_pool2d<S>(s_, call.count * s_.channels, call.input(0), call.output, argmax(call));
   }
 
   void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,

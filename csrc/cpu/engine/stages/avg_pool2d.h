@@ -14,7 +14,7 @@ class AvgPool2dStage final : public StageKernels<S> {
   explicit AvgPool2dStage(const WindowPool2dShape& shape) : channels_(shape.channels), pool_(shape) {}
 
   void forward(const StageCall<T>& call) const override {
-    pool_.forward(call.count * channels_, call.inputs[0], call.output);
+    pool_.forward(call.count * channels_, call.input(0), call.output);
   }
 
   void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,

@@ -74,7 +74,7 @@ class BatchNormStage final : public StatisticsKernels<S> {
     for_each_group(call.count, [&](const Group& group) {
       T* const y = call.output + group.out;
       T* const normalized = stage_.pooled ? block.data() : y;
-      normalize<S>(group.shape, group.images, by_.from(group.channel), call.inputs[0] + group.in, normalized);
+      normalize<S>(group.shape, group.images, by_.from(group.channel), call.input(0) + group.in, normalized);
       if (stage_.pooled) {
         max_pool2d<S>(group.pool, Format::kContiguous, normalized, y, argmax(call, group));
       }
@@ -107,7 +107,7 @@ class BatchNormStage final : public StatisticsKernels<S> {
       }
       const Normalization<T> by = by_.from(group.channel);
       double *const sum = sums.data() + group.channel, *const product = sum + s_.channels;
-      const T* const x = call.inputs[0] + group.in;
+      const T* const x = call.input(0) + group.in;
       if (in_pairs_ && grad_x == nullptr) {
         if (sums_wanted) {
           add_pooled_sums<S>(group.shape, group.pool, group.images, by, x, of_group, argmax(call, group), sum,
@@ -141,7 +141,7 @@ class BatchNormStage final : public StatisticsKernels<S> {
   void finish_input_gradient(const StageCall<T>& call, const T* grad, T* grad_x) const override {
     for_each_group(call.count, [&](const Group& group) {
       T* const to = grad_x + group.in;
-      const T *const x = call.inputs[0] + group.in, *normalized = grad + group.out;
+      const T *const x = call.input(0) + group.in, *normalized = grad + group.out;
       const Normalization<T> by = by_.from(group.channel);
       const T *const means = grad_means_.data() + group.channel, *const product_means = means + s_.channels;
       if (in_pairs_) {

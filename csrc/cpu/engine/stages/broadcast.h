@@ -31,7 +31,7 @@ class BroadcastStage : public StageKernels<S> {
                 const GradientSink<T>& sink) const override {
     const auto& self = static_cast<const Derived&>(*this);
     const StageSums<T> sums(sink, sums_size());
-    if (sums.data() != nullptr) self.add_parameter_grad(call.count, call.inputs[0], grad_output, sums.data());
+    if (sums.data() != nullptr) self.add_parameter_grad(call.count, call.input(0), grad_output, sums.data());
     if (grad_inputs[0] != nullptr) self.input_grad(call.count, grad_output, grad_inputs[0]);
     if (sink.takes_pieces()) sink.take({parameter_, 0, s_.size, sums.data()});
   }
@@ -108,7 +108,7 @@ class ShiftStage final : public BroadcastStage<S, ShiftStage<S>> {
 
   void forward(const StageCall<T>& call) const override {
     const V alpha = S::broadcast(alpha_);
-    this->for_each_value(call.count, call.inputs[0], call.output,
+    this->for_each_value(call.count, call.input(0), call.output,
                          [&](V x, V value) { return S::fma(value, alpha, x); });
   }
 
@@ -135,7 +135,7 @@ class GainStage final : public BroadcastStage<S, GainStage<S>> {
   using typename Base::T;
   using typename Base::V;
 
-  void forward(const StageCall<T>& call) const override { multiply(call.count, call.inputs[0], call.output); }
+  void forward(const StageCall<T>& call) const override { multiply(call.count, call.input(0), call.output); }
 
   void add_parameter_grad(int64_t images, const T* x, const T* grad_output, T* sums) const {
     this->add_sums(images, sums,

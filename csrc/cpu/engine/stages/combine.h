@@ -19,7 +19,7 @@ class AddStage final : public StageKernels<S> {
   AddStage(int64_t size, double alpha) : size_(size), alpha_(static_cast<T>(alpha)) {}
 
   void forward(const StageCall<T>& call) const override {
-    const T *const a = call.inputs[0], *const b = call.inputs[1];
+    const T *const a = call.input(0), *const b = call.input(1);
     const auto alpha = S::broadcast(alpha_);
     for_each_lanes<S>(call.count * size_, [&](int64_t i, const auto& load, const auto& store) {
       store(call.output + i, S::fma(load(b + i), alpha, load(a + i)));
@@ -51,13 +51,13 @@ class MulStage final : public StageKernels<S> {
   explicit MulStage(int64_t size) : size_(size) {}
 
   void forward(const StageCall<T>& call) const override {
-    multiply(call.count, call.inputs[0], call.inputs[1], call.output);
+    multiply(call.count, call.input(0), call.input(1), call.output);
   }
 
   void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,
                 const GradientSink<T>&) const override {
     for (int i = 0; i < 2; ++i) {
-      if (grad_inputs[i] != nullptr) multiply(call.count, grad_output, call.inputs[1 - i], grad_inputs[i]);
+      if (grad_inputs[i] != nullptr) multiply(call.count, grad_output, call.input(1 - i), grad_inputs[i]);
     }
   }
 
@@ -83,7 +83,7 @@ class ConcatStage final : public StageKernels<S> {
 
   void forward(const StageCall<T>& call) const override {
     for_each_run(call.count, [&](size_t input, int64_t at, int64_t joined_at, int64_t size) {
-      copy_row<S>(call.inputs[input] + at, call.output + joined_at, size);
+      copy_row<S>(call.input(input) + at, call.output + joined_at, size);
     });
   }
 

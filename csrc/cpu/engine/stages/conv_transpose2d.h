@@ -42,7 +42,7 @@ class ConvTranspose2dStage final : public StageKernels<S> {
   }
 
   void forward(const StageCall<T>& call) const override {
-    forward_.run(call.count, call.inputs[0], call.output);
+    forward_.run(call.count, call.input(0), call.output);
   }
 
   int64_t sums_size() const override { return weight_size() + (bias_ < 0 ? 0 : s_.in_channels); }
@@ -53,7 +53,7 @@ class ConvTranspose2dStage final : public StageKernels<S> {
     if (grad_inputs[0] != nullptr) input_grad_->run(call.count, grad_output, grad_inputs[0]);
     if (sink.is_wanted()) {
       Scratch<T> gradients(sums_size());
-      weight_grad_->run(call.inputs[0], grad_output, call.count, gradients.data(), nullptr);
+      weight_grad_->run(call.input(0), grad_output, call.count, gradients.data(), nullptr);
       if (bias_ >= 0) bias_grad(call.count, grad_output, gradients.data() + weight_size());
       if (sink.takes_pieces()) {
         give(gradients.data(), sink);

@@ -18,7 +18,7 @@ class DropoutStage final : public StageKernels<S> {
   void set_parameters(const StageParameters<T>& parameters) override { seed_ = parameters.seed; }
 
   void forward(const StageCall<T>& call) const override {
-    dropout_.apply(seed_, call.first, call.count, call.inputs[0], call.output);
+    dropout_.apply(seed_, call.first, call.count, call.input(0), call.output);
   }
 
   void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,

@@ -25,7 +25,7 @@ class ImageNormStage final : public StageKernels<S> {
   }
 
   void forward(const StageCall<T>& call) const override {
-    image_normalize<S>(s_, call.count, weight_, bias_, call.inputs[0], call.output);
+    image_normalize<S>(s_, call.count, weight_, bias_, call.input(0), call.output);
   }
 
   // Of the bias, then of the weight.
@@ -36,7 +36,7 @@ class ImageNormStage final : public StageKernels<S> {
     const StageSums<T> own(sink, sums_size());
     T* const sums = sums_size() > 0 ? own.data() : nullptr;
     if (sums == nullptr && grad_inputs[0] == nullptr) return;
-    image_normalize_grad<S>(s_, call.count, weight_, call.inputs[0], grad_output, sums, grad_inputs[0]);
+    image_normalize_grad<S>(s_, call.count, weight_, call.input(0), grad_output, sums, grad_inputs[0]);
     if (sink.takes_pieces()) finish(sums, sink);
   }
 

@@ -59,7 +59,7 @@ class PlainStage final : public StageKernels<S> {
     Scratch<T> block(full ? block_ * s_.core_size : 0);
     for (int64_t i = 0; i < images; i += step) {
       const int64_t count = std::min(step, images - i);
-      const T* x = call.inputs[0] + i * s_.input_size;
+      const T* x = call.input(0) + i * s_.input_size;
       T* const y = call.output + i * s_.output_size;
       T* const core = full ? block.data() : y;
       uint8_t* const z = call.kept == nullptr ? nullptr : call.kept + i * s_.argmax_bytes();
@@ -81,7 +81,7 @@ class PlainStage final : public StageKernels<S> {
   void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,
                 const GradientSink<T>& sink) const override {
     const int64_t images = call.count;
-    const T* const input = call.inputs[0];
+    const T* const input = call.input(0);
     activation_grad<S>(s_.activation, images * s_.output_size, grad_output, call.output, grad_output);
     if (s_.core == Core::kLinear) return linear_backward(images, input, grad_output, grad_inputs[0], sink);
     const StageSums<T> sums(sink, sums_size());

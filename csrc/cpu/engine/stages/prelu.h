@@ -22,7 +22,7 @@ class PReluStage final : public StageKernels<S> {
   }
 
   void forward(const StageCall<T>& call) const override {
-    const T* const x = call.inputs[0];
+    const T* const x = call.input(0);
     for_each_vector_with_slope(call.count, [&](int64_t i, int n, int64_t, V slope) {
       const V v = S::load_partial(x + i, n);
       S::store_partial(call.output + i, S::select(S::positive(v), v, S::mul(v, slope)), n);
@@ -34,8 +34,8 @@ class PReluStage final : public StageKernels<S> {
   void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,
                 const GradientSink<T>& sink) const override {
     const StageSums<T> sums(sink, sums_size());
-    if (sums.data() != nullptr) add_weight_grad(call.count, call.inputs[0], grad_output, sums.data());
-    if (grad_inputs[0] != nullptr) input_grad(call.count, call.inputs[0], grad_output, grad_inputs[0]);
+    if (sums.data() != nullptr) add_weight_grad(call.count, call.input(0), grad_output, sums.data());
+    if (grad_inputs[0] != nullptr) input_grad(call.count, call.input(0), grad_output, grad_inputs[0]);
     if (sink.takes_pieces()) sink.take({s_.weight, 0, s_.weight_size, sums.data()});
   }
 

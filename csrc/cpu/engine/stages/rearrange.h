@@ -14,7 +14,7 @@ class RearrangeStage final : public StageKernels<S> {
   explicit RearrangeStage(const Rearrangement& r) : forward_(r), backward_(r.inverse()) {}
 
   void forward(const StageCall<T>& call) const override {
-    forward_.run(call.count, call.inputs[0], call.output);
+    forward_.run(call.count, call.input(0), call.output);
   }
 
   void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,

@@ -14,7 +14,7 @@ class SoftmaxStage final : public StageKernels<S> {
   explicit SoftmaxStage(const SoftmaxShape& shape) : softmax_(shape) {}
 
   void forward(const StageCall<T>& call) const override {
-    softmax_.forward(call.count, call.inputs[0], call.output);
+    softmax_.forward(call.count, call.input(0), call.output);
   }
 
   void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,

@@ -11,7 +11,7 @@ from torch.compiler import is_compiling
 
 from lenet_ext.engine.capture import Captured, capture
 from lenet_ext.engine.capture.errors import layer_name
-from lenet_ext.engine.capture.modes import unread
+from lenet_ext.engine.capture.modes import Flags, unread
 from lenet_ext.engine.network import Network
 from lenet_ext.engine.operators import Statistics, draw_seeds, run
 from lenet_ext.engine.reasons import against
@@ -59,59 +59,54 @@ class FusedNet(torch.nn.Module):
 
     def forward(self, images: Tensor) -> Any:
         if is_compiling():
-            return self._run(images)
+            return self._run(images, *self._as_compiled(images))
         try:
-            return self._run(images)
+            tensors = self._checked_tensors(images)
+            return self._run(images, tensors, self._mode, self._registered.counts)
         except Exception as error:
             reason = against("FusedNet", images, self._named(), self._normalization is not None)
             if reason is None:
                 raise
             raise reason from error
 
-    def _run(self, images: Tensor) -> Any:
-        tensors = self._checked_tensors(images)
-        mode = self._mode
+    def _run(self, images: Tensor, tensors: list[Tensor], mode: Runnable, counted: list[Tensor]) -> Any:
         images, *parameters = autocast(images, *tensors)
         seed = draw_seeds(1) if mode.is_random else None
-        statistics = Statistics(tensors, mode.updated, self._counts(mode)) if mode.counters else None
+        statistics = Statistics(tensors, mode.updated, counted) if mode.counters else None
         outputs = run(mode.program, images, self._normalization, parameters, seed, statistics)
         return outputs[0] if mode.is_single else mode.collected(outputs)
 
     def _checked_tensors(self, images: Tensor) -> list[Tensor]:
         """Those of the network in its order, after a look at the mode and at the sizes of `images`."""
-        if is_compiling():
-            self._check(images)
-            return [_attribute(self, path) for path in self._layout.tensors]
         registered = self._registered
         tensors = registered.tensors(self, self._layout)
         if images.shape != registered.shape:
-            self._check(images)
+            self._check(images, self._mode)
             registered.shape = images.shape
         return tensors
 
-    def _counts(self, mode: Runnable) -> list[Tensor]:
-        """The numbers of batches that the batch norms have seen."""
-        if is_compiling():
-            return counts(self, mode.counters)
-        registered = self._registered
-        if registered.counts is None:
-            registered.counts = counts(self, mode.counters)
-        return registered.counts
+    def _as_compiled(self, images: Tensor) -> tuple[list[Tensor], Runnable, list[Tensor]]:
+        """What a call takes from the modules, as torch.compile can follow it."""
+        mode = self._in_mode(tuple([_submodule(self, path).training for path in self._layout.paths]))
+        self._check(images, mode)
+        return [_attribute(self, path) for path in self._layout.tensors], mode, counts(self, mode.counters)
 
     @property
     def _mode(self) -> Runnable:
         """The network in the mode in which its modules are, as far as they were looked at last."""
-        paths = self._layout.paths
-        if is_compiling():
-            pattern = tuple([_submodule(self, path).training for path in paths])
-        else:
-            pattern = self._registered.flags
+        registered = self._registered
+        if registered.mode is None:
+            mode = self._in_mode(registered.flags)
+            registered.mode, registered.counts = mode, counts(self, mode.counters)
+        return registered.mode
+
+    def _in_mode(self, pattern: Flags) -> Runnable:
         mode = self._modes.get(pattern)
         if isinstance(mode, Runnable):
             return mode
         if mode is not None:
             raise RuntimeError(f"FusedNet: this mode cannot be fused: {mode.removeprefix('fuse: ')}")
-        path, training = unread(paths, pattern, self._modes)
+        path, training = unread(self._layout.paths, pattern, self._modes)
         state = "training" if training else "eval"
         if not path:
             raise RuntimeError(
@@ -131,9 +126,9 @@ class FusedNet(torch.nn.Module):
         self._registered.tensors(self, self._layout)
         return self._mode.network
 
-    def _check(self, images: Tensor) -> None:
+    def _check(self, images: Tensor, mode: Runnable) -> None:
         """Raises RuntimeError for images that the model may treat in another way."""
-        sizes, known = tuple(images.shape[1:]), self._mode.sizes
+        sizes, known = tuple(images.shape[1:]), mode.sizes
         if len(sizes) == len(known.example) and not known.include(sizes):
             raise RuntimeError(
                 f"FusedNet: the network was fused for {known.text()}, and may compute something else "

@@ -143,29 +143,30 @@ class NetworkFunction(Function):
         *parameters: Tensor,
     ) -> tuple[Tensor, ...]:
         outputs, saved, argmax = _forward_op(input, parameters, program, normalization, seed)
+        ctx.program, ctx.shapes, ctx.updated = program, (), {}
+        if len(outputs) > 1:
+            ctx.set_materialize_grads(False)
+            ctx.shapes = [output.shape for output in outputs]
+        if not updated:
+            ctx.save_for_backward(input, normalization, seed, saved, argmax, *parameters)
+            return tuple(outputs)
         # The next forward may change these before this one's backward, which does not depend on them.
         ctx.updated = {number: parameters[number] for number in updated}
         kept = (None if number in updated else tensor for number, tensor in enumerate(parameters))
         ctx.save_for_backward(input, normalization, seed, saved, argmax, *kept)
         ctx.set_materialize_grads(False)
-        ctx.program, ctx.shapes = program, [output.shape for output in outputs]
-        if not updated:
-            return tuple(outputs)
         ctx.mark_non_differentiable(saved)
         return *outputs, saved
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        input, normalization, seed, saved, argmax, *kept = ctx.saved_tensors
-        parameters = [ctx.updated.get(number, tensor) for number, tensor in enumerate(kept)]
+        input, normalization, seed, saved, argmax, *parameters = ctx.saved_tensors
+        for number, tensor in ctx.updated.items():
+            parameters[number] = tensor
         needs_input, _, _, _, _, *needs_parameters = ctx.needs_input_grad
-        given = next((grad for grad in grads if grad is not None), None)
-        if given is None:  # all are zero, as where a second derivative is
+        grad_outputs: list[Any] = _whole(grads, ctx.shapes) if ctx.shapes else [grads[0]]
+        if grad_outputs[0] is None:  # all are zero, as where a second derivative is
             return None, None, None, None, None, *(None for _ in needs_parameters)
-        grad_outputs = [
-            given.new_zeros(shape) if grad is None else grad
-            for grad, shape in zip(grads, ctx.shapes, strict=False)
-        ]
         if not is_dynamo_compiling() and (followed() or any(map(batched_gradient, grad_outputs))):
             needed = (needs_input, *needs_parameters)
             grad_input, *wanted = _gradients_layer_by_layer(
@@ -187,6 +188,15 @@ class NetworkFunction(Function):
         wanted = [grad if needed else None for grad, needed in zip(found, needs_parameters, strict=False)]
         wanted += [None] * (len(needs_parameters) - len(wanted))
         return grad_input if needs_input else None, None, None, None, None, *wanted
+
+
+def _whole(grads: Sequence[Tensor | None], shapes: Sequence[torch.Size]) -> list[Any]:
+    """The gradients of outputs of these shapes, with zeros in the place of None, if any is not None."""
+    given = next((grad for grad in grads if grad is not None), None)
+    if given is None:
+        return [None]
+    pairs = zip(grads, shapes, strict=False)
+    return [given.new_zeros(shape) if grad is None else grad for grad, shape in pairs]
 
 
 # torch.autograd.Function.apply would repeat in Python the choice that `run` makes.

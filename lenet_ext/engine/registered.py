@@ -20,6 +20,7 @@ from lenet_ext.engine.capture.modes import Flags, flags
 
 if TYPE_CHECKING:
     from lenet_ext.engine.capture import Captured
+    from lenet_ext.engine.runnable import Runnable
 
 __all__ = ["Layout", "Registered", "attribute", "counts"]
 
@@ -107,7 +108,8 @@ class Registered:
     def __init__(self) -> None:
         self.shape: torch.Size | None = None  # of the last images that were found to fit
         self.flags: Flags = ()  # the modes of the modules
-        self.counts: list[Tensor] | None = None  # of the batches that batch norms have seen, once asked for
+        self.mode: Runnable | None = None  # the network in these modes, once asked for, and then:
+        self.counts: list[Tensor] = []  # of the batches that its batch norms have seen
         self.watch = Watch()  # false where another look is needed
         self._tensors: list[Tensor] = []
         self._owners: list[tuple[nn.Module, str]] = []  # of tensors that are computed at each access
@@ -130,7 +132,7 @@ class Registered:
         return self._tensors
 
     def _look(self, root: nn.Module, layout: Layout) -> None:
-        self.watch, self.shape, self.counts = Watch(), None, None  # which are filled where nothing is refused
+        self.watch, self.shape, self.mode = Watch(), None, None  # which are filled where nothing is refused
         layout.check(root)
         watch = Watch()
         for module in root.modules():

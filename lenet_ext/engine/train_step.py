@@ -195,7 +195,7 @@ class TrainStep:
             tensors = fused._checked_tensors(images)
             watch = fused._registered.watch
             self._mode, self._loss_line = fused._mode, None
-            self._counted = fused._counts(self._mode)
+            self._counted = fused._registered.counts
             read, names = self._read(tensors), fused._layout.tensors
             # Its watch sees where any of these change.
             step = self._step = self._optimizer.step(tensors, names, read, watch)

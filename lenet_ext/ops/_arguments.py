@@ -69,6 +69,8 @@ def autocast_is_on(tensor: Tensor) -> bool:
 
 def autocast(*tensors: Tensor | None) -> Any:
     """`tensors` in the dtype that torch.autocast asks for on their device; float64 stays, as in torch."""
+    if not _any_autocast():
+        return tensors
     first = next(tensor for tensor in tensors if tensor is not None)
     if not autocast_is_on(first):
         return tensors

@@ -222,3 +222,17 @@ def test_parameters_of_another_mode_stay_as_they_are() -> None:
                 module.train()
             assert_alike(step, native, example)
             assert len(step.optimizer.state) == 4
+
+
+@pytest.mark.parametrize("soft", [False, True])
+@pytest.mark.parametrize("height", [0, 1])
+def test_outputs_without_positions(height: int, soft: bool) -> None:
+    """As torch: the mean of nothing is NaN."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.AdaptiveAvgPool2d((height, 2))).double()
+    x = torch.randn(3, 1, 5, 5, dtype=torch.float64)
+    step = TrainStep(lenet_ext.fuse(model, x), lr=0.0)
+    shape = (3, 2, height, 2) if soft else (3, height, 2)
+    targets = torch.rand(shape, dtype=torch.float64) if soft else torch.zeros(shape, dtype=torch.int64)
+    expected = F.cross_entropy(model(x), targets)
+    torch.testing.assert_close(step(x, targets), expected.detach(), equal_nan=True)

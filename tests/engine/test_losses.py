@@ -231,20 +231,6 @@ def test_numbers_of_classes(network: Network, outputs: int) -> None:
     check(networks, nn.BCEWithLogitsLoss(), images, torch.rand(shape, dtype=torch.float64), 1e-10)
 
 
-@pytest.mark.parametrize("soft", [False, True])
-@pytest.mark.parametrize("height", [0, 1])
-def test_outputs_without_positions(height: int, soft: bool) -> None:
-    """As torch: the mean of nothing is NaN."""
-    torch.manual_seed(0)
-    model = nn.Sequential(nn.Conv2d(1, CLASSES, 3), nn.AdaptiveAvgPool2d((height, 2))).double()
-    images = torch.randn(3, 1, 5, 5, dtype=torch.float64)
-    step = TrainStep(lenet_ext.fuse(model, images), lr=0.0)
-    shape = (3, CLASSES, height, 2) if soft else (3, height, 2)
-    targets = torch.rand(shape, dtype=torch.float64) if soft else torch.zeros(shape, dtype=torch.int64)
-    expected = nn.functional.cross_entropy(model(images), targets)
-    torch.testing.assert_close(step(images, targets), expected.detach(), equal_nan=True)
-
-
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", [*OF_CLASSES, *OF_ELEMENTS])
 def test_16_bits(name: str, dtype: torch.dtype) -> None:

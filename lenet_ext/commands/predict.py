@@ -10,10 +10,28 @@ import typer
 
 from lenet_ext.training.errors import InputError, printable, require
 
+CheckpointOption = Annotated[
+    Path, typer.Option("--checkpoint", help="The checkpoint.safetensors of a run", show_default=False)
+]
+ModelOption = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        help="Where the program of a network of your own is now",
+        metavar="FILE.py:Name",
+        show_default="where it was",
+    ),
+]
+TrustOption = Annotated[
+    bool, typer.Option("--trust-model", help="Run the text of the network in the checkpoint")
+]
+
 
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files", metavar="IMAGE", show_default=False)],
-    checkpoint: Annotated[Path, typer.Option(help="The checkpoint.safetensors of a run", show_default=False)],
+    checkpoint: CheckpointOption,
+    model: ModelOption = None,
+    trust_model: TrustOption = False,
 ) -> None:
     """Print what the images show, a line each: the most likely class, its probability, the file.
 
@@ -22,7 +40,7 @@ def predict(
     require("numpy", "PIL", "safetensors")
     from lenet_ext.training.predict import predict_files
 
-    results = predict_files(checkpoint, images)
+    results = predict_files(checkpoint, images, model, trusts_model=trust_model)
     errors = [str(result) for result in results if isinstance(result, InputError)]
     predictions = [
         (path, result)

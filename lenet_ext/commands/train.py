@@ -31,6 +31,18 @@ def train(
     root: Annotated[
         Path | None, _option("The folder the data lies in, as torchvision lays it out", "data")
     ] = None,
+    model: Annotated[
+        str | None,
+        _option(
+            "A network of your own: a class or function, called with those of in_channels, num_classes and "
+            "image_size that it takes",
+            "the LeNet",
+            metavar="FILE.py:Name",
+        ),
+    ] = None,
+    trust_model: Annotated[
+        bool, typer.Option("--trust-model", help="Run the text of the network in the checkpoint to resume")
+    ] = False,
     image_size: Annotated[
         int | None,
         _option("Resize the images of a folder to so many pixels, and crop them square", "as they are"),
@@ -39,8 +51,19 @@ def train(
         int | None, _option("How often to go through the training images", "by data set")
     ] = None,
     batch_size: Annotated[int | None, _option("Images in a step", "64, digits 32")] = None,
-    lr: Annotated[float | None, _option("Peak learning rate", "0.02")] = None,
+    optimizer: Annotated[str | None, _option("sgd, adam or adamw", "sgd", metavar="NAME")] = None,
+    lr: Annotated[float | None, _option("Peak learning rate", "0.02, adam and adamw 0.001")] = None,
     momentum: Annotated[float | None, _option("Momentum of SGD", "0.9")] = None,
+    weight_decay: Annotated[float | None, _option("The optimizer's weight decay", "0")] = None,
+    schedule: Annotated[
+        str | None,
+        _option("Of the learning rate: cosine, linear, step or constant", "cosine", metavar="NAME"),
+    ] = None,
+    label_smoothing: Annotated[float | None, _option("That of the cross entropy", "0")] = None,
+    augment: Annotated[
+        bool | None,
+        _option("Train on images shifted by up to 4 pixels and, but for digits, mirrored", "no-augment"),
+    ] = None,
     engine: Annotated[
         str | None,
         _option(
@@ -62,7 +85,7 @@ def train(
         bool | None, _option("Train native torch's twin beside it", "compare, unless --engine torch")
     ] = None,
 ) -> None:
-    """Train a LeNet, write its checkpoint, metrics and pictures, and compare it with native torch."""
+    """Train a network, write its checkpoint, metrics and pictures, and compare it with native torch."""
     _keep_matplotlib_to_itself()
     require("numpy", "PIL", "safetensors", "matplotlib")
     from lenet_ext.commands.progress import SteadyConsole
@@ -72,11 +95,17 @@ def train(
     options = {
         "data": data,
         "root": None if root is None else str(root),
+        "model": model,
         "image_size": image_size,
         "epochs": epochs,
         "batch_size": batch_size,
+        "optimizer": optimizer,
         "lr": lr,
         "momentum": momentum,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "label_smoothing": label_smoothing,
+        "augment": augment,
         "engine": engine,
         "device": device,
         "seed": seed,
@@ -85,7 +114,7 @@ def train(
     folder = out or Path("runs") / (data or "digits")
     try:
         with TrainingReport(SteadyConsole()) as report:
-            run = train_in_folder(folder, options, _resume(resume), report)
+            run = train_in_folder(folder, options, _resume(resume), report, trusts_model=trust_model)
     except Stopped as stopped:
         again = printable(f"lenet-ext train --resume --out {shlex.quote(str(folder))}")
         print(f"lenet-ext: {stopped}; {again} goes on from the last epoch that was done", file=sys.stderr)

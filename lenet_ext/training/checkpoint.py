@@ -1,8 +1,9 @@
 """Checkpoints: one safetensors file with everything that an exact resumption needs, and no pickle.
 
-Tensors are named `<engine>/weight/<parameter>` and `<engine>/momentum/<parameter>`. The header's metadata has
-one entry, a JSON object: the SHA-256 of the whole file, as it is with zeros in that place, and `Metadata`. So
-no byte can change unnoticed, not even one that means nothing.
+Tensors are named `<engine>/weight/<name>`, parameters and buffers, and
+`<engine>/optimizer/<key>/<parameter>`, where the key is torch's name of a part of the optimizer's state. The
+header's metadata has one entry, a JSON object: the SHA-256 of the whole file, as it is with zeros in that
+place, and `Metadata`. So no byte can change unnoticed, not even one that means nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from lenet_ext.training.metadata import Metadata, checked
 from lenet_ext.training.network import network_of
 
 HEADER_ENTRY = "lenet_ext"
-FORMAT = 2
+FORMAT = 3
 NO_CHECKSUM = "0" * hashlib.sha256().digest_size * 2
 
 
@@ -54,6 +55,7 @@ def save_checkpoint(path: Path, run: Run, data_sha256: str) -> None:
         epoch=run.epoch,
         step=run.epoch * run.steps_per_epoch,
         history=run.history,
+        own_network=None if run.own is None else asdict(run.own),
     )
     tensors = {name: tensor for learner in run.learners for name, tensor in _learner_tensors(learner).items()}
     entry = {"sha256": NO_CHECKSUM, **asdict(metadata)}  # which is then the first such text in the file
@@ -91,13 +93,25 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 
 def restore_learners(checkpoint: Checkpoint, learners: Sequence[Learner]) -> None:
-    """Give every learner its weights and momenta back."""
+    """Give every learner its weights and the state of its optimizer back."""
     for learner in learners:
         restore_weights(checkpoint, learner.model, learner.name)
-        momenta = _of_prefix(checkpoint, f"{learner.name}/momentum/")
-        if momenta:  # there are none before the first step
-            _check_shapes(checkpoint, momenta, learner.model)
-        learner.restore_momenta(momenta)
+        states: dict[str, dict[str, Tensor]] = {}
+        for path, tensor in _of_prefix(checkpoint, f"{learner.name}/optimizer/").items():
+            key, _, name = path.partition("/")
+            states.setdefault(key, {})[name] = tensor
+        for key, tensors in states.items():  # there are none before the first step
+            _check_state(checkpoint, key, tensors, learner.model)
+        learner.restore_optimizer(states)
+
+
+def _check_state(checkpoint: Checkpoint, key: str, stored: Mapping[str, Tensor], model: nn.Module) -> None:
+    wanted: dict[str, Tensor] = dict(model.named_parameters())
+    if checkpoint.metadata.own is not None:  # where a parameter may be unused, and have no state
+        wanted = {name: wanted[name] for name in stored if name in wanted}
+    if key == "step":
+        wanted = {name: parameter.new_empty(()) for name, parameter in wanted.items()}
+    _check_shapes(checkpoint, stored, wanted)
 
 
 def restore_weights(checkpoint: Checkpoint, model: nn.Module, engine: str, *, assign: bool = False) -> None:
@@ -106,12 +120,11 @@ def restore_weights(checkpoint: Checkpoint, model: nn.Module, engine: str, *, as
     Raises `InputError` if names or shapes are another network's.
     """
     stored = _of_prefix(checkpoint, f"{engine}/weight/")
-    _check_shapes(checkpoint, stored, model)
+    _check_shapes(checkpoint, stored, model.state_dict())
     model.load_state_dict(stored, assign=assign)
 
 
-def _check_shapes(checkpoint: Checkpoint, stored: Mapping[str, Tensor], model: nn.Module) -> None:
-    wanted = dict(model.named_parameters())
+def _check_shapes(checkpoint: Checkpoint, stored: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
     for name in sorted(stored.keys() | wanted.keys()):
         has, needs = (_shape_text(tensors.get(name)) for tensors in (stored, wanted))
         if has != needs:
@@ -121,13 +134,17 @@ def _check_shapes(checkpoint: Checkpoint, stored: Mapping[str, Tensor], model: n
 
 
 def _learner_tensors(learner: Learner) -> dict[str, Tensor]:
-    weights = {name: parameter.detach() for name, parameter in learner.model.named_parameters()}
-    kinds = {"weight": weights, "momentum": learner.momenta()}
-    return {
-        f"{learner.name}/{kind}/{name}": tensor.contiguous()
-        for kind, tensors in kinds.items()
-        for name, tensor in tensors.items()
-    }
+    tensors = {f"weight/{name}": tensor for name, tensor in learner.model.state_dict().items()}
+    for key, state in learner.optimizer_state().items():
+        tensors.update({f"optimizer/{key}/{name}": tensor for name, tensor in state.items()})
+    seen: set[int] = set()
+    result = {}
+    for name, tensor in tensors.items():
+        place = tensor.untyped_storage().data_ptr()
+        # safetensors takes no tensors that share memory, such as a parameter under two names.
+        result[f"{learner.name}/{name}"] = tensor.clone() if place in seen else tensor.contiguous()
+        seen.add(place)
+    return result
 
 
 def _of_prefix(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:

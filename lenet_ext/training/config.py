@@ -27,8 +27,12 @@ MOST_EPOCHS = 1_000_000  # the checkpoint has a record of each
 MOST_IMAGES = 2**31 - 1
 FLOAT32 = torch.finfo(torch.float32)
 
-# A resumed run's data is compared by content, so its folder may have moved.
-FREE_TO_CHANGE = {"root"}
+SCHEDULES = ("cosine", "linear", "step", "constant")
+# Optimizers, with the learning rates that a run has unless it is given another.
+LEARNING_RATES = {"sgd": 0.02, "adam": 0.001, "adamw": 0.001}
+
+# A resumed run's data, and the file of its network, are compared by content, so they may have moved.
+FREE_TO_CHANGE = {"root", "model"}
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,16 @@ class TrainingConfig:
 
     data: str = "digits"
     root: str = "data"
+    model: str | None = None  # FILE.py:Name of the user's own network; None: the LeNet
     epochs: int = 12
     batch_size: int = 64
     lr: float = 0.02
+    optimizer: str = "sgd"
     momentum: float = 0.9
+    weight_decay: float = 0.0
+    schedule: str = "cosine"
+    label_smoothing: float = 0.0
+    augment: bool = False
     engine: str = "fused"
     device: str = "cpu"
     seed: int = 0
@@ -53,11 +63,21 @@ class TrainingConfig:
         _check_choice("data", self.data, DATASETS)
         _check_choice("engine", self.engine, tuple(ENGINE_TITLES))
         _check_choice("device", self.device, ("cpu", "cuda"))
+        _check_choice("optimizer", self.optimizer, tuple(LEARNING_RATES))
+        _check_choice("schedule", self.schedule, SCHEDULES)
         _check(1 <= self.epochs <= MOST_EPOCHS, "epochs", self.epochs, f"1 to {MOST_EPOCHS}")
         _check(1 <= self.batch_size <= MOST_IMAGES, "batch-size", self.batch_size, f"1 to {MOST_IMAGES}")
         in_float32 = FLOAT32.tiny <= self.lr <= FLOAT32.max
         _check(in_float32, "lr", self.lr, f"a positive number, {FLOAT32.tiny:.2g} to {FLOAT32.max:.2g}")
         _check(0 <= self.momentum < 1, "momentum", self.momentum, "at least 0 and less than 1")
+        if self.momentum > 0 and self.optimizer != "sgd":
+            raise InputError(
+                f"--momentum {self.momentum}: --optimizer {self.optimizer} has none; leave it out"
+            )
+        decays = 0 <= self.weight_decay <= FLOAT32.max
+        _check(decays, "weight-decay", self.weight_decay, f"at least 0, at most {FLOAT32.max:.2g}")
+        smooths = 0 <= self.label_smoothing < 1
+        _check(smooths, "label-smoothing", self.label_smoothing, "at least 0 and less than 1")
         _check(0 <= self.seed < 2**63, "seed", self.seed, "0 to 2**63 - 1")
         if self.image_size is not None:
             wanted = f"{SMALLEST_IMAGE} to {LARGEST_IMAGE} pixels"
@@ -75,6 +95,10 @@ def new_config(options: Mapping[str, Any]) -> TrainingConfig:
     given = _given(options)
     given = {**DEFAULTS.get(given.get("data", TrainingConfig.data), {}), **given}
     given.setdefault("compare", given.get("engine") != "torch")
+    optimizer = given.get("optimizer", TrainingConfig.optimizer)
+    given.setdefault("lr", LEARNING_RATES.get(optimizer, TrainingConfig.lr))
+    if optimizer != TrainingConfig.optimizer:
+        given.setdefault("momentum", 0.0)
     given["device"] = resolve_device(given.get("device", "auto"))
     return TrainingConfig(**given)
 

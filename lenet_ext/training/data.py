@@ -86,10 +86,12 @@ class Normalization:
 
 
 def shuffled_batches(count: int, batch_size: int, seed: int, epoch: int) -> tuple[Tensor, ...]:
-    """The indices 0 ... `count` - 1 in an order that only `seed` and `epoch` decide, cut into batches.
-
-    Nothing carries over from epoch to epoch, so a resumed run needs no random state.
-    """
-    key = hashlib.sha256(f"{seed}/{epoch}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(key[:8], "little"))
+    """The indices 0 ... `count` - 1 in an order that only `seed` and `epoch` decide, cut into batches."""
+    generator = torch.Generator().manual_seed(derived_seed(seed, epoch))
     return torch.randperm(count, generator=generator).split(batch_size)
+
+
+def derived_seed(*parts: int | str) -> int:
+    """A seed that these decide, and nothing that came before: so a resumed run needs no random state."""
+    key = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return int.from_bytes(key[:8], "little")

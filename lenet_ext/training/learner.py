@@ -2,36 +2,59 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.nn.functional import cross_entropy
+from torch import Tensor, nn
 
 from lenet_ext.engine.train_step import TrainStep
 from lenet_ext.training.config import TrainingConfig
 from lenet_ext.training.data import Normalization
 from lenet_ext.training.network import build_network, fuse_network
+from lenet_ext.training.own_network import OwnNetwork
 
 EVALUATION_BATCH = 500
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+
+
+def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Optimizer:
+    """The one that the settings name, of all parameters."""
+    options: dict[str, Any] = {"momentum": config.momentum} if config.optimizer == "sgd" else {}
+    make = OPTIMIZERS[config.optimizer]
+    return make(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, **options)
 
 
 class Learner:
-    """A network of layers, ours or native torch's, that torch.optim.SGD improves."""
+    """A network of layers, ours or native torch's, that a torch optimizer improves."""
 
     def __init__(
-        self, engine: str, network: dict[str, int], config: TrainingConfig, normalize: Normalization
+        self,
+        engine: str,
+        network: dict[str, int],
+        config: TrainingConfig,
+        normalize: Normalization,
+        own: OwnNetwork | None = None,
     ) -> None:
         self.name = engine
-        self.model = build_network(network, engine).to(config.device)
+        self.model = build_network(network, engine, own).to(config.device)
         self.normalize = normalize
-        self.optimizer = torch.optim.SGD(self.model.parameters(), lr=config.lr, momentum=config.momentum)
+        self.optimizer = make_optimizer(self.model, config)
+        self.loss = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)
+
+    def train(self, training: bool) -> None:
+        """Before steps, or with False before `predict`: what dropout and batch norm do."""
+        self.model.train(training)
 
     def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> Tensor:
         """One step of gradient descent on a batch of uint8 images; returns the loss before it."""
         self._set_learning_rate(learning_rate)
         self.optimizer.zero_grad()
-        loss = cross_entropy(self.logits(images), labels)
+        loss = self.loss(self.logits(images), labels)
         loss.backward()
         self.optimizer.step()
         return loss.detach()
@@ -52,28 +75,43 @@ class Learner:
             raise FloatingPointError("the network's output is no longer finite")
         return logits.argmax(dim=1)
 
-    def momenta(self) -> dict[str, Tensor]:
-        """By the names of the parameters; none before the first step, nor with a momentum of 0."""
-        states = {name: self.optimizer.state[p] for name, p in self.model.named_parameters()}
-        buffers = {name: state.get("momentum_buffer") for name, state in states.items()}
-        return {name: buffer for name, buffer in buffers.items() if buffer is not None}
+    def optimizer_state(self) -> dict[str, dict[str, Tensor]]:
+        """By torch's keys, and then by the names of the parameters; none before the first step."""
+        states: dict[str, dict[str, Tensor]] = {}
+        for name, parameter in self.model.named_parameters():
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor):
+                    states.setdefault(key, {})[name] = value
+        return states
 
-    def restore_momenta(self, momenta: Mapping[str, Tensor]) -> None:
-        """Takes what `momenta` gave."""
-        for name, momentum in momenta.items():
-            parameter = self.model.get_parameter(name)
-            self.optimizer.state[parameter]["momentum_buffer"] = momentum.to(parameter.device)
+    def restore_optimizer(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Takes what `optimizer_state` gave."""
+        content = self.optimizer.state_dict()
+        content["state"] = {
+            number: {key: tensors[name] for key, tensors in states.items() if name in tensors}
+            for number, (name, _) in enumerate(self.model.named_parameters())
+            if any(name in tensors for tensors in states.values())
+        }
+        self.optimizer.load_state_dict(content)
 
 
 class FusedLearner(Learner):
     """The whole network in the fused engine, which takes bytes and does a step in one call."""
 
     def __init__(
-        self, engine: str, network: dict[str, int], config: TrainingConfig, normalize: Normalization
+        self,
+        engine: str,
+        network: dict[str, int],
+        config: TrainingConfig,
+        normalize: Normalization,
+        own: OwnNetwork | None = None,
     ) -> None:
-        super().__init__(engine, network, config, normalize)
+        super().__init__(engine, network, config, normalize, own)
         self.fused = fuse_network(self.model, network, normalize)
-        self.train_step = TrainStep(self.fused, self.optimizer)
+        self.train_step = TrainStep(self.fused, self.optimizer, self.loss)
+
+    def train(self, training: bool) -> None:
+        self.fused.train(training)
 
     def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> Tensor:
         self._set_learning_rate(learning_rate)

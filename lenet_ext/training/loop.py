@@ -1,25 +1,28 @@
 """The training loop: what happens to a network in one step, in one epoch, and in a whole run.
 
-Everything that varies is a pure function of the seed and of the step's number (the order of the images, the
-learning rate), so a run that is cut off between two epochs and goes on from saved weights and momenta is the
-same run.
+Everything that varies is a pure function of the seed and of the step's number (the order of the images, how
+they are changed, what dropout drops, the learning rate), so a run that is cut off between two epochs and goes
+on from saved weights and the saved state of the optimizer is the same run.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
 
+from lenet_ext.training.augment import UNMIRRORED, augmented
 from lenet_ext.training.config import TrainingConfig
-from lenet_ext.training.data import Normalization, shuffled_batches
+from lenet_ext.training.data import Normalization, derived_seed, shuffled_batches
 from lenet_ext.training.dataset import Dataset, Split
 from lenet_ext.training.errors import InputError
 from lenet_ext.training.learner import EVALUATION_BATCH, Learner
+from lenet_ext.training.own_network import OwnNetwork
 
 WARM_UP_SHARE = 0.05  # of all steps; the first gradients of a fresh network are too steep for the full rate
 REPORT_EVERY = 20  # steps; reading the loss makes the CPU wait for a GPU
@@ -56,6 +59,7 @@ class Run:
     normalize: Normalization
     learners: Sequence[Learner]  # the one that is trained, and with --compare native torch's twin
     history: list[EpochRecord]
+    own: OwnNetwork | None = None
 
     @property
     def epoch(self) -> int:
@@ -72,13 +76,22 @@ class Run:
         return {trained: self.history, **{twin: [record[twin] for record in self.history] for twin in twins}}
 
 
-def learning_rate(step: int, total_steps: int, peak: float) -> float:
-    """A linear warm-up to `peak`, then half a cosine down to zero (Loshchilov and Hutter, "SGDR", 2017)."""
+def learning_rate(step: int, total_steps: int, peak: float, schedule: str = "cosine") -> float:
+    """That of a step, the first being 0.
+
+    "cosine": a linear warm-up to `peak`, then half a cosine down to zero (Loshchilov and Hutter, "SGDR",
+    2017); "linear": the same warm-up, then a straight line down to zero; "step": `peak`, a tenth of it after
+    half of the steps, a hundredth after three quarters; "constant": `peak`.
+    """
+    if schedule == "constant":
+        return peak
+    if schedule == "step":
+        return peak * 0.1 ** ((2 * step >= total_steps) + (4 * step >= 3 * total_steps))
     warm_up_steps = WARM_UP_SHARE * total_steps
     if step < warm_up_steps:
         return peak * (step + 1) / (warm_up_steps + 1)
     progress = (step - warm_up_steps) / (total_steps - warm_up_steps)
-    return peak * 0.5 * (1 + math.cos(math.pi * progress))
+    return peak * (1 - progress if schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def fit(run: Run, save: Callable[[Run], None], observer: Observer) -> None:
@@ -116,6 +129,7 @@ def _one_epoch(run: Run, learner: Learner, train: Split, test: Split, observer: 
 
 def _count_correct(learner: Learner, test: Split, observer: Observer) -> int:
     correct = 0
+    learner.train(False)
     for images, labels in zip(
         test.images.split(EVALUATION_BATCH), test.labels.split(EVALUATION_BATCH), strict=True
     ):
@@ -132,20 +146,35 @@ def train_one_epoch(run: Run, learner: Learner, train: Split, observer: Observer
     step = run.steps_per_epoch * run.epoch
     total_loss = torch.zeros((), dtype=torch.float64, device=config.device)
     seen = 0
+    changes = torch.Generator().manual_seed(derived_seed(config.seed, epoch, "augment"))
+    learner.train(True)
     start = time.perf_counter()
-    for indices in shuffled_batches(len(train), config.batch_size, config.seed, epoch):
-        observer.going_on()
-        indices = indices.to(config.device)
-        images = train.images.index_select(0, indices)
-        labels = train.labels.index_select(0, indices)
-        loss = learner.step(images, labels, learning_rate(step, total_steps, config.lr))
-        total_loss += loss * len(labels)
-        seen += len(labels)
-        step += 1
-        if step % REPORT_EVERY == 0 or seen == len(train):
-            mean_loss = _finite(total_loss.item() / seen, learner, epoch, step)
-            observer.batch_done(learner.name, epoch, step, mean_loss, seen / (time.perf_counter() - start))
+    with _own_randomness(derived_seed(config.seed, epoch, "dropout"), config.device):
+        for indices in shuffled_batches(len(train), config.batch_size, config.seed, epoch):
+            observer.going_on()
+            indices = indices.to(config.device)
+            images = train.images.index_select(0, indices)
+            labels = train.labels.index_select(0, indices)
+            if config.augment:
+                images = augmented(images, changes, config.data not in UNMIRRORED)
+            rate = learning_rate(step, total_steps, config.lr, config.schedule)
+            loss = learner.step(images, labels, rate)
+            total_loss += loss * len(labels)
+            seen += len(labels)
+            step += 1
+            if step % REPORT_EVERY == 0 or seen == len(train):
+                mean_loss = _finite(total_loss.item() / seen, learner, epoch, step)
+                speed = seen / (time.perf_counter() - start)
+                observer.batch_done(learner.name, epoch, step, mean_loss, speed)
     return mean_loss, time.perf_counter() - start
+
+
+@contextmanager
+def _own_randomness(seed: int, device: str) -> Iterator[None]:
+    """torch's default generators begin from `seed`, and are afterwards as they were."""
+    with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
 
 
 def _finite(loss: float, learner: Learner, epoch: int, step: int) -> float:

@@ -10,6 +10,7 @@ from typing import Any
 from lenet_ext.models import SMALLEST_IMAGE
 from lenet_ext.training.config import LARGEST_IMAGE, TrainingConfig
 from lenet_ext.training.loop import EpochRecord
+from lenet_ext.training.own_network import OwnNetwork
 
 FIGURES = ("train_loss", "test_accuracy", "images_per_second", "seconds")
 
@@ -20,7 +21,7 @@ class Metadata:
 
     format: int
     config: dict[str, Any]
-    network: dict[str, int]  # the arguments of LeNet
+    network: dict[str, int]  # the arguments of LeNet, and of the user's own network
     class_names: list[str]
     mean: list[float]
     std: list[float]
@@ -28,6 +29,12 @@ class Metadata:
     epoch: int
     step: int
     history: list[EpochRecord]
+    own_network: dict[str, str] | None = None  # the fields of OwnNetwork
+
+    @property
+    def own(self) -> OwnNetwork | None:
+        """The user's own network, if it is not the LeNet; its text is not to be run unseen (`trusted`)."""
+        return None if self.own_network is None else OwnNetwork(**self.own_network)
 
 
 def checked(metadata: Metadata) -> Metadata:
@@ -39,6 +46,12 @@ def checked(metadata: Metadata) -> Metadata:
     config = TrainingConfig(**metadata.config)
     names = metadata.class_names
     _require(isinstance(names, list) and all(type(name) is str for name in names), "class_names")
+    own = metadata.own_network
+    _require((own is None) == (config.model is None), "own_network")
+    if own is not None:
+        _require(own.keys() == {"file", "name", "source"}, "own_network")
+        _require(all(type(value) is str for value in own.values()), "own_network")
+        _require(f"{own['file']}:{own['name']}" == config.model, "own_network")
     network = metadata.network
     _require(isinstance(network, dict), "network")
     _require(network.keys() == {"in_channels", "num_classes", "image_size"}, "network")

@@ -3,30 +3,35 @@
 from __future__ import annotations
 
 import torch
+from torch import nn
 
 from lenet_ext.training.config import TrainingConfig
 from lenet_ext.training.dataset import Outline
 from lenet_ext.training.learner import EVALUATION_BATCH
 from lenet_ext.training.memory import GIB, gib_text, require_memory
 from lenet_ext.training.network import build_network, network_of
+from lenet_ext.training.own_network import OwnNetwork
 
 FLOAT_BYTES = 4
-# A learner's tensors of the size of its weights: the weights, the momenta, the gradients.
-COPIES_OF_WEIGHTS = 3
-# While a checkpoint is written its bytes are there twice, and it holds weights and momenta.
+# A learner's tensors of the size of its weights: the weights, the gradients, and the optimizer's state.
+WEIGHTS_AND_GRADIENTS = 2
+STATES = {"sgd": 1, "adam": 2, "adamw": 2}
+# While a checkpoint is written its bytes are there twice, and it holds weights and the optimizer's state.
 COPIES_IN_CHECKPOINT = 2
 # Of the LeNet's activations those of the first convolution are the largest; measured in these, an image takes
 # so many. Layers keep every result until the backward; the fused engine keeps inputs of linear layers only.
 STEP_ACTIVATIONS = {"fused": 1.0, "layers": 5.0, "torch": 5.0}
 EVALUATION_ACTIVATIONS = {"fused": 0.5, "layers": 2.5, "torch": 2.5}
+# Of all that its layers make, what those of the first convolution are in the LeNet.
+SHARE_OF_THE_LARGEST = 1 / 3
 
 
-def check_memory(outline: Outline, config: TrainingConfig) -> str | None:
+def check_memory(outline: Outline, config: TrainingConfig, own: OwnNetwork | None = None) -> str | None:
     """A line that says what the run needs if that is more than 1 GiB.
 
     Raises `InputError` if it is more than there is.
     """
-    needed, checkpoint = needed_bytes(outline, config)
+    needed, checkpoint = needed_bytes(outline, config, own)
     size = f"{outline.image_size}x{outline.image_size}"
     subject = f"{outline.source}: training on {outline.train + outline.test:,} images of {size}"
     require_memory(needed, subject, "" if outline.loaded else "; a smaller --image-size takes less")
@@ -35,15 +40,20 @@ def check_memory(outline: Outline, config: TrainingConfig) -> str | None:
     return f"{subject} needs about {gib_text(needed)} of memory, and {gib_text(checkpoint)} for a checkpoint"
 
 
-def needed_bytes(outline: Outline, config: TrainingConfig) -> tuple[int, int]:
+def needed_bytes(outline: Outline, config: TrainingConfig, own: OwnNetwork | None = None) -> tuple[int, int]:
     """About what the run's tensors take at the most beside what is loaded, and the size of a checkpoint."""
-    with torch.device("meta"):
-        network = build_network(network_of(outline), "torch")
-        image = torch.empty(1, outline.channels, outline.image_size, outline.image_size)
-        activations = network.conv1(image).numel() * FLOAT_BYTES
+    if own is None:
+        with torch.device("meta"):
+            network = build_network(network_of(outline), "torch")
+            image = torch.empty(1, outline.channels, outline.image_size, outline.image_size)
+            activations = network.get_submodule("conv1")(image).numel() * FLOAT_BYTES
+    else:
+        network = own.build(network_of(outline))
+        activations = int(_activations(network, outline) * SHARE_OF_THE_LARGEST) * FLOAT_BYTES
     weights = sum(parameter.numel() for parameter in network.parameters()) * FLOAT_BYTES
     engines = [config.engine, "torch"] if config.compare else [config.engine]
-    checkpoint = 2 * weights * len(engines)
+    states = STATES[config.optimizer]
+    checkpoint = (1 + states) * weights * len(engines)
     data = 0 if outline.loaded else (outline.train + outline.test) * outline.channels * outline.image_size**2
     if config.device == "cuda":  # which has the rest
         return data + (COPIES_IN_CHECKPOINT + 1) * checkpoint, checkpoint
@@ -51,4 +61,21 @@ def needed_bytes(outline: Outline, config: TrainingConfig) -> tuple[int, int]:
     step = max(STEP_ACTIVATIONS[engine] for engine in engines) * activations * batch
     evaluation = max(EVALUATION_ACTIVATIONS[engine] for engine in engines) * activations * evaluated
     transient = max(COPIES_IN_CHECKPOINT * checkpoint, int(step), int(evaluation))
-    return data + COPIES_OF_WEIGHTS * weights * len(engines) + transient, checkpoint
+    copies = WEIGHTS_AND_GRADIENTS + states
+    return data + copies * weights * len(engines) + transient, checkpoint
+
+
+def _activations(network: nn.Module, outline: Outline) -> int:
+    """The elements of all that the layers of `network` make of an image."""
+    count = 0
+
+    def add(module: nn.Module, arguments: object, output: object) -> None:
+        nonlocal count
+        count += output.numel() if isinstance(output, torch.Tensor) else 0
+
+    for module in network.modules():
+        if not module._modules:
+            module.register_forward_hook(add)
+    with torch.no_grad():
+        network.eval()(torch.zeros(1, outline.channels, outline.image_size, outline.image_size))
+    return count

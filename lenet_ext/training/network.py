@@ -1,22 +1,29 @@
-"""The LeNet that fits a data set, from our layers or from native torch's, and its fused form."""
+"""The network that fits a data set, from our layers or from native torch's, and its fused form."""
 
 from __future__ import annotations
 
+import copy
+import warnings
 from typing import Any
 
 import torch
+from torch import nn
 
 import lenet_ext.nn as lnn
+from lenet_ext.convert import convert
 from lenet_ext.engine.fused import FusedNet, fuse
+from lenet_ext.engine.train_step import TrainStep
 from lenet_ext.models import LeNet
 from lenet_ext.training.data import Normalization
 from lenet_ext.training.dataset import Dataset, Outline
+from lenet_ext.training.errors import error_text
+from lenet_ext.training.own_network import OwnNetwork
 
 LAYERS: dict[str, Any] = {"fused": lnn, "layers": lnn, "torch": torch.nn}
 
 
 def network_of(dataset: Dataset | Outline) -> dict[str, int]:
-    """The arguments of the LeNet that fits `dataset`."""
+    """The arguments of the network that fits `dataset`."""
     return {
         "in_channels": dataset.channels,
         "num_classes": len(dataset.class_names),
@@ -24,12 +31,25 @@ def network_of(dataset: Dataset | Outline) -> dict[str, int]:
     }
 
 
-def build_network(network: dict[str, int], engine: str) -> LeNet:
-    """A freshly initialised LeNet; parameters have the same names and shapes for every `engine`."""
-    return LeNet(**network, layers=LAYERS[engine])
+def build_network(network: dict[str, int], engine: str, own: OwnNetwork | None = None) -> nn.Module:
+    """A freshly initialised network, a LeNet unless it is the user's own.
+
+    Parameters and buffers have the same names and shapes for every `engine`.
+    """
+    if own is None:
+        return LeNet(**network, layers=LAYERS[engine])
+    model = own.build(network)
+    return convert_quietly(model) if engine == "layers" else model
 
 
-def fuse_network(model: LeNet, network: dict[str, int], normalize: Normalization) -> FusedNet:
+def convert_quietly(model: nn.Module) -> nn.Module:
+    """`convert`, without its warnings of functions that stay torch's."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        return convert(model)
+
+
+def fuse_network(model: nn.Module, network: dict[str, int], normalize: Normalization) -> FusedNet:
     """`model` in the fused engine, with the normalisation of uint8 images folded in."""
     device = next(model.parameters()).device
     example = torch.empty(
@@ -37,3 +57,19 @@ def fuse_network(model: LeNet, network: dict[str, int], normalize: Normalization
     )
     mean, std = ([value / 255 for value in values] for values in (normalize.mean, normalize.std))
     return fuse(model, example, mean=mean, std=std)
+
+
+def why_not_fused(model: nn.Module, network: dict[str, int], device: str) -> str | None:
+    """What the fused engine has against `model`, in training or in evaluation; None where it takes it."""
+    normalize = Normalization([0.0] * network["in_channels"], [255.0] * network["in_channels"])
+    shape = (2, network["in_channels"], network["image_size"], network["image_size"])
+    images = torch.zeros(shape, dtype=torch.uint8, device=device)
+    labels = torch.zeros(2, dtype=torch.int64, device=device)
+    try:
+        with torch.random.fork_rng(devices=[]):
+            fused = fuse_network(copy.deepcopy(model).to(device), network, normalize)
+            TrainStep(fused.train(), lr=0.0)(images, labels)
+            fused.eval()(images)
+    except (RuntimeError, TypeError, ValueError) as error:
+        return error_text(error)
+    return None

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,8 @@ from lenet_ext.training.files import locked, write_atomically
 from lenet_ext.training.learner import LEARNERS
 from lenet_ext.training.loop import Observer, Run, fit
 from lenet_ext.training.needs import check_memory
-from lenet_ext.training.network import build_network, network_of
+from lenet_ext.training.network import build_network, network_of, why_not_fused
+from lenet_ext.training.own_network import OwnNetwork, trusted
 
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
@@ -39,11 +40,19 @@ PICTURES = ("curves.png", "filters.png", "confusion.png")
 Resume = bool | Literal["auto"]
 
 
-def train_in_folder(out: Path, options: Mapping[str, Any], resume: Resume, observer: Observer) -> Run:
+def train_in_folder(
+    out: Path,
+    options: Mapping[str, Any],
+    resume: Resume,
+    observer: Observer,
+    *,
+    trusts_model: bool = False,
+) -> Run:
     """Train as `options` say (fields of `TrainingConfig`; None means the default) and write into `out`.
 
     With `resume`, the run in `out` goes on from its checkpoint and ends with bitwise the weights of an
-    uninterrupted run; "auto" starts one where there is none. Raises `InputError` for anything wrong with
+    uninterrupted run; "auto" starts one where there is none. trusts_model: whether the text of a user's own
+    network may be run that the checkpoint alone has. Raises `InputError` for anything wrong with
     options, data or files; what is in `out` is then intact. A picture that can't be drawn is told to
     `observer`, and is no error.
     """
@@ -57,17 +66,26 @@ def train_in_folder(out: Path, options: Mapping[str, Any], resume: Resume, obser
     with _own_folder(out):
         _refuse_to_overwrite(out, resume)
         checkpoint = load_checkpoint(checkpoint_path) if resume and checkpoint_path.exists() else None
-        config = resumed_config(options, checkpoint.metadata.config) if checkpoint else new_config(options)
+        if checkpoint:
+            config = resumed_config(options, checkpoint.metadata.config)
+            own = checkpoint.metadata.own
+            if own is not None:
+                own = trusted(own, checkpoint_path, options.get("model"), trusts_model)
+        else:
+            config = new_config(options)
+            own = None if config.model is None else OwnNetwork.read(config.model)
         dataset = load_dataset(
             config.data,
             Path(config.root),
             config.image_size,
-            lambda outline: _announce(outline, config, observer),
+            lambda outline: _announce(outline, config, own, observer),
         )
+        if own is not None and not checkpoint:
+            config = _engine_that_takes(own, dataset, config, options.get("engine") is not None, observer)
         data_sha256 = dataset.fingerprint()
         if config.device == "cuda":
             torch.backends.cudnn.deterministic = True  # native torch's twin must be resumed exactly too
-        run = _new_run(config, dataset)
+        run = _new_run(config, dataset, own)
         if checkpoint:
             _restore(run, checkpoint, data_sha256)
 
@@ -84,25 +102,41 @@ def train_in_folder(out: Path, options: Mapping[str, Any], resume: Resume, obser
     return run
 
 
-def _announce(outline: Outline, config: TrainingConfig, observer: Observer) -> None:
-    memory = check_memory(outline, config)
+def _announce(outline: Outline, config: TrainingConfig, own: OwnNetwork | None, observer: Observer) -> None:
+    memory = check_memory(outline, config, own)
     for remark in [*outline.remarks, *([memory] if memory else [])]:
         observer.note(remark)
 
 
-def _new_run(config: TrainingConfig, dataset: Dataset) -> Run:
+def _engine_that_takes(
+    own: OwnNetwork, dataset: Dataset, config: TrainingConfig, asked_for: bool, observer: Observer
+) -> TrainingConfig:
+    """`config`, with the engine "layers" in place of "fused" if that cannot and was not asked for."""
+    if config.engine != "fused":
+        return config
+    network = network_of(dataset)
+    reason = why_not_fused(own.build(network), network, config.device)
+    if reason is None:
+        return config
+    if asked_for:
+        raise InputError(f"--engine fused: {reason}")
+    observer.note(f"{own.title}: layer by layer, since the fused engine does not take it: {reason}")
+    return replace(config, engine="layers")
+
+
+def _new_run(config: TrainingConfig, dataset: Dataset, own: OwnNetwork | None) -> Run:
     """Fresh learners that start from the same weights, which only the seed decides."""
     network, normalize = network_of(dataset), Normalization.of(dataset.train.images)
     engines = [config.engine, "torch"] if config.compare else [config.engine]
     learners = []
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
-        weights = build_network(network, "torch").state_dict()
-    for engine in engines:
-        learner = LEARNERS[engine](engine, network, config, normalize)
-        learner.model.load_state_dict(weights)
-        learners.append(learner)
-    return Run(config, dataset, normalize, learners, history=[])
+        weights = build_network(network, "torch", own).state_dict()
+        for engine in engines:
+            learner = LEARNERS[engine](engine, network, config, normalize, own)
+            learner.model.load_state_dict(weights)
+            learners.append(learner)
+    return Run(config, dataset, normalize, learners, history=[], own=own)
 
 
 def _restore(run: Run, checkpoint: Checkpoint, data_sha256: str) -> None:
@@ -157,6 +191,7 @@ def _config_text(run: Run) -> str:
     content = {
         **asdict(run.config),
         "network": network_of(run.dataset),
+        "model_sha256": None if run.own is None else run.own.sha256,
         "class_names": run.dataset.class_names,
         "mean": run.normalize.mean,
         "std": run.normalize.std,
@@ -167,10 +202,9 @@ def _config_text(run: Run) -> str:
 
 def _write_pictures(out: Path, run: Run, observer: Observer) -> None:
     """The network is trained and saved: no failure here may cost more than a picture."""
-    first_weight = next(iter(run.learners[0].model.parameters())).detach().cpu()
     drawings: tuple[Callable[[], bytes], ...] = (
         lambda: plots.curves(run.records()),
-        lambda: plots.filters(first_weight),
+        lambda: plots.filters(first_filters(run.learners[0].model)),
         lambda: plots.confusion(confusion_matrix(run), run.dataset.class_names),
     )
     for name, draw in zip(PICTURES, drawings, strict=True):
@@ -189,9 +223,18 @@ def _write_pictures(out: Path, run: Run, observer: Observer) -> None:
                 observer.note(f"{out / name}: {error_text(flaws[0].message)}")
 
 
+def first_filters(model: torch.nn.Module) -> Tensor:
+    """The weight of the first Conv2d; an `InputError` where there is none."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            return module.weight.detach().cpu()
+    raise InputError(f"{PICTURES[1]}: the network has no Conv2d whose filters could be drawn")
+
+
 def confusion_matrix(run: Run) -> Tensor:
     """(classes, classes) int64: how many test images of class (row) were taken for class (column)."""
     classes = len(run.dataset.class_names)
     test = run.dataset.test
+    run.learners[0].train(False)
     predictions = run.learners[0].predict(test.images.to(run.config.device)).cpu()
     return torch.bincount(test.labels * classes + predictions, minlength=classes**2).view(classes, classes)

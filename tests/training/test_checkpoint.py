@@ -51,7 +51,7 @@ def state(run: Run) -> list[torch.Tensor]:
     tensors = []
     for learner in run.learners:
         tensors += [parameter.detach() for parameter in learner.model.parameters()]
-        tensors += learner.momenta().values()
+        tensors += [tensor for one in learner.optimizer_state().values() for tensor in one.values()]
     return tensors
 
 
@@ -127,7 +127,7 @@ def test_foreign_safetensors(path: Path, metadata: dict[str, str] | None) -> Non
 
 def test_other_format(path: Path) -> None:
     path.write_bytes(save({"weight": torch.zeros(3)}, {"lenet_ext": json.dumps({"format": 99})}))
-    with pytest.raises(InputError, match="format 99, this version reads format 2"):
+    with pytest.raises(InputError, match="format 99, this version reads format 3"):
         load_checkpoint(path)
 
 
@@ -148,13 +148,13 @@ def test_another_network(path: Path) -> None:
 
 def test_momenta_of_another_network(path: Path) -> None:
     checkpoint = load_checkpoint(path)
-    checkpoint.tensors["torch/momentum/conv1.weight"] = torch.zeros(6, 1, 3, 3)
+    checkpoint.tensors["torch/optimizer/momentum_buffer/conv1.weight"] = torch.zeros(6, 1, 3, 3)
     learners = [learner for learner in make_run().learners if learner.name == "torch"]
     with pytest.raises(
         InputError, match=r"conv1.weight is \(6, 1, 3, 3\) float32, here it is \(6, 1, 5, 5\)"
     ):
         restore_learners(checkpoint, learners)
-    del checkpoint.tensors["torch/momentum/conv1.weight"]
+    del checkpoint.tensors["torch/optimizer/momentum_buffer/conv1.weight"]
     with pytest.raises(InputError, match=r"conv1.weight is absent"):
         restore_learners(checkpoint, learners)
 

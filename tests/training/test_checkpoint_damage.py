@@ -29,8 +29,8 @@ def small_run() -> Run:
     """A run whose learner has 9 numbers and as many momenta, so that a test can go through all bytes."""
     run = make_run()
     model = torch.nn.Linear(2, 3)
-    momenta = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters()}
-    learner = SimpleNamespace(name="small", model=model, momenta=lambda: momenta)
+    state = {"momentum_buffer": {name: torch.zeros_like(value) for name, value in model.named_parameters()}}
+    learner = SimpleNamespace(name="small", model=model, optimizer_state=lambda: state)
     return Run(run.config, run.dataset, run.normalize, [cast(Learner, learner)], run.history)
 
 

@@ -89,7 +89,8 @@ def test_files_of_others_are_not_overwritten(program: Program) -> None:
     ("option", "value", "stored"),
     [
         *(("epochs", 9, 10), ("batch-size", 9, 3), ("lr", 0.5, 0.02), ("momentum", 0.5, 0.9), ("seed", 9, 0)),
-        *(("engine", "layers", "fused"), ("data", "digits", "folder")),
+        *(("engine", "layers", "fused"), ("data", "digits", "folder"), ("optimizer", "adam", "sgd")),
+        *(("schedule", "step", "cosine"), ("weight-decay", 0.1, 0.0), ("label-smoothing", 0.1, 0.0)),
     ],
 )
 def test_resume_with_another_setting(

@@ -66,6 +66,31 @@ BAD_INPUT: dict[str, tuple[tuple[object, ...], Callable[[], object], str]] = {
         lambda: None,
         "--momentum 1.0: wanted at least 0 and less than 1",
     ),
+    "momentum of Adam": (
+        ("train", "--optimizer", "adam", "--momentum", 0.5),
+        lambda: None,
+        "--momentum 0.5: --optimizer adam has none",
+    ),
+    "optimizer": (
+        ("train", "--optimizer", "lion"),
+        lambda: None,
+        "--optimizer lion: wanted one of sgd, adam, adamw",
+    ),
+    "schedule": (
+        ("train", "--schedule", "x"),
+        lambda: None,
+        "--schedule x: wanted one of cosine, linear, step, constant",
+    ),
+    "weight decay": (
+        ("train", "--weight-decay", -1),
+        lambda: None,
+        "--weight-decay -1.0: wanted at least 0, at most",
+    ),
+    "label smoothing": (
+        ("train", "--label-smoothing", 1),
+        lambda: None,
+        "--label-smoothing 1.0: wanted at least 0 and less than 1",
+    ),
     "seed": (("train", "--seed", -1), lambda: None, "--seed -1: wanted 0 to 2**63 - 1"),
     "self-comparison": (("train", "--engine", "torch", "--compare"), lambda: None, "use --no-compare"),
     "not a number": (("train", "--epochs", "many"), lambda: None, "'--epochs'"),

@@ -1,0 +1,175 @@
+"""A network of the user's own: a class or a function in a Python file, whose text a checkpoint keeps."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import linecache
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import nn
+
+from lenet_ext.training.errors import InputError, error_text, os_error_text
+from lenet_ext.training.files import check_is_file
+
+FORM = "FILE.py:Name"
+
+
+@dataclass(frozen=True)
+class OwnNetwork:
+    """file: its path, as it was typed. name: of the class or function. source: the text of the file."""
+
+    file: str
+    name: str
+    source: str
+
+    @classmethod
+    def read(cls, text: str) -> OwnNetwork:
+        """What `FILE.py:Name` says; an `InputError` where there is no such file."""
+        file, _, name = text.rpartition(":")
+        if not file or not name.isidentifier():
+            raise InputError(f"--model {text}: wanted {FORM}")
+        try:
+            check_is_file(Path(file))
+            source = Path(file).read_text("utf-8")
+        except OSError as error:
+            raise InputError(f"--model {text}: {file}: cannot be read: {os_error_text(error)}") from error
+        except ValueError as error:  # no UTF-8, or a path that no file can have
+            raise InputError(f"--model {text}: {file}: {error_text(error)}") from error
+        return cls(file, name, source)
+
+    @property
+    def sha256(self) -> str:
+        return hashlib.sha256(self.source.encode()).hexdigest()
+
+    @property
+    def title(self) -> str:
+        return f"{self.file}:{self.name}"
+
+    def build(self, network: Mapping[str, int]) -> nn.Module:
+        """The network, of native torch's layers, called with those of these arguments that it takes.
+
+        Runs the file. Raises `InputError` for whatever goes wrong in it, and for a network that does not make
+        logits (N, num_classes) of images (N, in_channels, image_size, image_size).
+        """
+        make = self._made(lambda: _find(self, self._executed()))
+        given = self._arguments(make, network)
+        model = self._made(lambda: make(**given))
+        if not isinstance(model, nn.Module):
+            raise self._error(f"gives a {type(model).__name__}, wanted a torch.nn.Module")
+        self._check(model, network)
+        return model
+
+    def _executed(self) -> ModuleType:
+        """The file as a module of its own, which torch.export and pickle find by its name."""
+        name = f"_lenet_ext_own_network_{self.sha256}"
+        if name not in sys.modules:
+            # What shows lines of the code, or reads it, finds them here, whether the file is there or not.
+            lines = self.source.splitlines(keepends=True)
+            linecache.cache[self.file] = (len(self.source), None, lines, self.file)
+            module = ModuleType(name)
+            module.__file__ = self.file
+            sys.modules[name] = module
+            try:
+                exec(compile(self.source, self.file, "exec"), module.__dict__)
+            except BaseException:
+                del sys.modules[name]
+                raise
+        return sys.modules[name]
+
+    def _arguments(self, make: Callable[..., Any], network: Mapping[str, int]) -> dict[str, int]:
+        parameters = inspect.signature(make).parameters.values()
+        if any(one.kind is one.VAR_KEYWORD for one in parameters):
+            return dict(network)
+        named = {one.name for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)}
+        for one in parameters:
+            optional = one.default is not one.empty or one.kind is one.VAR_POSITIONAL
+            if not optional and (one.name not in network or one.name not in named):
+                known = ", ".join(network)
+                raise self._error(f"needs an argument {one.name}; known are {known}: give others a default")
+        return {name: value for name, value in network.items() if name in named}
+
+    def _check(self, model: nn.Module, network: Mapping[str, int]) -> None:
+        shape = (2, network["in_channels"], network["image_size"], network["image_size"])
+        wanted = (2, network["num_classes"])
+        modes = [module.training for module in model.modules()]
+        model.eval()
+        with torch.no_grad():
+            output = self._made(lambda: model(torch.zeros(shape)), f"does not take images of shape {shape}: ")
+        for module, mode in zip(model.modules(), modes, strict=True):
+            module.training = mode
+        if not isinstance(output, torch.Tensor) or tuple(output.shape) != wanted:
+            got = tuple(output.shape) if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
+            raise self._error(f"gives {got} for images of shape {shape}, wanted logits {wanted}")
+        if not any(parameter.requires_grad for parameter in model.parameters()):
+            raise self._error("has no parameter to train")
+        for name, value in model.state_dict().items():
+            if not isinstance(value, torch.Tensor):
+                raise self._error(f"keeps {name}, a {type(value).__name__}, which a checkpoint cannot hold")
+            if value.is_floating_point() and value.dtype != torch.float32:
+                raise self._error(f"has {name} of {value.dtype}, wanted torch.float32")
+
+    def _made(self, call: Callable[[], Any], what: str = "") -> Any:
+        """What `call` returns; whatever it raises as an `InputError` with the last line of the file in it."""
+        try:
+            return call()
+        except InputError:
+            raise
+        except (Exception, SystemExit) as error:
+            line = error.lineno if isinstance(error, SyntaxError) else None
+            for frame in traceback.extract_tb(error.__traceback__):
+                line = frame.lineno if frame.filename == self.file else line
+            where = "" if line is None else f"line {line}: "
+            raise self._error(f"{what}{where}{type(error).__name__}: {error_text(str(error))}") from error
+
+    def _error(self, text: str) -> InputError:
+        return InputError(f"--model {self.title}: {text}")
+
+
+def trusted(own: OwnNetwork, checkpoint: Path, given: str | None, trusts: bool) -> OwnNetwork:
+    """The network of a checkpoint, whose text may be run: the user has the same text in a file, or says so.
+
+    given: FILE.py:Name of the file, if not the one that the checkpoint names. trusts: whether the user says
+    that any text may be run. Raises `InputError` otherwise: a checkpoint from elsewhere may hold any program.
+    """
+    if given is not None:
+        file = OwnNetwork.read(given)
+        if (file.name, file.sha256) != (own.name, own.sha256):
+            raise InputError(
+                f"--model {given}: {checkpoint} is of {own.title} with SHA-256 {own.sha256[:12]}, this has "
+                f"{file.sha256[:12]}"
+            )
+        return file
+    if not trusts:
+        try:
+            same = OwnNetwork.read(own.title).sha256 == own.sha256
+        except InputError:
+            same = False
+        if not same:
+            raise InputError(
+                f"{checkpoint}: its network is the program {own.title}, which is not here, or is another by "
+                f"now: give --model {FORM} for the same text, or --trust-model to run that in the checkpoint"
+            )
+    return own
+
+
+def _find(own: OwnNetwork, module: ModuleType) -> Callable[..., Any]:
+    found = getattr(module, own.name, None)
+    if isinstance(found, type) or inspect.isfunction(found):
+        return found
+    if found is not None:
+        raise InputError(f"--model {own.title}: is a {type(found).__name__}, wanted a class or a function")
+    own_names = [
+        name
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, nn.Module) and value.__module__ == module.__name__
+    ]
+    there = f"; the networks there are {', '.join(own_names)}" if own_names else ""
+    raise InputError(f"--model {own.title}: no such class or function{there}")

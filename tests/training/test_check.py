@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from training_helpers import Program
 
+import lenet_ext
 from lenet_ext.check import DTYPES, Comparison, rounding_limit
 
 
@@ -61,3 +63,58 @@ def test_nan_is_a_mismatch() -> None:
     comparison = Comparison("relu", "forward", torch.float32, float("nan"), 0.0, limit=1e-6)
     assert not comparison.passed
     assert replace(comparison, error=1e-7).passed
+
+
+NETWORK = """
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self, in_channels, num_classes):
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(in_channels, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout())
+        self.fc = nn.Linear(4, num_classes)
+
+    def forward(self, x):
+        return self.fc(self.layers(x).mean((2, 3)))
+
+class Recurrent(Net):
+    def __init__(self, in_channels, num_classes):
+        super().__init__(in_channels, 3)
+        self.rnn, self.out = nn.GRU(3, 5), nn.Linear(5, num_classes)
+
+    def forward(self, x):
+        return self.out(self.rnn(super().forward(x)[None])[0][0])
+"""
+
+
+@pytest.mark.parametrize(("name", "how"), [("Net", "in the fused engine"), ("Recurrent", "layer by layer (")])
+def test_a_network_of_ones_own(
+    program: Program, monkeypatch: pytest.MonkeyPatch, name: str, how: str
+) -> None:
+    monkeypatch.setattr("lenet_ext.training.network_check.SECONDS", 0)
+    Path("net.py").write_text(NETWORK)
+    options = ("--in-channels", 1, "--num-classes", 4, "--image-size", 9)
+    result = program("check", "--model", f"net.py:{name}", *options)
+    assert result.code == 0, result
+    assert result.out.startswith(f"net.py:{name} on images of 1x9x9, {how}")
+    assert "after 4 steps of SGD" in result.out
+    assert "training step, 64 images" in result.out
+    assert result.out.endswith("5 of 5 comparisons agree with native torch\n")
+
+
+def test_a_wrong_network_is_noticed(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whose step is with another rate than torch's."""
+    monkeypatch.setattr("lenet_ext.training.network_check.SECONDS", 0)
+    monkeypatch.setattr(
+        "lenet_ext.training.network_check.TrainStep", lambda fused, **_: lenet_ext.TrainStep(fused, lr=0.02)
+    )
+    Path("net.py").write_text(NETWORK)
+    result = program("check", "--model", "net.py:Net")
+    assert result.code == 1
+    assert "4 of 5 comparisons agree" in result.out
+
+
+def test_options_of_a_network_need_one(program: Program) -> None:
+    assert (
+        program.error("check", "--image-size", 16) == "--image-size 16: wanted --model FILE.py:Name with it"
+    )

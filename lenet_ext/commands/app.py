@@ -7,7 +7,7 @@ from shutil import get_terminal_size
 
 import typer
 
-from lenet_ext.commands import check, info, predict, train
+from lenet_ext.commands import check, export, info, predict, train
 from lenet_ext.training.errors import InputError, error_text
 
 PROGRAM = "lenet-ext"
@@ -16,17 +16,17 @@ PROGRAM = "lenet-ext"
 _UsageError: type[Exception] = typer.BadParameter.__mro__[1]
 
 # Rich's help cuts the names of the options where it has less room.
-NARROWEST_RICH_HELP = 72
+NARROWEST_RICH_HELP = 73
 
 app = typer.Typer(
     name=PROGRAM,
     rich_markup_mode="rich" if get_terminal_size().columns >= NARROWEST_RICH_HELP else None,
-    help="Train, use and measure a LeNet made of hand-written kernels.",
+    help="Train, use and measure small networks on hand-written kernels.",
     add_completion=False,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train.train, predict.predict, check.check, info.info):
+for command in (train.train, predict.predict, export.export, check.check, info.info):
     app.command(short_help=(command.__doc__ or "").splitlines()[0])(command)  # which is never cut
 
 

@@ -15,6 +15,8 @@ EXTRA_OF_MODULE = {
     "PIL": "data",
     "sklearn": "data",
     "matplotlib": "plot",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
 }
 
 # Control characters, halves of a surrogate pair (how Python holds bytes that are not UTF-8), line separators.

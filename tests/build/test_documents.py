@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 import pytest
+from code_blocks import python_blocks, run
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
@@ -87,11 +88,11 @@ def name_of(document: Path) -> str:
 
 
 def test_python_in_readme_runs() -> None:
-    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "README.md").read_text(), re.S | re.M)
+    blocks = python_blocks(ROOT / "README.md")
     assert len(blocks) >= 2
     names: dict[str, object] = {}
     for block in blocks:
-        exec(block, names)  # later blocks use the names of earlier ones
+        run(block, names)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

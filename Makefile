@@ -8,6 +8,8 @@ PIP_TORCH_ARGS ?=
 OUT ?=
 TRAIN_ARGS ?= --data digits
 BENCH_ARGS ?=
+# Of `make wheel`: the pythons to build for; by default python3.10 to python3.14, as far as they are there.
+WHEEL_PYTHONS ?=
 # Of `make wheel-check`: which python with which torch.
 WHEEL_CHECKS ?= $(PYTHON):$(TORCH_VERSION) $(PYTHON):2.10.0
 PYTEST_WORKERS ?= 2
@@ -17,12 +19,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 CLIENTS := .venv-clients
 PIP := $(BIN)/python -m pip --disable-pip-version-check
+BUILD_WHEELS = $(PYTHON) scripts/build_wheels.py --wheels dist --torch $(TORCH_VERSION)
 CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh')
 CXX_TEST_SOURCES := $(shell find tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
 .DELETE_ON_ERROR:
-.PHONY: help build train test lint format sanitize neon coverage bench gpu-report clients wheel wheel-check clean \
-	distclean
+.PHONY: help build train test lint format sanitize neon coverage bench gpu-report clients wheel wheel-check \
+	clean distclean
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 12
@@ -86,17 +89,16 @@ bench: build  ## time the kernels beside native torch
 gpu-report:  ## build, test and time the CUDA kernels on a GPU with the python3 at hand; OUT=folder
 	$(PYTHON) scripts/gpu_report.py --out "$(or $(OUT),runs/gpu-report)"
 
-# pip would take along what lies in build/lib.*. The libraries of torch are those of the torch that is installed; glibc's and libstdc++'s are the system's.
-wheel: build  ## build a wheel into dist/, tagged with the oldest glibc that it runs on
-	rm -rf build/wheel build/lib.* build/bdist.* dist/lenet_ext-*.whl
-	$(PIP) wheel --no-deps --no-build-isolation --wheel-dir build/wheel .
-	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m auditwheel repair --exclude 'libtorch*.so' --wheel-dir dist build/wheel/*.whl
-	$(BIN)/python -m auditwheel show dist/*.whl
+wheel:  ## build a wheel for each python3.10 to python3.14 at hand into dist/
+	$(BUILD_WHEELS) $(WHEEL_PYTHONS) -- $(PIP_TORCH_ARGS)
 
-wheel-check: wheel  ## install the wheel beside several versions of torch and run lenet-ext check there
-	$(BIN)/python scripts/check_wheel.py --wheels dist $(WHEEL_CHECKS) -- $(PIP_TORCH_ARGS)
+# It builds what it misses.
+wheel-check:  ## install wheels beside several versions of torch and run lenet-ext check there
+	rm -f dist/lenet_ext-*.whl
+	$(PYTHON) scripts/check_wheel.py --wheels dist $(WHEEL_CHECKS) -- $(PIP_TORCH_ARGS)
 
-clients: wheel  ## run our layers in Opacus, skorch, Lightning, Captum and ONNX Runtime, in .venv-clients
+clients:  ## run our layers in Opacus, skorch, Lightning, Captum and ONNX Runtime, in .venv-clients
+	$(BUILD_WHEELS) $(PYTHON) -- $(PIP_TORCH_ARGS)
 	$(PYTHON) -m venv --clear $(CLIENTS)
 	$(CLIENTS)/bin/python -m pip install -q $(PIP_TORCH_ARGS) torch==$(TORCH_VERSION)
 	$(CLIENTS)/bin/python -m pip install -q -r requirements-clients.txt dist/*.whl

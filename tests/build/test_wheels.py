@@ -1,7 +1,8 @@
-"""scripts/build_wheels.py where it finds no python."""
+"""scripts/build_wheels.py where it finds no python, and the lists of the versions that get a wheel."""
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,13 @@ def build_wheels(folder: Path, *pythons: str) -> subprocess.CompletedProcess[str
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
+def versions(file: str, pattern: str) -> list[str]:
+    """Those in the part of a file that the pattern finds, as cp310."""
+    found = re.search(pattern, (ROOT / file).read_text(), re.M)
+    assert found is not None
+    return re.findall(r"cp\d+", found[0])
+
+
 @pytest.mark.parametrize("exists", [False, True])
 def test_python_that_cannot_be_used(tmp_path: Path, exists: bool) -> None:
     name = str(tmp_path / "python3.10")
@@ -37,3 +45,13 @@ def test_python_that_cannot_be_used(tmp_path: Path, exists: bool) -> None:
     assert result.returncode == 1
     assert result.stderr == f"no wheel for {name}: it is not in PATH, or cannot make an environment\n"
     assert earlier.exists()
+
+
+def test_same_versions_everywhere() -> None:
+    source = (ROOT / "scripts/build_wheels.py").read_text()
+    minors = re.search(r'PYTHONS = \[f"python3\.\{minor\}" for minor in range\((\d+), (\d+)\)\]', source)
+    assert minors is not None
+    wanted = [f"cp3{minor}" for minor in range(int(minors[1]), int(minors[2]))]
+    assert versions("pyproject.toml", r"^build = .*") == wanted
+    assert versions(".github/workflows/wheels.yml", r"^ +python: \[.*") == wanted
+    assert f'requires-python = ">=3.{minors[1]}"' in (ROOT / "pyproject.toml").read_text()

@@ -10,9 +10,11 @@ import pytest
 from code_blocks import python_blocks, run
 
 ROOT = Path(__file__).resolve().parents[2]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md")])
+DOCUMENTS = sorted(
+    path for folder in (".", "docs", "benchmarks", "examples") for path in (ROOT / folder).glob("*.md")
+)
 
-FOLDERS = ("csrc", "lenet_ext", "tests", "scripts", "benchmarks", "docs")
+FOLDERS = ("csrc", "lenet_ext", "tests", "scripts", "benchmarks", "docs", "examples")
 # A number that a document gives, and where the code has it.
 NUMBERS = [
     (

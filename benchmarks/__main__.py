@@ -101,9 +101,14 @@ def _publish(
     print(markdown, flush=True)
     if out is None:
         return
-    from benchmarks.charts import draw  # which needs matplotlib
+    from benchmarks.charts import draw  # which need matplotlib
+    from benchmarks.line_charts import draw_lines
 
-    (out / f"{source.name}.png").write_bytes(draw(source, findings))
+    if isinstance(source, Report) and source.has_peers:
+        picture = draw_lines(source, findings)
+    else:
+        picture = draw(source, findings)
+    (out / f"{source.name}.png").write_bytes(picture)
     (out / f"{source.name}.md").write_text(f"{markdown}\n![{source.name}]({source.name}.png)\n")
     (out / f"{source.name}.json").write_text(json)
 

@@ -9,11 +9,10 @@ from typing import Any, Literal
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 
-from benchmarks.engines import EAGER, Engine
+from benchmarks.engines import LAYERS
 from benchmarks.environment import environment_text
 from benchmarks.reports import THREADS, Findings, Report
 from benchmarks.tables import significant
@@ -22,7 +21,6 @@ from benchmarks.tasks import threads_text
 
 # Blue and orange differ to every kind of colour vision, and in brightness. One for each number of threads.
 COLORS = ("#1f5fa8", "#f2a154")
-PEER_ALPHA = 0.45
 INK, GRID = "#333333", "#dddddd"
 WIDTH_INCHES, DPI = 9, 150  # readable where a page shows it 800 pixels wide
 LABEL_SPACE = 2.0  # beyond the longest bars, as a factor, for the figures at their ends
@@ -35,7 +33,6 @@ STYLE: dict[Any, Any] = {
     **{"xtick.major.size": 0, "ytick.major.size": 0, "legend.frameon": False, "legend.title_fontsize": 7.5},
 }
 TARGET_LINES: Sequence[tuple[str, Literal["solid", "dotted"]]] = (("must", "solid"), ("aim", "dotted"))
-CHARTED_BATCHES = (1, 64)  # of networks beside the peers; these are in a quick run too
 
 
 @dataclass(frozen=True)
@@ -46,7 +43,6 @@ class Bars:
     values: Sequence[float | None]
     must: float | None = None
     aim: float | None = None
-    pale: bool = False
 
 
 def draw(source: Report | Targets, findings: Findings) -> bytes:
@@ -67,19 +63,11 @@ def draw(source: Report | Targets, findings: Findings) -> bytes:
 
 
 def _rows(report: Report, direction: str, findings: Findings) -> list[Bars]:
-    """One for each task on each engine besides torch eager."""
-    speedups: dict[tuple[str, Engine], list[float | None]] = {}
+    """One for each task, of our layers."""
+    speedups: dict[str, list[float | None]] = {}
     for one in findings.of(report.name, direction=direction):  # whose numbers of threads follow each other
-        if not report.has_peers or one.task.batch in CHARTED_BATCHES:
-            for engine in report.engines:
-                if engine != EAGER:
-                    label = f"{engine.name}, B={one.task.batch}" if report.has_peers else one.label
-                    speedups.setdefault((label, engine), []).append(one.speedup(engine.name, NATIVE))
-    return [
-        Bars(label, values, pale=not engine.ours)
-        for (label, engine), values in speedups.items()
-        if any(values)
-    ]
+        speedups.setdefault(one.label, []).append(one.speedup(LAYERS.name, NATIVE))
+    return [Bars(label, values) for label, values in speedups.items() if any(values)]
 
 
 def bar_chart(title: str, caption: str, panels: dict[str, list[Bars]], series: Sequence[str]) -> bytes:
@@ -112,7 +100,7 @@ def _draw(axes: Axes, rows: Sequence[Bars], series: Sequence[str]) -> None:
             [(value or 1) - 1 for _, _, value in shown],
             height,
             left=1,
-            color=[to_rgba(COLORS[number], PEER_ALPHA if row.pale else 1) for _, row, _ in shown],
+            color=COLORS[number],
             label=name,
         )
         texts = [f"{significant(value)}x" if value else "" for _, _, value in shown]

@@ -92,7 +92,7 @@ REPORTS = (
         for name in LENET_LAYERS
     ),
     _layers("suite", "Layers of small convolutional networks", suite_tasks()),
-    _peers(LENET, "The LeNet on 3x32x32", 1, 16, 64, 256, 1024, 4096),
+    _peers(LENET, "The LeNet on 3x32x32", 1, 8, 64, 256, 1024),
     _peers(LENET5, "LeNet-5 on 1x28x28", 1, 64, 256),
     _peers(MNIST, "The network of torch's MNIST example", 1, 64),
     _peers(FEMNIST, "LEAF's FEMNIST network", 1, 64),

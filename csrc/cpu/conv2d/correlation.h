@@ -43,13 +43,11 @@ struct TapRow {
 // How a Correlation is computed: by tasks of a block of output rows of one image and group, with one of two
 // register layouts of the contract microkernel over a packed input window:
 //
-//   lanes = channels   vectors of packed weights, one broadcast input value per pixel: for 16 and more
-//   channels lanes = pixels     vectors of neighbouring pixels, one broadcast weight per channel: for few
-//   channels. Either the
-//                      pixels of the flat window, row after row, so that lanes are full also where rows are
-//                      short (the few at the end of each row that belong to no output are computed and
-//                      dropped); or one vector per row, which can leave out the rows of taps that meet only
-//                      padding.
+// - Lanes are channels: vectors of packed weights, one broadcast input value per pixel; for 16 and more channels.
+// - Lanes are pixels: vectors of neighbouring pixels, one broadcast weight per channel; for few channels. Either the
+//   pixels of the flat window, row after row, so that lanes are full also where rows are short (the few at the end of
+//   each row that belong to no output are computed and dropped); or one vector per row, which can leave out the rows
+//   of taps that meet only padding.
 template <class S>
 struct CorrelationPlan {
   using T = typename S::Scalar;

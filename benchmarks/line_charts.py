@@ -98,5 +98,5 @@ def _name(axes: Axes, ends: Sequence[tuple[float, float, str, Any]]) -> None:
             fontweight="bold" if is_best else "normal",
             va="center",
             bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.8},
-            arrowprops={"arrowstyle": "-", "color": style["color"], "linewidth": 0.6},
+            arrowprops={"arrowstyle": "-", "relpos": (0, 0.5), "color": style["color"], "linewidth": 0.6},
         )

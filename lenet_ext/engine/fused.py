@@ -181,17 +181,17 @@ def fuse(
 ) -> FusedNet:
     """A module that computes what `model` does, a few images at a time through all layers.
 
-    model: computes one tensor or several from one tensor, by the layers of the table in README.md, written
-    with modules or functions of torch or of lenet_ext, one after the other or in branches. Its forward is
-    read with torch.export, in the mode in which it is handed over, in training and in eval mode; a mode that
-    cannot be fused is refused when it is called. The result consists of its modules: an update of one is seen
-    by the other. example_input: (N, ...) of the shape to expect, in the dtype of the parameters; its batch
-    size may differ later, and its other sizes where the model does the same for other ones. mean, std: one
-    number, or one per channel; the module then takes uint8 images, as (image / 255 - mean) / std, and refuses
-    others, which it could not tell from images that are normalized already. Convolutions with stride 1 and 3
-    or 5 kernel rows may be computed by Winograd's method unless in float64, with errors of a few times those
-    of direct sums (docs/kernels.md). On CUDA chains of some of the layers run, with one output (README.md);
-    a call refuses others by name.
+    model: computes one tensor or several from one tensor, by the layers of the table in docs/engine.md,
+    written with modules or functions of torch or of lenet_ext, one after the other or in branches. Its
+    forward is read with torch.export, in the mode in which it is handed over, in training and in eval mode; a
+    mode that cannot be fused is refused when it is called. The result consists of its modules: an update of
+    one is seen by the other. example_input: (N, ...) of the shape to expect, in the dtype of the parameters;
+    its batch size may differ later, and its other sizes where the model does the same for other ones. mean,
+    std: one number, or one per channel; the module then takes uint8 images, as (image / 255 - mean) / std,
+    and refuses others, which it could not tell from images that are normalized already. Convolutions with
+    stride 1 and 3 or 5 kernel rows may be computed by Winograd's method unless in float64, with errors of a
+    few times those of direct sums (docs/kernels.md). On CUDA chains of some of the layers run, with one
+    output (docs/engine.md); a call refuses others by name.
 
     Raises TypeError where an argument has the wrong type; RuntimeError that names the layer where no mode of
     `model` can be fused (lenet_ext.convert is for these); ValueError where mean and std do not fit.

@@ -15,10 +15,11 @@ __all__ = ["READERS", "ROWS", "Row", "reads"]
 
 
 class Row(NamedTuple):
-    """What users are told of a reader: the layers that it takes, and the operators."""
+    """What users are told of a reader: the layers that it takes, the operators, the module that it is in."""
 
     layers: str
     operators: tuple[str, ...]
+    family: str
 
 
 READERS: dict[str, Read] = {}
@@ -39,7 +40,7 @@ def reads(layers: str, *operators: str) -> Callable[[Read], Read]:
             names += [plain, f"{plain}_"] if plain != name else [name]
         READERS.update(dict.fromkeys(names, function))
         shown = tuple(name.removeprefix("aten.") for name in names if not name.startswith("aten._"))
-        ROWS.append(Row(layers, shown))
+        ROWS.append(Row(layers, shown, function.__module__.rpartition(".")[2]))
         return function
 
     return register

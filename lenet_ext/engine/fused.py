@@ -49,6 +49,9 @@ class FusedNet(torch.nn.Module):
         # The dicts themselves. Underscores: any other name may be one of the model's own.
         self._modules, self._parameters, self._buffers = model._modules, model._parameters, model._buffers
         self.training = model.training
+        # Where its class has a `train` of its own, which decides on the modes of its layers. In a tuple, or
+        # the model would become a layer.
+        self._trained_as = (model,) if type(model).train is not torch.nn.Module.train else ()
         self._modes = {
             pattern: mode if isinstance(mode, str) else Runnable.of(mode)
             for pattern, mode in captured.modes.items()
@@ -68,6 +71,14 @@ class FusedNet(torch.nn.Module):
             if reason is None:
                 raise
             raise reason from error
+
+    def train(self, mode: bool = True) -> FusedNet:
+        """Puts the network into training mode, or into eval mode, as the model's own `train` does."""
+        if not self._trained_as:
+            return super().train(mode)
+        (model,) = self._trained_as
+        self.training = model.train(mode).training
+        return self
 
     def _run(self, images: Tensor, tensors: list[Tensor], mode: Runnable, counted: list[Tensor]) -> Any:
         images, *parameters = autocast(images, *tensors)

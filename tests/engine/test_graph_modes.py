@@ -195,3 +195,33 @@ def test_the_modes_of_network_and_layers_apart() -> None:
     with pytest.raises(RuntimeError, match=r"it is in training mode itself, and its layers are not: call "):
         fused(torch.randn(2, 3))
     torch.testing.assert_close(fused.eval()(torch.ones(1, 3)), model(torch.ones(1, 3)))
+
+
+class Frozen(nn.Module):
+    """Whose batch norms stay in eval mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm, self.head = nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(nn.functional.dropout(self.norm(self.conv(x)), 0.0, self.training))
+
+    def train(self, mode: bool = True) -> Frozen:
+        super().train(mode)
+        self.norm.eval()
+        return self
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_the_model_decides_on_modes(nested: bool) -> None:
+    model = nn.Sequential(Frozen(), nn.ReLU()).double() if nested else Frozen().double()
+    twin = copy.deepcopy(model)
+    fused = lenet_ext.fuse(model, IMAGES)
+    for used in (fused, copy.deepcopy(fused), pickle.loads(pickle.dumps(fused))):
+        own = copy.deepcopy(twin)
+        for mode in (True, False, True):
+            torch.testing.assert_close(used.train(mode)(IMAGES), own.train(mode)(IMAGES))
+            assert [m.training for m in used.modules()] == [m.training for m in own.modules()]
+        torch.testing.assert_close(dict(used.named_buffers()), dict(own.named_buffers()))
+    assert list(model.modules())[1:] == list(fused.modules())[1:]

@@ -75,8 +75,17 @@ def flags(root: nn.Module, paths: Sequence[str]) -> Flags:
 
 
 def patterns(root: nn.Module, paths: Sequence[str]) -> Iterator[Flags]:
-    """As the modules are, all in training mode, all in eval mode: each once, those of other flags apart."""
-    found = (flags(root, paths), (True,) * len(paths), (False,) * len(paths))
+    """As the modules are, all in training mode, all in eval mode, as the model's `train` leaves them."""
+    found = [flags(root, paths), (True,) * len(paths), (False,) * len(paths)]
+    if any(type(module).train is not nn.Module.train for module in root.modules()):
+        before = [(module, module.training) for module in root.modules()]
+        try:
+            for mode in (True, False):
+                root.train(mode)
+                found.append(flags(root, paths))
+        finally:
+            for module, mode in before:
+                module.training = mode
     return iter(dict.fromkeys(found))
 
 

@@ -137,7 +137,7 @@ void network_statistics(const Tensor& saved, const Tensor& input, Tensors parame
   const NetworkTensors t(input, parameters, program, normalization);
   check_sizes(t.op(), "saved", saved, std::array{t.network->saved_size(t.batch)});
   if (saved.scalar_type() != compute_type(t.dtype)) fail(t.op(), ": saved must be that of network_forward");
-  const RunningStatistics running(t, parameters, counts);
+  const RunningStatistics running(t, counts);
   const Tensor values = dense(saved);
   const int64_t first = t.batch * t.network->values_before(t.network->stages.size());
   const auto* const of_batch =

@@ -74,6 +74,10 @@ struct NetworkTensors {
     }
   }
 
+  NetworkTensors(const Tensor& all_images, Tensors&&, const std::string& program,
+                 const std::optional<Tensor>& wanted_normalization,
+                 bool keeps = true) = delete;  // they must live on
+
   const char* op() const { return network->name.c_str(); }
   SizeList with_batch(SizeList sizes) const {
     sizes.insert(sizes.begin(), batch);

@@ -102,7 +102,7 @@ Tensor network_train(const Tensor& images, const Tensor& targets, std::optional<
   if (t.network->outputs.size() != 1) fail(op, ": the network has several outputs, a loss is of one");
   const LossTargets wanted(t, targets, loss_weight, loss_pos_weight);
   const StepTensors s(t, kernels, order, state, options);
-  const RunningStatistics running(t, parameters, counts);
+  const RunningStatistics running(t, counts);
   if (kernels.on_host()) wanted.check_values(s.order);
   const int64_t count = s.order ? s.order->numel() : t.batch;
   const bool one_step = batch_size == 0;

@@ -9,14 +9,14 @@ namespace lenet_ext {
 
 class RunningStatistics {
  public:
-  // parameters: as they were given. counts: of each batch norm with running statistics that uses those of the
+  // counts: of each batch norm with running statistics that uses those of the
   // batch, in the order of the program, the batches it has seen: int64, changed.
-  RunningStatistics(const NetworkTensors& t, const Tensors& parameters, const Tensors& counts) : t_(t) {
+  RunningStatistics(const NetworkTensors& t, const Tensors& counts) : t_(t) {
     for (const Stage& stage : t.network->stages) {
       if (!is_tracked(stage)) continue;
       ++tracked_;
       for (size_t i = mean_of(stage); i < mean_of(stage) + 2; ++i) {
-        if (!parameters[stage.layer.parameters[i]].is_contiguous()) {
+        if (!t.parameters[stage.layer.parameters[i]].is_contiguous()) {
           fail(t.op(), ": running statistics must be contiguous");
         }
       }

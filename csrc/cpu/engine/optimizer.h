@@ -11,8 +11,8 @@ namespace lenet_ext::cpu {
 // What the traits of optimizers have in common. A trait has the options as vectors, kStates, kCycles (about those
 // of a vector), and
 //
-//   bool uses(size_t k) const                                    // whether the options ask for state k
-//   V step(V gradient, V old, V* state) const         // the parameters after the step
+//   bool uses(size_t k) const                   // whether the options ask for state k
+//   V step(V gradient, V old, V* state) const  // the parameters after the step
 //
 // which changes the state. A state that is not used is zero before, and not looked at after.
 template <class S, class Options>

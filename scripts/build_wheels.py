@@ -2,9 +2,9 @@
 
     python scripts/build_wheels.py --wheels dist --torch 2.13.0 python3.11 python3.12 -- --index-url ...
 
-Without names it looks for python3.10 to python3.14. What follows `--` goes to pip for torch. Wheels in the
-folder are replaced; each is tagged with the oldest glibc that it runs on. Exit code 1 where one could not be
-built.
+Without names it looks for python3.10 to python3.14. What follows `--` goes to pip for torch. A wheel in the
+folder is replaced by a new one for the same python; each is tagged with the oldest glibc that it runs on.
+Exit code 1 where one could not be built.
 """
 
 from __future__ import annotations
@@ -68,6 +68,8 @@ def build(python: Path, wheels: Path) -> Path:
         run(python, "-m", "auditwheel", "repair", *exclude, "--wheel-dir", repaired, wheel)
         (wheel,) = Path(repaired).glob("*.whl")
         wheels.mkdir(parents=True, exist_ok=True)
+        for old in wheels.glob(f"lenet_ext-*-{tag(python)}-*.whl"):
+            old.unlink()
         return Path(shutil.copy(wheel, wheels))
 
 
@@ -98,8 +100,6 @@ def main() -> int:
     if not pythons:
         return 1
     failed = len(arguments.pythons) - len(pythons) if arguments.pythons else 0
-    for old in arguments.wheels.glob("lenet_ext-*.whl"):
-        old.unlink()
     for interpreter in pythons:
         with tempfile.TemporaryDirectory() as folder:
             try:

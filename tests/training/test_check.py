@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from training_helpers import Program
 
 import lenet_ext
 from lenet_ext.check import DTYPES, Comparison, rounding_limit
+from lenet_ext.training.network_check import _error
 
 
 def test_check_passes(program: Program) -> None:
@@ -84,10 +86,35 @@ class Recurrent(Net):
 
     def forward(self, x):
         return self.out(self.rnn(super().forward(x)[None])[0][0])
+
+class Frozen(Net):  # and a layer that is not used
+    def __init__(self, in_channels, num_classes):
+        super().__init__(in_channels, num_classes)
+        self.layers.requires_grad_(False)
+        self.unused = nn.Linear(2, 2)
+
+class Selu(Net):
+    def __init__(self, in_channels, num_classes):
+        super().__init__(in_channels, num_classes)
+        self.layers[3] = nn.AlphaDropout(0.2)
+
+class Own(Net):
+    def train(self, mode=True):
+        super().train(mode)
+        self.layers[1].eval()
+        return self
+
+class Random(Net):
+    def forward(self, x):
+        return nn.functional.dropout(super().forward(x), 0.5, self.training)
 """
 
 
-@pytest.mark.parametrize(("name", "how"), [("Net", "in the fused engine"), ("Recurrent", "layer by layer (")])
+FUSED, LAYERS = "in the fused engine", "layer by layer ("
+HOW = {"Net": FUSED, "Recurrent": LAYERS, "Frozen": FUSED, "Selu": LAYERS, "Own": FUSED}
+
+
+@pytest.mark.parametrize(("name", "how"), HOW.items())
 def test_a_network_of_ones_own(
     program: Program, monkeypatch: pytest.MonkeyPatch, name: str, how: str
 ) -> None:
@@ -118,3 +145,21 @@ def test_options_of_a_network_need_one(program: Program) -> None:
     assert (
         program.error("check", "--image-size", 16) == "--image-size 16: wanted --model FILE.py:Name with it"
     )
+
+
+def test_random_networks_are_compared_in_eval_mode(program: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lenet_ext.training.network_check.SECONDS", 0)
+    Path("net.py").write_text(NETWORK)
+    result = program("check", "--model", "net.py:Random")
+    assert result.code == 0, result
+    assert result.out.count("random: not compared") == 3
+    assert result.out.endswith("2 of 2 comparisons agree with native torch\n")
+
+
+def test_errors_of_networks() -> None:
+    one, nan, infinite = torch.ones(2), torch.tensor([1.0, float("nan")]), torch.tensor([1.0, -torch.inf])
+    assert _error([one, None, torch.empty(0)], [one, None, torch.empty(0)]) == 0
+    assert math.isnan(_error([nan, one], [one, one]))
+    assert _error([infinite, one], [infinite, one * 2]) == 0.5
+    assert _error([one * 100, one * 2e-9], [one * 100, one * 1e-9]) == pytest.approx(1e-5)
+    assert _error([one * 0], [one * 1e-12]) == 1

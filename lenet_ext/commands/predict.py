@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from lenet_ext.training.errors import InputError, printable, require
+from lenet_ext.training.own_network import FORM
 
 CheckpointOption = Annotated[
     Path, typer.Option("--checkpoint", help="The checkpoint.safetensors of a run", show_default=False)
@@ -17,9 +18,9 @@ ModelOption = Annotated[
     str | None,
     typer.Option(
         "--model",
-        help="Where the program of a network of your own is now",
-        metavar="FILE.py:Name",
-        show_default="where it was",
+        help="The program of the network, for one of your own",
+        metavar=FORM,
+        show_default="the LeNet",
     ),
 ]
 TrustOption = Annotated[

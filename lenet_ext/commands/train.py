@@ -12,6 +12,7 @@ import typer
 
 from lenet_ext.commands.stopping import Stopped
 from lenet_ext.training.errors import InputError, printable, require
+from lenet_ext.training.own_network import FORM
 
 if TYPE_CHECKING:
     from lenet_ext.training.session import Resume
@@ -37,7 +38,7 @@ def train(
             "A network of your own: a class or function, called with those of in_channels, num_classes and "
             "image_size that it takes",
             "the LeNet",
-            metavar="FILE.py:Name",
+            metavar=FORM,
         ),
     ] = None,
     trust_model: Annotated[
@@ -71,7 +72,9 @@ def train(
         ),
     ] = None,
     device: Annotated[str | None, _option("auto, cpu or cuda", "auto", metavar="NAME")] = None,
-    seed: Annotated[int | None, _option("Decides the first weights and the order of images", "0")] = None,
+    seed: Annotated[
+        int | None, _option("Decides the first weights and all that is drawn in training", "0")
+    ] = None,
     out: Annotated[Path | None, _option("The folder to write into", "runs/DATA")] = None,
     resume: Annotated[
         str | None,

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
@@ -23,7 +24,7 @@ from torch import Tensor, nn
 
 from lenet_ext.training.errors import InputError, error_text, os_error_text
 from lenet_ext.training.files import check_is_file, write_atomically
-from lenet_ext.training.learner import Learner
+from lenet_ext.training.learner import Learner, state_keys
 from lenet_ext.training.loop import Run
 from lenet_ext.training.metadata import Metadata, checked
 from lenet_ext.training.network import network_of
@@ -44,18 +45,20 @@ class Checkpoint:
 
 def save_checkpoint(path: Path, run: Run, data_sha256: str) -> None:
     """Write the run's state to `path`, atomically."""
-    metadata = Metadata(
-        format=FORMAT,
-        config=asdict(run.config),
-        network=network_of(run.dataset),
-        class_names=run.dataset.class_names,
-        mean=run.normalize.mean,
-        std=run.normalize.std,
-        data_sha256=data_sha256,
-        epoch=run.epoch,
-        step=run.epoch * run.steps_per_epoch,
-        history=run.history,
-        own_network=None if run.own is None else asdict(run.own),
+    metadata = checked(
+        Metadata(
+            format=FORMAT,
+            config=asdict(run.config),
+            network=network_of(run.dataset),
+            class_names=run.dataset.class_names,
+            mean=run.normalize.mean,
+            std=run.normalize.std,
+            data_sha256=data_sha256,
+            epoch=run.epoch,
+            step=run.epoch * run.steps_per_epoch,
+            history=run.history,
+            own_network=None if run.own is None else asdict(run.own),
+        )
     )
     tensors = {name: tensor for learner in run.learners for name, tensor in _learner_tensors(learner).items()}
     entry = {"sha256": NO_CHECKSUM, **asdict(metadata)}  # which is then the first such text in the file
@@ -100,15 +103,24 @@ def restore_learners(checkpoint: Checkpoint, learners: Sequence[Learner]) -> Non
         for path, tensor in _of_prefix(checkpoint, f"{learner.name}/optimizer/").items():
             key, _, name = path.partition("/")
             states.setdefault(key, {})[name] = tensor
-        for key, tensors in states.items():  # there are none before the first step
-            _check_state(checkpoint, key, tensors, learner.model)
+        wanted = state_keys(learner.config) if checkpoint.metadata.epoch > 0 else set()
+        if states.keys() != wanted:
+            texts = (" and ".join(sorted(keys)) or "nothing" for keys in (states.keys(), wanted))
+            reason = "holds {} of the optimizer's state, wanted {}".format(*texts)
+            raise InputError(f"{checkpoint.path}: {reason}")
+        having = {name for tensors in states.values() for name in tensors}
+        for key, tensors in states.items():
+            _check_state(checkpoint, key, tensors, learner.model, having)
         learner.restore_optimizer(states)
 
 
-def _check_state(checkpoint: Checkpoint, key: str, stored: Mapping[str, Tensor], model: nn.Module) -> None:
+def _check_state(
+    checkpoint: Checkpoint, key: str, stored: Mapping[str, Tensor], model: nn.Module, having: set[str]
+) -> None:
+    """having: the parameters that have any state. In a network of the user's own some may be unused."""
     wanted: dict[str, Tensor] = dict(model.named_parameters())
-    if checkpoint.metadata.own is not None:  # where a parameter may be unused, and have no state
-        wanted = {name: wanted[name] for name in stored if name in wanted}
+    if checkpoint.metadata.own is not None:
+        wanted = {name: parameter for name, parameter in wanted.items() if name in having}
     if key == "step":
         wanted = {name: parameter.new_empty(()) for name, parameter in wanted.items()}
     _check_shapes(checkpoint, stored, wanted)
@@ -142,7 +154,8 @@ def _learner_tensors(learner: Learner) -> dict[str, Tensor]:
     for name, tensor in tensors.items():
         place = tensor.untyped_storage().data_ptr()
         # safetensors takes no tensors that share memory, such as a parameter under two names.
-        result[f"{learner.name}/{name}"] = tensor.clone() if place in seen else tensor.contiguous()
+        copied = tensor.clone(memory_format=torch.contiguous_format) if place in seen else tensor.contiguous()
+        result[f"{learner.name}/{name}"] = copied
         seen.add(place)
     return result
 

@@ -112,6 +112,8 @@ def resumed_config(options: Mapping[str, Any], stored: Mapping[str, Any]) -> Tra
     given = _given(options)
     if "device" in given:
         given["device"] = resolve_device(given["device"])
+    if "model" in given and stored["model"] is None:
+        raise InputError(f"--model {given['model']}: the run to resume is of the LeNet; leave it out")
     for name, value in given.items():
         if value != stored[name] and name not in FREE_TO_CHANGE:
             given_text, stored_text = (_option_text(name, one) for one in (value, stored[name]))

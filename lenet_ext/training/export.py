@@ -16,6 +16,7 @@ from lenet_ext.training.errors import InputError, error_text
 from lenet_ext.training.files import write_atomically
 from lenet_ext.training.predict import network_in
 
+LARGEST_FILE = 2**31 - 2**20  # of protobuf, with room for the graph
 EXAMPLE_BATCH = 2  # one of 1 would be taken for a constant
 
 
@@ -42,6 +43,8 @@ def export_onnx(checkpoint_path: Path, out: Path, model: str | None, *, trusts_m
     model, trusts_model: see `trusted`. Raises `InputError` for a checkpoint that can't be used, and for a
     network that torch.onnx.export does not take.
     """
+    if not out.parent.is_dir():
+        raise InputError(f"{out}: there is no folder {out.parent}")
     checkpoint = load_checkpoint(checkpoint_path)
     metadata = checkpoint.metadata
     network = network_in(checkpoint, model, trusts_model, layers="torch")
@@ -64,6 +67,8 @@ def export_onnx(checkpoint_path: Path, out: Path, model: str | None, *, trusts_m
     except torch.onnx.OnnxExporterError as error:
         raise InputError(f"{checkpoint_path}: torch.onnx.export fails: {error_text(error)[:300]}") from error
     assert program is not None
+    if sum(tensor.nbytes for tensor in from_pixels.state_dict().values()) > LARGEST_FILE:
+        raise InputError(f"{checkpoint_path}: the network is larger than an ONNX file can be, 2 GiB")
     with tempfile.TemporaryDirectory() as folder:
         program.save(Path(folder) / "network.onnx", external_data=False)
         write_atomically(out, (Path(folder) / "network.onnx").read_bytes())

@@ -29,6 +29,13 @@ def make_optimizer(model: nn.Module, config: TrainingConfig) -> torch.optim.Opti
     return make(model.parameters(), lr=config.lr, weight_decay=config.weight_decay, **options)
 
 
+def state_keys(config: TrainingConfig) -> set[str]:
+    """What such an optimizer keeps of a parameter after a step, as torch calls it."""
+    if config.optimizer == "sgd":
+        return {"momentum_buffer"} if config.momentum > 0 else set()
+    return {"step", "exp_avg", "exp_avg_sq"}
+
+
 class Learner:
     """A network of layers, ours or native torch's, that a torch optimizer improves."""
 
@@ -40,8 +47,8 @@ class Learner:
         normalize: Normalization,
         own: OwnNetwork | None = None,
     ) -> None:
-        self.name = engine
-        self.model = build_network(network, engine, own).to(config.device)
+        self.name, self.config = engine, config
+        self.model = build_network(network, engine, own, config.seed).to(config.device)
         self.normalize = normalize
         self.optimizer = make_optimizer(self.model, config)
         self.loss = nn.CrossEntropyLoss(label_smoothing=config.label_smoothing)

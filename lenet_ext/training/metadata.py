@@ -50,7 +50,8 @@ def checked(metadata: Metadata) -> Metadata:
     _require((own is None) == (config.model is None), "own_network")
     if own is not None:
         _require(own.keys() == {"file", "name", "source"}, "own_network")
-        _require(all(type(value) is str for value in own.values()), "own_network")
+        _require(all(type(value) is str and _is_utf8(value) for value in own.values()), "own_network")
+        _require(own["name"].isidentifier(), "own_network")
         _require(f"{own['file']}:{own['name']}" == config.model, "own_network")
     network = metadata.network
     _require(isinstance(network, dict), "network")
@@ -77,6 +78,14 @@ def checked(metadata: Metadata) -> Metadata:
 def _check_figures(figures: Mapping[str, Any]) -> None:
     _require(all(_is_finite(figures[name]) for name in FIGURES), "history")
     _require(figures["images_per_second"] > 0 and figures["seconds"] > 0, "history")
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair, which JSON may hold
+        return False
+    return True
 
 
 def _is_finite(value: Any) -> bool:

@@ -7,6 +7,7 @@ from torch import nn
 
 from lenet_ext.training.config import TrainingConfig
 from lenet_ext.training.dataset import Outline
+from lenet_ext.training.errors import InputError
 from lenet_ext.training.learner import EVALUATION_BATCH
 from lenet_ext.training.memory import GIB, gib_text, require_memory
 from lenet_ext.training.network import build_network, network_of
@@ -48,9 +49,9 @@ def needed_bytes(outline: Outline, config: TrainingConfig, own: OwnNetwork | Non
             image = torch.empty(1, outline.channels, outline.image_size, outline.image_size)
             activations = network.get_submodule("conv1")(image).numel() * FLOAT_BYTES
     else:
-        network = own.build(network_of(outline))
+        network = _counted(own, outline)
         activations = int(_activations(network, outline) * SHARE_OF_THE_LARGEST) * FLOAT_BYTES
-    weights = sum(parameter.numel() for parameter in network.parameters()) * FLOAT_BYTES
+    weights = sum(tensor.numel() for tensor in network.state_dict().values()) * FLOAT_BYTES
     engines = [config.engine, "torch"] if config.compare else [config.engine]
     states = STATES[config.optimizer]
     checkpoint = (1 + states) * weights * len(engines)
@@ -65,6 +66,15 @@ def needed_bytes(outline: Outline, config: TrainingConfig, own: OwnNetwork | Non
     return data + copies * weights * len(engines) + transient, checkpoint
 
 
+def _counted(own: OwnNetwork, outline: Outline) -> nn.Module:
+    """The network without memory for its weights, if it can be built so."""
+    try:
+        with torch.device("meta"):
+            return build_network(network_of(outline), "torch", own)
+    except InputError:  # it looks at values
+        return build_network(network_of(outline), "torch", own)
+
+
 def _activations(network: nn.Module, outline: Outline) -> int:
     """The elements of all that the layers of `network` make of an image."""
     count = 0
@@ -77,5 +87,6 @@ def _activations(network: nn.Module, outline: Outline) -> int:
         if not module._modules:
             module.register_forward_hook(add)
     with torch.no_grad():
-        network.eval()(torch.zeros(1, outline.channels, outline.image_size, outline.image_size))
+        shape = (1, outline.channels, outline.image_size, outline.image_size)
+        network.eval()(torch.zeros(shape, device=next(network.parameters()).device))
     return count

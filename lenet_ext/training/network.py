@@ -16,7 +16,7 @@ from lenet_ext.engine.train_step import TrainStep
 from lenet_ext.models import LeNet
 from lenet_ext.training.data import Normalization
 from lenet_ext.training.dataset import Dataset, Outline
-from lenet_ext.training.errors import error_text
+from lenet_ext.training.errors import error_text, out_of_memory_text
 from lenet_ext.training.own_network import OwnNetwork
 
 LAYERS: dict[str, Any] = {"fused": lnn, "layers": lnn, "torch": torch.nn}
@@ -31,14 +31,19 @@ def network_of(dataset: Dataset | Outline) -> dict[str, int]:
     }
 
 
-def build_network(network: dict[str, int], engine: str, own: OwnNetwork | None = None) -> nn.Module:
+def build_network(
+    network: dict[str, int], engine: str, own: OwnNetwork | None = None, seed: int = 0
+) -> nn.Module:
     """A freshly initialised network, a LeNet unless it is the user's own.
 
-    Parameters and buffers have the same names and shapes for every `engine`.
+    Parameters and buffers have the same names, shapes and values for every `engine`: `seed` decides on them,
+    and on what a network of one's own draws beside them.
     """
-    if own is None:
-        return LeNet(**network, layers=LAYERS[engine])
-    model = own.build(network)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if own is None:
+            return LeNet(**network, layers=LAYERS[engine])
+        model = own.build(network)
     return convert_quietly(model) if engine == "layers" else model
 
 
@@ -71,5 +76,7 @@ def why_not_fused(model: nn.Module, network: dict[str, int], device: str) -> str
             TrainStep(fused.train(), lr=0.0)(images, labels)
             fused.eval()(images)
     except (RuntimeError, TypeError, ValueError) as error:
+        if out_of_memory_text(error) is not None:
+            raise
         return error_text(error)
     return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import linecache
@@ -38,7 +39,7 @@ class OwnNetwork:
             raise InputError(f"--model {text}: wanted {FORM}")
         try:
             check_is_file(Path(file))
-            source = Path(file).read_text("utf-8")
+            source = Path(file).read_text("utf-8-sig")  # Python takes a byte-order mark, too
         except OSError as error:
             raise InputError(f"--model {text}: {file}: cannot be read: {os_error_text(error)}") from error
         except ValueError as error:  # no UTF-8, or a path that no file can have
@@ -78,7 +79,7 @@ class OwnNetwork:
             module.__file__ = self.file
             sys.modules[name] = module
             try:
-                exec(compile(self.source, self.file, "exec"), module.__dict__)
+                exec(compile(self.source, self.file, "exec", dont_inherit=True), module.__dict__)
             except BaseException:
                 del sys.modules[name]
                 raise
@@ -96,18 +97,23 @@ class OwnNetwork:
                 raise self._error(f"needs an argument {one.name}; known are {known}: give others a default")
         return {name: value for name, value in network.items() if name in named}
 
-    def _check(self, model: nn.Module, network: Mapping[str, int]) -> None:
-        shape = (2, network["in_channels"], network["image_size"], network["image_size"])
-        wanted = (2, network["num_classes"])
-        modes = [module.training for module in model.modules()]
-        model.eval()
+    def check_output(self, model: nn.Module, network: Mapping[str, int], count: int, when: str = "") -> None:
+        """Raises `InputError` where `model`, in the mode that it is in, makes no logits of `count` images."""
+        shape = (count, network["in_channels"], network["image_size"], network["image_size"])
+        wanted = (count, network["num_classes"])
         with torch.no_grad():
-            output = self._made(lambda: model(torch.zeros(shape)), f"does not take images of shape {shape}: ")
-        for module, mode in zip(model.modules(), modes, strict=True):
-            module.training = mode
+            what = f"{when}does not take images of shape {shape}: "
+            output = self._made(lambda: model(torch.zeros(shape)), what)
         if not isinstance(output, torch.Tensor) or tuple(output.shape) != wanted:
             got = tuple(output.shape) if isinstance(output, torch.Tensor) else f"a {type(output).__name__}"
-            raise self._error(f"gives {got} for images of shape {shape}, wanted logits {wanted}")
+            raise self._error(f"{when}gives {got} for images of shape {shape}, wanted logits {wanted}")
+
+    def _check(self, model: nn.Module, network: Mapping[str, int]) -> None:
+        modes = [module.training for module in model.modules()]
+        self.check_output(model.eval(), network, 2)
+        self.check_output(copy.deepcopy(model).train(), network, 2, "in training mode ")
+        for module, mode in zip(model.modules(), modes, strict=True):
+            module.training = mode
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise self._error("has no parameter to train")
         for name, value in model.state_dict().items():
@@ -133,31 +139,35 @@ class OwnNetwork:
         return InputError(f"--model {self.title}: {text}")
 
 
-def trusted(own: OwnNetwork, checkpoint: Path, given: str | None, trusts: bool) -> OwnNetwork:
-    """The network of a checkpoint, whose text may be run: the user has the same text in a file, or says so.
+def trusted(own: OwnNetwork | None, checkpoint: Path, given: str | None, trusts: bool) -> OwnNetwork | None:
+    """The network of a checkpoint, whose text may be run: the user names a file that has it, or says so.
 
-    given: FILE.py:Name of the file, if not the one that the checkpoint names. trusts: whether the user says
-    that any text may be run. Raises `InputError` otherwise: a checkpoint from elsewhere may hold any program.
+    own: None for a LeNet. given: FILE.py:Name of that file. trusts: whether the text in the checkpoint may be
+    run as it is. Raises `InputError` otherwise: a checkpoint from elsewhere may hold any program, or name any
+    that lies here.
     """
-    if given is not None:
-        file = OwnNetwork.read(given)
-        if (file.name, file.sha256) != (own.name, own.sha256):
-            raise InputError(
-                f"--model {given}: {checkpoint} is of {own.title} with SHA-256 {own.sha256[:12]}, this has "
-                f"{file.sha256[:12]}"
-            )
-        return file
-    if not trusts:
-        try:
-            same = OwnNetwork.read(own.title).sha256 == own.sha256
-        except InputError:
-            same = False
-        if not same:
-            raise InputError(
-                f"{checkpoint}: its network is the program {own.title}, which is not here, or is another by "
-                f"now: give --model {FORM} for the same text, or --trust-model to run that in the checkpoint"
-            )
-    return own
+    if own is None:
+        if given is not None:
+            raise InputError(f"--model {given}: {checkpoint} is of the LeNet")
+        if trusts:
+            raise InputError(f"--trust-model: {checkpoint} is of the LeNet")
+        return None
+    if given is None:
+        if trusts:
+            return own
+        raise InputError(
+            f"{checkpoint}: its network is a program, {own.title}: give --model {FORM} to run that text, or "
+            "--trust-model to run the one in the checkpoint"
+        )
+    if trusts:
+        raise InputError(f"--trust-model: --model {given} says what to run")
+    file = OwnNetwork.read(given)
+    if (file.name, file.sha256) != (own.name, own.sha256):
+        raise InputError(
+            f"--model {given}: {checkpoint} is of {own.title} with SHA-256 {own.sha256[:12]}, this has "
+            f"{file.sha256[:12]}"
+        )
+    return file
 
 
 def _find(own: OwnNetwork, module: ModuleType) -> Callable[..., Any]:

@@ -72,7 +72,7 @@ def filters(weight: Tensor) -> bytes:
     columns = min(len(weight), 8)
     rows = math.ceil(len(weight) / columns)
     figure = Figure(figsize=(1.5 * columns + 0.3, 1.75 * rows + 0.45), layout="constrained")
-    figure.suptitle("First layer's kernels", x=0.02, ha="left", color=INK, fontsize=12)
+    figure.suptitle("The first convolution's kernels", x=0.02, ha="left", color=INK, fontsize=12)
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
     for axes in grid:
         axes.axis("off")

@@ -68,14 +68,12 @@ def network_in(
     """
     metadata = checkpoint.metadata
     engine, own = metadata.config["engine"], metadata.own
-    if own is None and model is not None:
-        raise InputError(f"--model {model}: {checkpoint.path} is of the LeNet")
+    own = trusted(own, checkpoint.path, model, trusts_model)
     if own is None:
         with torch.device("meta"):  # no memory: its weights are those of the checkpoint
             network = build_network(metadata.network, layers or engine)
     else:
-        own = trusted(own, checkpoint.path, model, trusts_model)
-        network = build_network(metadata.network, layers or engine, own)
+        network = build_network(metadata.network, layers or engine, own, metadata.config["seed"])
     restore_weights(checkpoint, network, engine, assign=True)
     return network.eval()
 

@@ -69,9 +69,10 @@ def train_in_folder(
         if checkpoint:
             config = resumed_config(options, checkpoint.metadata.config)
             own = checkpoint.metadata.own
-            if own is not None:
-                own = trusted(own, checkpoint_path, options.get("model"), trusts_model)
+            own = trusted(own, checkpoint_path, options.get("model"), trusts_model)
         else:
+            if trusts_model:
+                raise InputError("--trust-model: is for --resume of a run with a network of your own")
             config = new_config(options)
             own = None if config.model is None else OwnNetwork.read(config.model)
         dataset = load_dataset(
@@ -81,6 +82,7 @@ def train_in_folder(
             lambda outline: _announce(outline, config, own, observer),
         )
         if own is not None and not checkpoint:
+            _check_last_batch(own, dataset, config)
             config = _engine_that_takes(own, dataset, config, options.get("engine") is not None, observer)
         data_sha256 = dataset.fingerprint()
         if config.device == "cuda":
@@ -108,6 +110,14 @@ def _announce(outline: Outline, config: TrainingConfig, own: OwnNetwork | None, 
         observer.note(remark)
 
 
+def _check_last_batch(own: OwnNetwork, dataset: Dataset, config: TrainingConfig) -> None:
+    """Of one image, which batch norms may not take; they are to say so before an epoch and not behind it."""
+    count, network = len(dataset.train), network_of(dataset)
+    if count % config.batch_size == 1 or config.batch_size == 1:
+        model = build_network(network, "torch", own, config.seed).train()
+        own.check_output(model, network, 1, f"--batch-size {config.batch_size} leaves a batch of one image: ")
+
+
 def _engine_that_takes(
     own: OwnNetwork, dataset: Dataset, config: TrainingConfig, asked_for: bool, observer: Observer
 ) -> TrainingConfig:
@@ -115,7 +125,7 @@ def _engine_that_takes(
     if config.engine != "fused":
         return config
     network = network_of(dataset)
-    reason = why_not_fused(own.build(network), network, config.device)
+    reason = why_not_fused(build_network(network, "torch", own, config.seed), network, config.device)
     if reason is None:
         return config
     if asked_for:
@@ -125,17 +135,12 @@ def _engine_that_takes(
 
 
 def _new_run(config: TrainingConfig, dataset: Dataset, own: OwnNetwork | None) -> Run:
-    """Fresh learners that start from the same weights, which only the seed decides."""
+    """Fresh learners that start from the same weights, which the seed alone decides."""
     network, normalize = network_of(dataset), Normalization.of(dataset.train.images)
     engines = [config.engine, "torch"] if config.compare else [config.engine]
     learners = []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        weights = build_network(network, "torch", own).state_dict()
-        for engine in engines:
-            learner = LEARNERS[engine](engine, network, config, normalize, own)
-            learner.model.load_state_dict(weights)
-            learners.append(learner)
+    for engine in engines:
+        learners.append(LEARNERS[engine](engine, network, config, normalize, own))
     return Run(config, dataset, normalize, learners, history=[], own=own)
 
 

@@ -28,7 +28,7 @@ def make_run(momentum: float = 0.9, seed: int = 0) -> Run:
     images = torch.from_numpy(random_pixels(0, 6, 1, 16, 16))
     split = Split(images, torch.tensor([0, 1, 2] * 2))
     dataset = Dataset(split, split, ["a", "b", "ü"])
-    config = TrainingConfig(momentum=momentum, batch_size=6, epochs=3)
+    config = TrainingConfig(momentum=momentum, batch_size=6, epochs=3, seed=seed)
     normalize = Normalization.of(images)
     learners = [
         learner(engine, network_of(dataset), config, normalize) for engine, learner in LEARNERS.items()

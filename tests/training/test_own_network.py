@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file
-from training_helpers import Program, files_in, write_image_folders
+from training_helpers import Program, files_in, write_checkpoint, write_image_folders
 
 from lenet_ext.training.checkpoint import load_checkpoint
 from lenet_ext.training.errors import InputError
 from lenet_ext.training.own_network import OwnNetwork
+from lenet_ext.training.predict import network_in
 
 NETWORK = """
 from torch import nn
@@ -84,7 +86,7 @@ def test_resumed_is_uninterrupted(program: Program, engine: str, optimizer: str)
         with pytest.raises(Killed):
             program("train", *options, "--out", "cut")
     assert load_checkpoint(Path("cut/checkpoint.safetensors")).metadata.epoch == 1
-    result = program("train", "--resume", "--out", "cut")
+    result = program("train", "--resume", "--out", "cut", "--model", "net.py:Net")
     assert result.code == 0, result.err
     whole = bits("whole/checkpoint.safetensors")
     assert whole == bits("cut/checkpoint.safetensors")
@@ -122,7 +124,8 @@ def test_prediction(program: Program) -> None:
         *("checkpoint.safetensors", "config.json", "metrics.jsonl", "curves.png", "confusion.png")
     }
     images = sorted(Path("in/test/dog").iterdir())
-    result = program("predict", "--checkpoint", "out/checkpoint.safetensors", *images)
+    options = ("--checkpoint", "out/checkpoint.safetensors", "--model", "net.py:mlp")
+    result = program("predict", *options, *images)
     assert result.code == 0, result.err
     assert [line.split()[2] for line in result.out.splitlines()] == list(map(str, images))
     metadata = load_checkpoint(Path("out/checkpoint.safetensors")).metadata
@@ -133,20 +136,38 @@ def test_prediction(program: Program) -> None:
 def test_code_in_a_checkpoint_is_not_run_unseen(program: Program) -> None:
     assert program("train", *OPTIONS, "--model", "net.py:Net", "--no-compare", "--out", "out").code == 0
     checkpoint, image = "out/checkpoint.safetensors", "in/test/dog/0.png"
-    Path("net.py").rename("moved.py")
     wanted = (
-        f"{checkpoint}: its network is the program net.py:Net, which is not here, or is another by now: give "
-        "--model FILE.py:Name for the same text, or --trust-model to run that in the checkpoint"
+        f"{checkpoint}: its network is a program, net.py:Net: give --model FILE.py:Name to run that text, or "
+        "--trust-model to run the one in the checkpoint"
     )
+    Path("moved.py").write_bytes(b"\xef\xbb\xbf" + NETWORK.encode())
+    Path("net.py").write_text(NETWORK + "\n")
     for command in (("predict", "--checkpoint", checkpoint, image), ("train", "--resume", "--out", "out")):
-        Path("net.py").unlink(missing_ok=True)
-        assert program.error(*command) == wanted
-        Path("net.py").write_text(NETWORK + "\n")
         assert program.error(*command) == wanted
         assert "with SHA-256" in program.error(*command, "--model", "net.py:Net")
         assert "with SHA-256" in program.error(*command, "--model", "moved.py:mlp")
         assert program(*command, "--model", "moved.py:Net").code == 0
         assert program(*command, "--trust-model").code == 0
+        both = program.error(*command, "--model", "moved.py:Net", "--trust-model")
+        assert both == "--trust-model: --model moved.py:Net says what to run"
+
+
+@pytest.mark.usefixtures("network")
+def test_options_of_own_networks_for_a_lenet(program: Program) -> None:
+    """They are refused, and the run stays as it is."""
+    assert program("train", *OPTIONS, "--no-compare", "--out", "out").code == 0
+    before = files_in(Path("out"))
+    resume = ("train", "--resume", "--out", "out")
+    predict = ("predict", "--checkpoint", "out/checkpoint.safetensors", "in/test/dog/0.png")
+    message = program.error(*resume, "--model", "net.py:Net")
+    assert message == "--model net.py:Net: the run to resume is of the LeNet; leave it out"
+    assert program.error(*predict, "--model", "net.py:Net").endswith("is of the LeNet")
+    for command in (resume, predict):
+        assert program.error(*command, "--trust-model").endswith("is of the LeNet")
+    message = program.error("train", *OPTIONS, "--out", "new", "--trust-model")
+    assert message == "--trust-model: is for --resume of a run with a network of your own"
+    assert files_in(Path("out")) == before
+    assert program(*resume).code == 0
 
 
 @pytest.mark.usefixtures("network")
@@ -223,5 +244,85 @@ def test_shared_parameters_and_unused_ones(program: Program) -> None:
     tensors = load_file("o/checkpoint.safetensors")
     for engine in ("fused", "torch"):
         assert torch.equal(tensors[f"{engine}/weight/a.weight"], tensors[f"{engine}/weight/b.weight"])
-    result = program("train", "--resume", "--out", "o")
+    result = program("train", "--resume", "--out", "o", "--trust-model")
     assert result.code == 0, result.err
+
+
+@pytest.mark.usefixtures("network")
+def test_what_is_drawn_beside_the_weights_comes_back(program: Program) -> None:
+    """A network that keeps random numbers outside of its state: the seed decides on them, too."""
+    Path("random.py").write_text(
+        "import torch\n"
+        "from torch import nn\n"
+        "class Net(nn.Module):\n"
+        "    def __init__(self):\n"
+        "        super().__init__()\n"
+        "        self.register_buffer('mix', torch.randn(3, 5), persistent=False)\n"
+        "        self.fc, self.weights = nn.Linear(5, 2), nn.Linear(5, 5)\n"
+        "        self.weights.weight = nn.Parameter(self.weights.weight.t())\n"
+        "    def forward(self, x):\n"
+        "        return self.fc(self.weights((x.mean((2, 3)) @ self.mix).relu()))\n"
+    )
+    options = (*OPTIONS, "--model", "random.py:Net", "--seed", 3)
+    assert program("train", *options, "--out", "o").code == 0
+    checkpoint = load_checkpoint(Path("o/checkpoint.safetensors"))
+    first, second = (network_in(checkpoint, None, True) for _ in range(2))
+    assert torch.equal(first.mix, second.mix)
+    first_epoch = checkpoint.metadata.history[0]
+    assert first_epoch["train_loss"] == pytest.approx(first_epoch["torch"]["train_loss"], rel=1e-5)
+
+
+@pytest.mark.usefixtures("network")
+def test_a_last_batch_of_one_image(program: Program) -> None:
+    """Which a batch norm of one pixel cannot take: that is told before the first step."""
+    Path("one.py").write_text(
+        "from torch import nn\n"
+        "def net():\n"
+        "    pool, norm = nn.AdaptiveAvgPool2d(1), nn.BatchNorm2d(3)\n"
+        "    return nn.Sequential(pool, norm, nn.Flatten(), nn.Linear(3, 2))\n"
+    )
+    options = (
+        "train",
+        "--data",
+        "folder",
+        "--root",
+        "in",
+        "--epochs",
+        1,
+        "--model",
+        "one.py:net",
+        "--out",
+        "o",
+    )
+    message = program.error(*options, "--batch-size", 11)
+    assert message.startswith(
+        "--model one.py:net: --batch-size 11 leaves a batch of one image: does not take"
+    )
+    assert not Path("o").exists()
+    assert program(*options, "--batch-size", 10).code == 0
+
+
+@pytest.mark.usefixtures("network")
+def test_other_outputs_in_training_mode(program: Program) -> None:
+    Path("two.py").write_text(
+        "from torch import nn\n"
+        "class Net(nn.Linear):\n"
+        "    def __init__(self): super().__init__(3, 2)\n"
+        "    def forward(self, x):\n"
+        "        y = super().forward(x.mean((2, 3)))\n"
+        "        return (y, y) if self.training else y\n"
+    )
+    message = program.error("train", *OPTIONS, "--model", "two.py:Net", "--out", "o")
+    assert message.startswith("--model two.py:Net: in training mode gives a tuple for images of shape")
+
+
+@pytest.mark.usefixtures("network")
+@pytest.mark.parametrize("lost", ["exp_avg_sq", "step"])
+def test_a_checkpoint_without_a_part_of_the_optimizers_state(program: Program, lost: str) -> None:
+    assert program("train", *OPTIONS, "--no-compare", "--optimizer", "adam", "--out", "o").code == 0
+    path = Path("o/checkpoint.safetensors")
+    checkpoint = load_checkpoint(path)
+    tensors = {name: tensor for name, tensor in checkpoint.tensors.items() if f"/{lost}/" not in name}
+    write_checkpoint(path, asdict(checkpoint.metadata), tensors)
+    message = program.error("train", "--resume", "--out", "o")
+    assert message.endswith("of the optimizer's state, wanted exp_avg and exp_avg_sq and step")

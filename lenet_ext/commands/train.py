@@ -75,7 +75,7 @@ def train(
     seed: Annotated[
         int | None, _option("Decides the first weights and all that is drawn in training", "0")
     ] = None,
-    out: Annotated[Path | None, _option("The folder to write into", "runs/DATA")] = None,
+    out: Annotated[Path | None, _option("The folder to write into", "runs/DATA or runs/DATA-NAME")] = None,
     resume: Annotated[
         str | None,
         _option(
@@ -114,7 +114,8 @@ def train(
         "seed": seed,
         "compare": compare,
     }
-    folder = out or Path("runs") / (data or "digits")
+    name = "" if model is None else f"-{model.rpartition(':')[2]}"
+    folder = out or Path("runs") / f"{data or 'digits'}{name}"
     try:
         with TrainingReport(SteadyConsole()) as report:
             run = train_in_folder(folder, options, _resume(resume), report, trusts_model=trust_model)

@@ -24,6 +24,7 @@ DOCUMENTS = sorted(
         *ROOT.glob("docs/*.md"),
         *ROOT.glob("benchmarks/*.md"),
         *ROOT.glob("benchmarks/results/*.md"),
+        *ROOT.glob("examples/*.md"),
     ]
 )
 CODE_BLOCK = re.compile(r"^```.*?^```$", re.M | re.S)

@@ -326,3 +326,10 @@ def test_a_checkpoint_without_a_part_of_the_optimizers_state(program: Program, l
     write_checkpoint(path, asdict(checkpoint.metadata), tensors)
     message = program.error("train", "--resume", "--out", "o")
     assert message.endswith("of the optimizer's state, wanted exp_avg and exp_avg_sq and step")
+
+
+@pytest.mark.usefixtures("network")
+def test_folder_of_a_run(program: Program) -> None:
+    assert program("train", *OPTIONS, "--no-compare", "--model", "net.py:mlp").code == 0
+    assert program("train", *OPTIONS, "--no-compare").code == 0
+    assert {path.name for path in Path("runs").iterdir()} == {"folder", "folder-mlp"}

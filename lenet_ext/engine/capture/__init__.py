@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -217,11 +218,32 @@ def _export(
             dynamic = shapes.dynamic_shapes(model, (batch,))
             return torch.export.export(model, (batch,), dynamic_shapes=dynamic, strict=False)
         except Exception as error:
+            own = _own_failure(model, example)
+            if own is not None:
+                raise CannotFuse(
+                    f"fuse: {type(model).__name__} itself fails for example_input: {own}"
+                ) from error
             cause = _cause(error)
             failure = (
                 f"fuse: torch.export cannot follow {type(model).__name__} for batches of any size: {cause}"
             )
             raise CannotFuse(f"{failure}; {ELSEWHERE}") from error
+
+
+def _own_failure(model: torch.nn.Module, example: Tensor) -> str | None:
+    """What the model says to such images by itself; None where it takes them, or that cannot be tried."""
+    try:
+        own = copy.deepcopy(model)  # which a call may change
+    except Exception:
+        return None
+    if example.is_meta:
+        return None
+    try:
+        with torch.no_grad():
+            own(torch.zeros_like(example))
+    except Exception as error:
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return None
 
 
 def _cause(error: Exception) -> str:

@@ -86,6 +86,8 @@ class OwnNetwork:
         return sys.modules[name]
 
     def _arguments(self, make: Callable[..., Any], network: Mapping[str, int]) -> dict[str, int]:
+        if getattr(make, "__init__", None) is nn.Module.__init__:  # which takes anything, to refuse it
+            return {}
         parameters = inspect.signature(make).parameters.values()
         if any(one.kind is one.VAR_KEYWORD for one in parameters):
             return dict(network)
@@ -133,7 +135,9 @@ class OwnNetwork:
             for frame in traceback.extract_tb(error.__traceback__):
                 line = frame.lineno if frame.filename == self.file else line
             where = "" if line is None else f"line {line}: "
-            raise self._error(f"{what}{where}{type(error).__name__}: {error_text(str(error))}") from error
+            advice = "; the file must stand alone" if isinstance(error, ImportError) else ""
+            reason = f"{type(error).__name__}: {error_text(str(error))}"
+            raise self._error(f"{what}{where}{reason}{advice}") from error
 
     def _error(self, text: str) -> InputError:
         return InputError(f"--model {self.title}: {text}")

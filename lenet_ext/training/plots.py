@@ -58,7 +58,7 @@ def curves(records: Mapping[str, Sequence[EpochRecord]]) -> bytes:
     loss_axes.set_ylim(bottom=0)
     accuracy_axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
     if len(records) > 1:
-        accuracy_axes.legend(frameon=False, loc="lower right")
+        accuracy_axes.legend(frameon=False, loc="best")
     return _png(figure)
 
 

@@ -46,6 +46,9 @@ class Recurrent(nn.Module):  # which the fused engine does not have
         _, last = self.rnn(self.conv(x).mean(3).transpose(1, 2))
         return self.fc(last[0])
 
+class Plain(nn.Module):
+    def forward(self, x): return x.mean((1, 2, 3))[:, None].expand(-1, 2)
+
 def wrong_shape(): return nn.Sequential(nn.Flatten(), nn.LazyLinear(7))
 def wrong_input(): return nn.Conv2d(5, 2, 3)
 def no_module(): return 3
@@ -191,7 +194,7 @@ def test_a_network_that_the_engine_does_not_take(program: Program) -> None:
         "gone.py:Net": "--model gone.py:Net: gone.py: cannot be read: No such file or directory",
         "in:Net": "in: a folder, wanted a regular file",
         "net.py:Nett": "--model net.py:Nett: no such class or function; the networks there are Net, "
-        "Recurrent",
+        "Recurrent, Plain",
         "net.py:THREE": "--model net.py:THREE: is a int, wanted a class or a function",
         "net.py:no_module": "--model net.py:no_module: gives a int, wanted a torch.nn.Module",
         "net.py:needs_more": "--model net.py:needs_more: needs an argument depth; known are in_channels, "
@@ -199,12 +202,16 @@ def test_a_network_that_the_engine_does_not_take(program: Program) -> None:
         "net.py:wrong_shape": "--model net.py:wrong_shape: gives (2, 7) for images of shape (2, 3, 16, 16), "
         "wanted logits (2, 2)",
         "net.py:frozen": "--model net.py:frozen: has no parameter to train",
-        "net.py:raises": "--model net.py:raises: line 39: NameError: name 'undefined_name' is not defined",
+        "net.py:Plain": "--model net.py:Plain: has no parameter to train",
+        "neighbour.py:Net": "--model neighbour.py:Net: line 1: ModuleNotFoundError: No module named "
+        "'helper_of_mine'; the file must stand alone",
+        "net.py:raises": "--model net.py:raises: line 42: NameError: name 'undefined_name' is not defined",
         "bad.py:Net": "--model bad.py:Net: line 2: SyntaxError: '(' was never closed (bad.py, line 2)",
     }.items(),
 )
 def test_refusals(program: Program, model: str, message: str) -> None:
     Path("bad.py").write_text("x = 1\ny = (\n")
+    Path("neighbour.py").write_text("from helper_of_mine import Block\n")
     assert program.error("train", *OPTIONS, "--model", model, "--out", "out") == message
     assert not Path("out").exists()
 

@@ -18,12 +18,12 @@ if TYPE_CHECKING:
     from lenet_ext.engine.capture.reader import Reader
 
 
-@reads("x + y, x + number, x + parameter", "add(_)")
+@reads("x + y of the same sizes, x + number, x + parameter", "add(_)")
 def add(reader: Reader, call: Call) -> None:
     _sum(reader, call, call.number("alpha"))
 
 
-@reads("x - y, x - number, x - parameter", "sub(_)")
+@reads("x - y of the same sizes, x - number, x - parameter", "sub(_)")
 def sub(reader: Reader, call: Call) -> None:
     _sum(reader, call, -call.number("alpha"))
 
@@ -35,7 +35,7 @@ def _sum(reader: Reader, call: Call, alpha: float) -> None:
         scaled(reader, call, 1.0, alpha * call.number("other"))
 
 
-@reads("x * y, x * number, x * parameter", "mul(_)")
+@reads("x * y of the same sizes, x * number, x * parameter", "mul(_)")
 def mul(reader: Reader, call: Call) -> None:
     if isinstance(call.arguments["other"], Node):
         _two(reader, call, Mul(), Gain())

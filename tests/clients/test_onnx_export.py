@@ -37,17 +37,17 @@ def test_same_numbers(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("net.py").write_text(NETWORK)
-    options = ("--no-compare", "--epochs", "1", "--engine", engine, *(("--model", model) if model else ()))
+    own = ("--model", model) if model else ()
     for arguments in (
-        ("train", *options, "--out", "out"),
-        ("export", "network.onnx", "--checkpoint", "out/checkpoint.safetensors"),
+        ("train", "--no-compare", "--epochs", "1", "--engine", engine, *own, "--out", "out"),
+        ("export", "network.onnx", "--checkpoint", "out/checkpoint.safetensors", *own),
     ):
         finished = python("-m", "lenet_ext", *arguments)
         assert (finished.returncode, finished.stderr) == (0, "")
     onnx.checker.check_model("network.onnx", full_check=True)
     session = onnxruntime.InferenceSession("network.onnx")
     checkpoint = load_checkpoint(Path("out/checkpoint.safetensors"))
-    network = network_in(checkpoint, None, False)
+    network = network_in(checkpoint, model, trusts_model=False)
     normalize = Normalization(checkpoint.metadata.mean, checkpoint.metadata.std)
     for count in (1, 7):
         images = torch.randint(256, (count, 1, 32, 32), dtype=torch.uint8)

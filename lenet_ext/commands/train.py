@@ -120,7 +120,9 @@ def train(
         with TrainingReport(SteadyConsole()) as report:
             run = train_in_folder(folder, options, _resume(resume), report, trusts_model=trust_model)
     except Stopped as stopped:
-        again = printable(f"lenet-ext train --resume --out {shlex.quote(str(folder))}")
+        network = [] if model is None else ["--model", model]
+        network += ["--trust-model"] if trust_model else []
+        again = printable(shlex.join(["lenet-ext", "train", "--resume", "--out", str(folder), *network]))
         print(f"lenet-ext: {stopped}; {again} goes on from the last epoch that was done", file=sys.stderr)
         raise
     report.summarize(run, folder)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import signal
 from dataclasses import asdict
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 import torch
 from safetensors.torch import load_file
 from training_helpers import Program, files_in, write_checkpoint, write_image_folders
 
+from lenet_ext.commands.stopping import Stopped
 from lenet_ext.training.checkpoint import load_checkpoint
 from lenet_ext.training.errors import InputError
 from lenet_ext.training.own_network import OwnNetwork
@@ -70,6 +73,19 @@ def network(program: Program) -> Path:
     path = Path("net.py")
     path.write_text(NETWORK)
     return path
+
+
+@pytest.mark.parametrize("own", ["--model net.py:Net", "--trust-model"])
+def test_stopped_says_how_to_go_on(program: Program, monkeypatch: pytest.MonkeyPatch, own: str) -> None:
+    """The command named no network, and was refused for a run with one's own."""
+
+    def stop(*arguments: object, **options: object) -> NoReturn:
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr("lenet_ext.training.session.train_in_folder", stop)
+    result = program("train", "--resume", *own.split(), "--out", "run")
+    assert result.code == 128 + signal.SIGTERM
+    assert f"; lenet-ext train --resume --out run {own} goes on from" in result.err
 
 
 def bits(path: str) -> dict[str, bytes]:

@@ -232,11 +232,11 @@ def _export(
 
 def _own_failure(model: torch.nn.Module, example: Tensor) -> str | None:
     """What the model says to such images by itself; None where it takes them, or that cannot be tried."""
+    if example.is_meta:
+        return None
     try:
         own = copy.deepcopy(model)  # which a call may change
     except Exception:
-        return None
-    if example.is_meta:
         return None
     try:
         with torch.no_grad():

@@ -19,7 +19,6 @@ from lenet_ext.training.own_network import FORM, OwnNetwork
 if TYPE_CHECKING:
     from lenet_ext.check import Comparison
 
-
 NETWORK = {"in_channels": 3, "num_classes": 10, "image_size": 32}
 
 
@@ -83,8 +82,8 @@ def _check_network(text: str, network: dict[str, int], device: str) -> None:
     agreements = list(check.agreements())
     for one in agreements:
         mark = "green" if one.passed else "bold red"
-        text = "random: not compared" if one.error is None else f"{one.error:.1e}"
-        table.add_row(one.what, f"[{mark}]{text}[/]")
+        cell = "random: not compared" if one.error is None else f"{one.error:.1e}"
+        table.add_row(one.what, f"[{mark}]{cell}[/]")
     print_table(console, table)
     threads = f"{torch.get_num_threads()} threads" if device == "cpu" else device
     title = f"Microseconds a call, float32, on {threads}"
@@ -114,12 +113,7 @@ def _error_table(comparisons: Sequence[Comparison]) -> Table:
     for one in comparisons:
         mark = "green" if one.passed else "bold red"
         rows.setdefault((one.layer, one.direction), {})[one.dtype] = f"[{mark}]{one.error:.1e}[/]"
-    table = Table(
-        title="Largest relative error against native torch in float64",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-    )
+    table = _table("Largest relative error against native torch in float64")
     table.add_column("layer")
     table.add_column("")
     for dtype in dtypes:

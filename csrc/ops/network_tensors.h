@@ -42,8 +42,8 @@ inline NetworkPtr known_network(Sizes images, const std::vector<Sizes>& paramete
   return known->network;
 }
 
-// The tensors of a call, checked and dense, kept alive while the kernels use them. A parameter costs about 50 ns
-// here, of a step of 30 us with 10 of them: it is looked at as little as can be.
+// The tensors of a call, checked and dense, kept alive while the kernels use them. A step of a small
+// network takes microseconds, so that each parameter is looked at as little as can be.
 struct NetworkTensors {
   // With normalization images are uint8, else of the dtype of the parameters, which must outlive this. keeps:
   // whether anything is kept for backward.
@@ -165,4 +165,5 @@ inline const int64_t* seeds_of(const NetworkTensors& t, const std::optional<Tens
   check_sizes(t.op(), "seeds", *seeds, std::array{steps});
   return static_cast<const int64_t*>(seeds->const_data_ptr());
 }
+
 }  // namespace lenet_ext

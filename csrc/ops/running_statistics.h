@@ -9,8 +9,8 @@ namespace lenet_ext {
 
 class RunningStatistics {
  public:
-  // counts: of each batch norm with running statistics that uses those of the
-  // batch, in the order of the program, the batches it has seen: int64, changed.
+  // counts: of each batch norm with running statistics that uses those of the batch, in the order of the
+  // program, the batches it has seen: int64, changed.
   RunningStatistics(const NetworkTensors& t, const Tensors& counts) : t_(t) {
     for (const Stage& stage : t.network->stages) {
       if (!is_tracked(stage)) continue;

@@ -176,7 +176,7 @@ struct Adadelta : OptimizerTrait<S, AdadeltaOptions> {
 };
 
 // body(trait) for an optimizer's options. The step of SGD is little more than its loads and stores: where it
-// were to ask at each vector what it consists of, it would take twice the time.
+// were to ask at each vector what it consists of, the questions would be much of its time.
 template <class S, class Body>
 void with_trait(const SgdOptions& options, const Body& body) {
   if (options.momentum == 0) return body(Sgd<S, SgdKind::kPlain>(options));

@@ -39,7 +39,7 @@ def call_on(
 
 def _copy_back(target: Any, source: Any) -> None:
     if isinstance(target, Tensor):
-        target.copy_(source)
+        target.detach().copy_(source)  # a leaf that requires a gradient refuses to be changed itself
     elif target is not None:
         for one, other in zip(target, source, strict=True):
             _copy_back(one, other)

@@ -3,6 +3,7 @@
 Needs no network: only torch (2.10 or newer), nvcc, pybind11, ninja and a C++ compiler. What more is installed
 adds to it: pytest (with hypothesis and numpy) the tests, compute-sanitizer its checks, matplotlib the chart.
 With --device cpu it is only tried out: the emulator takes the GPU's place in tests, the CPU in the benchmark.
+With --only some steps are taken; of the others the report keeps what an earlier call on such a machine found.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from processes import KERNEL_TESTS, test_file  # noqa: E402
 SECONDS = 530  # for everything: under nine minutes
 BENCHMARK_SECONDS = {"networks": 150, "layers": 90}
 LAST_LINES = 40
+TEST_WORKERS = 12  # each has a context of its own on the GPU
 EAGER = "torch eager"  # as the benchmarks name it
 MEASURED = "Medians in microseconds per call; float32 without TF32 on all sides, cuDNN's fastest algorithms."
 TARGETS = {
@@ -70,6 +72,7 @@ def steps(out: Path, device: str) -> list[Step]:
     results = [python, str(tests / "helpers/cuda_results.py"), *kernels]
     files = [str(test_file(name)) for name in KERNEL_TESTS]
     pytest = [python, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    workers = [] if lacking("xdist") else ["-n", str(min(TEST_WORKERS, os.cpu_count() or 1))]
     few, uncached = {"HYPOTHESIS_PROFILE": "few"}, {"PYTORCH_NO_CUDA_MEMORY_CACHING": "1"}
     build = [python, "setup.py", "build_ext", "--inplace", "--build-temp", "build/temp"]
     sanitizer = shutil.which("compute-sanitizer")
@@ -112,13 +115,18 @@ def steps(out: Path, device: str) -> list[Step]:
         *benchmarks,
         Step(
             "tests of the operators",
-            [*pytest, *files, *switch],
+            [*pytest, *workers, *files, *switch],
             300,
             few,
             lacking("pytest", "hypothesis", "numpy"),
         ),
         *checks,
     ]
+
+
+def shortened(output: str) -> str:
+    """Without the paths of this machine."""
+    return output.replace(str(ROOT), ".").replace(sys.prefix, "python")
 
 
 def run(step: Step, seconds_left: float) -> Outcome:
@@ -148,7 +156,18 @@ def run(step: Step, seconds_left: float) -> Outcome:
             if isinstance(expired.stdout, bytes)
             else expired.stdout or ""
         )
-    return Outcome(step.name, result, perf_counter() - begin, output)
+    return Outcome(step.name, result, perf_counter() - begin, shortened(output))
+
+
+def earlier(out: Path, facts: dict[str, Any]) -> dict[str, Outcome]:
+    """What an earlier call on a machine with the same software and GPU found, by the names of the steps."""
+    file = out / "report.json"
+    if not file.is_file():
+        return {}
+    content = json.loads(file.read_text())
+    if content["environment"] != facts:
+        return {}
+    return {one["name"]: Outcome(**one) for one in content["steps"]}
 
 
 def environment(device: str) -> dict[str, Any]:
@@ -226,20 +245,28 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
+    parser.add_argument("--only", nargs="+", metavar="WORD", help="the steps whose names have one of these")
     arguments = parser.parse_args()
     out = arguments.out.resolve()
     out.mkdir(parents=True, exist_ok=True)
     files = {what: out / f"{what}.json" for what in TARGETS}
-    for file in files.values():
-        file.unlink(missing_ok=True)
     facts = environment(arguments.device)
     if arguments.device == "cuda" and "gpu" not in facts:
         raise SystemExit("gpu_report: torch finds no GPU here; --device cpu tries the program out")
     end = perf_counter() + SECONDS
-    outcomes: list[Outcome] = []
-    for step in steps(out, arguments.device):
-        outcomes.append(run(step, end - perf_counter()))
-        print(f"{step.name}: {outcomes[-1].result}, {outcomes[-1].seconds:.0f} s", flush=True)
+    all_steps = steps(out, arguments.device)
+    words = arguments.only or [""]
+    found = earlier(out, facts) if arguments.only else {}
+    for what, file in files.items():
+        if f"benchmark of {what}" not in found:
+            file.unlink(missing_ok=True)
+    wanted = [step for step in all_steps if any(word in step.name for word in words)]
+    if not wanted:
+        raise SystemExit(f"gpu_report: the steps are called {', '.join(step.name for step in all_steps)}")
+    for step in wanted:
+        found[step.name] = run(step, end - perf_counter())
+        print(f"{step.name}: {found[step.name].result}, {found[step.name].seconds:.0f} s", flush=True)
+        outcomes = [found[known.name] for known in all_steps if known.name in found]
         rows = {what: json.loads(file.read_text()) if file.is_file() else [] for what, file in files.items()}
         # After each step: a report is there even if a later one takes the machine down.
         (out / "report.md").write_text(markdown(facts, outcomes, rows))
@@ -248,7 +275,7 @@ def main() -> None:
     if rows["layers"] and not lacking("matplotlib"):
         caption = ", ".join(str(value) for value in facts.values())
         (out / "speedups.png").write_bytes(chart(rows["layers"], caption))
-    failed = [one.name for one in outcomes if one.result == "failed"]
+    failed = [one.name for one in found.values() if one.result == "failed"]
     raise SystemExit(f"failed: {', '.join(failed)}" if failed else 0)
 
 

@@ -334,9 +334,9 @@ class NinjaBuild(build_ext):
             # Torch's libraries stay needed even where nothing but a weak symbol is used of them.
             # GCC's own library first as an archive: of its shared one, the conversions of 16-bit floats need
             # version 12, and the wheel a newer system.
-            # The symbols of archives stay inside. Torch may bring another runtime of CUDA; and where a compiler
-            # links libstdc++ as an archive, a number in an error message would be written half by that and half
-            # by the libstdc++ of torch, and crash.
+            # The symbols of archives stay inside. Torch may bring another runtime of CUDA; and where a
+            # compiler links libstdc++ as an archive, a number in an error message would be written half by
+            # that and half by the libstdc++ of torch, and crash.
             libraries = "-Xlinker --exclude-libs=ALL -Xlinker --no-as-needed -ltorch_cpu -ltorch -lgcc"
             libraries = ninja_syntax.escape(f"-L{shlex.quote(f'{torch_folder}/lib')} {libraries}")
             linker = f"{compiler} {further}"

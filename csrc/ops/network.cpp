@@ -135,7 +135,8 @@ Tensors network_backward(Tensors grad_outputs, const Tensor& input, Tensors para
 void network_statistics(const Tensor& saved, const Tensor& input, Tensors parameters, Tensors counts,
                         std::string program, std::optional<Tensor> normalization) {
   const NetworkTensors t(input, parameters, program, normalization);
-  if (!Backend(t.op(), t.images).on_host()) fail(t.op(), ": on CUDA no batch_norm uses statistics of a batch");
+  if (!Backend(t.op(), t.images).on_host())
+    fail(t.op(), ": on CUDA no batch_norm uses statistics of a batch");
   check_sizes(t.op(), "saved", saved, std::array{t.network->saved_size(t.batch)});
   if (saved.scalar_type() != compute_type(t.dtype)) fail(t.op(), ": saved must be that of network_forward");
   const RunningStatistics running(t, counts);

@@ -26,11 +26,13 @@ from lenet_ext._version import __version__
 # The operators exist once the compiled module is loaded.
 from lenet_ext import functional, nn
 from lenet_ext.convert import convert, revert
+from lenet_ext.engine.ensemble import FusedEnsemble, fuse_ensemble
 from lenet_ext.engine.fused import FusedNet, fuse
 from lenet_ext.engine.train_step import TrainStep
 from lenet_ext.models import LeNet
 
 __all__ = [
+    "FusedEnsemble",
     "FusedNet",
     "LeNet",
     "TrainStep",
@@ -40,6 +42,7 @@ __all__ = [
     "cpu_isa",
     "functional",
     "fuse",
+    "fuse_ensemble",
     "nn",
     "revert",
 ]

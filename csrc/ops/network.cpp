@@ -23,7 +23,7 @@ std::vector<void*> pointers_of(const Tensors& tensors) {
 }
 
 uint64_t seed_of(const NetworkTensors& t, const std::optional<Tensor>& seed) {
-  const int64_t* const seeds = seeds_of(t, seed, 1);
+  const int64_t* const seeds = seeds_of(t, seed, std::array{int64_t{1}});
   return seeds == nullptr ? 0 : static_cast<uint64_t>(seeds[0]);
 }
 
@@ -144,7 +144,7 @@ void network_statistics(const Tensor& saved, const Tensor& input, Tensors parame
   const int64_t first = t.batch * t.network->values_before(t.network->stages.size());
   const auto* const of_batch =
       static_cast<const char*>(values.const_data_ptr()) + first * values.element_size();
-  running.update(t.batch > 0 ? of_batch : nullptr);
+  running.update(t.batch > 0 ? of_batch : nullptr, t.pointers.data());
 }
 
 const Registration registration = {

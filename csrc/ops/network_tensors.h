@@ -46,13 +46,24 @@ inline NetworkPtr known_network(Sizes images, const std::vector<Sizes>& paramete
 // network takes microseconds, so that each parameter is looked at as little as can be.
 struct NetworkTensors {
   // With normalization images are uint8, else of the dtype of the parameters, which must outlive this. keeps:
-  // whether anything is kept for backward.
+  // whether anything is kept for backward. members: of an ensemble, whose parameters are stacked, (members, ...).
   NetworkTensors(const Tensor& all_images, const Tensors& all_parameters, const std::string& program,
-                 const std::optional<Tensor>& wanted_normalization, bool keeps = true)
+                 const std::optional<Tensor>& wanted_normalization, bool keeps = true,
+                 std::optional<int64_t> members = std::nullopt)
       : images(all_images), parameters(all_parameters) {
     std::vector<Sizes> parameter_sizes;
     parameter_sizes.reserve(all_parameters.size());
-    for (const Tensor& parameter : all_parameters) parameter_sizes.push_back(sizes_of(parameter));
+    for (const Tensor& parameter : all_parameters) {
+      Sizes sizes = sizes_of(parameter);
+      if (members) {
+        if (sizes.empty() || sizes[0] != *members) {
+          fail("ensemble: a parameter must be (", *members, ", ...), one for each member, got ",
+               to_string(sizes));
+        }
+        sizes = sizes.subspan(1);
+      }
+      parameter_sizes.push_back(sizes);
+    }
     network = known_network(sizes_of(images), parameter_sizes, program, !keeps && is_on_cpu(images));
     batch = sizes_of(images)[0];
     check_batch();
@@ -75,8 +86,8 @@ struct NetworkTensors {
   }
 
   NetworkTensors(const Tensor& all_images, Tensors&&, const std::string& program,
-                 const std::optional<Tensor>& wanted_normalization,
-                 bool keeps = true) = delete;  // they must live on
+                 const std::optional<Tensor>& wanted_normalization, bool keeps = true,
+                 std::optional<int64_t> members = std::nullopt) = delete;  // they must live on
 
   const char* op() const { return network->name.c_str(); }
   SizeList with_batch(SizeList sizes) const {
@@ -112,7 +123,17 @@ struct NetworkTensors {
   Tensor images;
   std::optional<Tensor> normalization;
   const Tensors& parameters;    // as they are given
-  std::vector<void*> pointers;  // to the parameters
+  std::vector<void*> pointers;  // to the parameters; in an ensemble to those of the first member
+
+  // To the parameters of a member of an ensemble.
+  std::vector<void*> pointers_of(int64_t member) const {
+    std::vector<void*> own(pointers.size());
+    const int64_t bytes = parameters.empty() ? 0 : parameters[0].element_size();
+    for (size_t i = 0; i < own.size(); ++i) {
+      own[i] = static_cast<char*>(pointers[i]) + member * network->parameter_sizes[i] * bytes;
+    }
+    return own;
+  }
 
  private:
   // like: has the dtype that they must have.
@@ -155,14 +176,14 @@ inline Tensor empty_of(Sizes sizes, ScalarType type, const Tensor& like) {
   return empty(dtype, sizes, like, Format::kContiguous);
 }
 
-// The seeds of `steps` passes, on the host; null where the network draws nothing.
-inline const int64_t* seeds_of(const NetworkTensors& t, const std::optional<Tensor>& seeds, int64_t steps) {
+// The seeds of passes, of these sizes, on the host; null where the network draws nothing.
+inline const int64_t* seeds_of(const NetworkTensors& t, const std::optional<Tensor>& seeds, Sizes sizes) {
   if (!t.network->has_dropout()) return nullptr;
   if (!seeds) fail(t.op(), ": the network has dropout and needs a seed");
   if (seeds->scalar_type() != ScalarType::Long || !is_on_cpu(*seeds) || !seeds->is_contiguous()) {
     fail(t.op(), ": seeds must be int64, contiguous, on the CPU");
   }
-  check_sizes(t.op(), "seeds", *seeds, std::array{steps});
+  check_sizes(t.op(), "seeds", *seeds, sizes);
   return static_cast<const int64_t*>(seeds->const_data_ptr());
 }
 

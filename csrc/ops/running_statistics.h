@@ -10,8 +10,8 @@ namespace lenet_ext {
 class RunningStatistics {
  public:
   // counts: of each batch norm with running statistics that uses those of the batch, in the order of the
-  // program, the batches it has seen: int64, changed.
-  RunningStatistics(const NetworkTensors& t, const Tensors& counts) : t_(t) {
+  // program, the batches it has seen, one number for each member: int64, changed.
+  RunningStatistics(const NetworkTensors& t, const Tensors& counts, int64_t members = 1) : t_(t) {
     for (const Stage& stage : t.network->stages) {
       if (!is_tracked(stage)) continue;
       ++tracked_;
@@ -25,24 +25,25 @@ class RunningStatistics {
       fail(t.op(), ": there must be ", tracked_, " counts of batches, got ", counts.size());
     }
     for (const Tensor& count : counts) {
-      if (count.scalar_type() != ScalarType::Long || count.numel() != 1) {
-        fail(t.op(), ": a count of batches must be one int64");
+      if (count.scalar_type() != ScalarType::Long || count.numel() != members || !count.is_contiguous()) {
+        fail(t.op(), ": a count of batches must be ", members, " int64");
       }
       check_same_device(t.op(), "input", t.images, "a count of batches", count);
       counts_.push_back(static_cast<int64_t*>(count.mutable_data_ptr()));
     }
   }
 
-  // statistics: those of the batch, of all stages; null for an empty batch, which is counted alone.
-  void update(const void* statistics) const {
+  // statistics: those of the batch, of all stages; null for an empty batch, which is counted alone. parameters:
+  // those of the member.
+  void update(const void* statistics, void* const* parameters, int64_t member = 0) const {
     if (tracked_ == 0) return;
-    static constexpr auto kUpdates =
-        by_dtype([]<class Stored>() -> void (*)(const RunningStatistics&, const void*) {
-          return [](const RunningStatistics& running, const void* values) {
-            running.update_all<Stored>(static_cast<const ComputeType<Stored>*>(values));
-          };
-        });
-    kUpdates[t_.dtype](*this, statistics);
+    using Update = void (*)(const RunningStatistics&, const void*, void* const*, int64_t);
+    static constexpr auto kUpdates = by_dtype([]<class Stored>() -> Update {
+      return [](const RunningStatistics& running, const void* values, void* const* own, int64_t number) {
+        running.update_all<Stored>(static_cast<const ComputeType<Stored>*>(values), own, number);
+      };
+    });
+    kUpdates[t_.dtype](*this, statistics, parameters, member);
   }
 
  private:
@@ -52,26 +53,26 @@ class RunningStatistics {
   static size_t mean_of(const Stage& stage) { return stage.layer.numbers[1] != 0 ? 2 : 0; }
 
   template <class Stored>
-  void update_all(const ComputeType<Stored>* statistics) const {
+  void update_all(const ComputeType<Stored>* statistics, void* const* parameters, int64_t member) const {
     size_t number = 0;
     for (const Stage& stage : t_.network->stages) {
       const ComputeType<Stored>* const mean = statistics;
       if (statistics != nullptr) statistics += stage.statistics_size();
       if (!is_tracked(stage)) continue;
-      const int64_t channels = stage.channels(), seen = ++*counts_[number++];
+      const int64_t channels = stage.channels(), seen = ++counts_[number++][member];
       if (mean == nullptr) continue;
       const double momentum = stage.layer.reals[1];
       // Without a momentum the running statistics are the means over all batches.
       const double part = std::isnan(momentum) ? 1.0 / static_cast<double>(seen) : momentum;
       const size_t first = mean_of(stage);
-      move<Stored>(channels, part, mean, stage.layer.parameters[first]);
-      move<Stored>(channels, part, mean + 2 * channels, stage.layer.parameters[first + 1]);
+      move<Stored>(channels, part, mean, parameters[stage.layer.parameters[first]]);
+      move<Stored>(channels, part, mean + 2 * channels, parameters[stage.layer.parameters[first + 1]]);
     }
   }
 
   template <class Stored>
-  void move(int64_t channels, double part, const ComputeType<Stored>* from, int64_t parameter) const {
-    auto* const to = static_cast<Stored*>(t_.pointers[parameter]);
+  static void move(int64_t channels, double part, const ComputeType<Stored>* from, void* parameter) {
+    auto* const to = static_cast<Stored*>(parameter);
     const auto old = static_cast<ComputeType<Stored>>(1 - part),
                added = static_cast<ComputeType<Stored>>(part);
     for (int64_t c = 0; c < channels; ++c) from_compute(old * to_compute(to[c]) + added * from[c], to[c]);

@@ -74,17 +74,24 @@ class FlatState:
 
 class StepCounts(FlatState):
     """The number of steps of each parameter. In torch it may lie on the CPU; the operator takes it where the
-    parameters are, and torch's own step does so too.
+    parameters are, and torch's own step does so too. shape: of each; one number, or one for each member of an
+    ensemble, which is filled with that of a single number.
     """
 
+    def __init__(self, name: str, shape: tuple[int, ...] = ()) -> None:
+        super().__init__(name)
+        self._each = torch.Size(shape)
+
     def _shape(self, parameter: Tensor) -> torch.Size:
-        return torch.Size()
+        return self._each
 
     def _new(self, parameter: Tensor, size: int, initial: float) -> Tensor:
         return parameter.new_full((size,), initial, dtype=torch.float32)
 
     def _fits(self, tensor: object, parameter: Tensor) -> bool:
-        return isinstance(tensor, Tensor) and tensor.numel() == 1 and tensor.is_floating_point()
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            return False
+        return tensor.numel() in (1, self._each.numel())
 
 
 def _kind(tensor: Tensor) -> tuple[torch.Size, torch.dtype, torch.device]:

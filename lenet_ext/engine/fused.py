@@ -19,7 +19,7 @@ from lenet_ext.engine.registered import Layout, Registered, counts
 from lenet_ext.engine.runnable import Runnable
 from lenet_ext.ops._arguments import autocast
 
-__all__ = ["FusedNet", "fuse"]
+__all__ = ["FusedNet", "fuse", "normalization_of"]
 
 BYTE_RANGE = 255
 
@@ -208,10 +208,10 @@ def fuse(
     `model` can be fused (lenet_ext.convert is for these); ValueError where mean and std do not fit.
     """
     captured = capture(model, example_input)
-    return FusedNet(model, captured, _normalization(mean, std, example_input))
+    return FusedNet(model, captured, normalization_of(mean, std, example_input))
 
 
-def _normalization(
+def normalization_of(
     mean: float | Sequence[float] | None, std: float | Sequence[float] | None, example: Tensor
 ) -> Tensor | None:
     """(2, C): the scale and the shift that make (byte / 255 - mean) / std of a byte."""

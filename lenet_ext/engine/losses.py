@@ -95,15 +95,15 @@ class EngineLoss:
             given.append(tensor)
         return self._line, given
 
-    def check_targets(self, targets: Tensor, outputs: Callable[[], torch.Size]) -> None:
+    def check_targets(self, targets: Tensor, outputs: Callable[[], torch.Size], lead: int = 0) -> None:
         """Raises IndexError or RuntimeError for the first target that is none, as the operator does on the
-        CPU for a batch. outputs: gives the sizes of the network's.
+        CPU for a batch. outputs: gives the sizes of the network's, with `lead` dimensions before the batch.
         """
         if self.of_classes and targets.dtype == torch.int64:
             shape, ignored = outputs(), self._module.ignore_index
-            if len(shape) < 2 or targets.dim() != len(shape) - 1:  # which the operator refuses
+            if len(shape) < lead + 2 or targets.dim() != len(shape) - 1:  # which the operator refuses
                 return
-            count = shape[1]
+            count = shape[lead + 1]
             bad = ((targets < 0) | (targets >= count)) & (targets != ignored)
             _refuse_first(targets, bad, f"is out of range [0, {count})", IndexError)
         elif self.name == "bce" and targets.dtype.is_floating_point:

@@ -26,12 +26,15 @@ _inference_op = torch.ops.lenet_ext.network.default
 _forward_op = torch.ops.lenet_ext.network_forward.default
 _backward_op = torch.ops.lenet_ext.network_backward.default
 _statistics_op = torch.ops.lenet_ext.network_statistics.default
+infer_ensemble = torch.ops.lenet_ext.ensemble.default
+train_ensemble = torch.ops.lenet_ext.ensemble_train.default
+train_ensemble_in_c = train_ensemble._op
 train = torch.ops.lenet_ext.network_train.default
 train_in_c = train._op  # what it calls, without a line of Python
 # These change their arguments beneath autograd, which has nothing to record. What torch does between autograd
 # and the kernel is still done: it gives tensors with a negative bit their values, for example.
 _below_autograd = torch.library.Library("lenet_ext", "IMPL")
-for _operator in ("network_train", "network_statistics"):
+for _operator in ("network_train", "ensemble_train", "network_statistics"):
     for _key in ("AutogradCPU", "AutogradCUDA"):
         _below_autograd.impl(_operator, torch.library.fallthrough_kernel, _key)
 
@@ -69,6 +72,22 @@ def _fake_inference(
     seed: Tensor | None,
 ) -> list[Tensor]:
     return _fake_forward(input, parameters, program, normalization, seed)[0]
+
+
+@_fake.register("ensemble")
+def _fake_ensemble(
+    images: Tensor,
+    parameters: Sequence[Tensor],
+    members: int,
+    own_images: bool,
+    program: str,
+    normalization: Tensor | None,
+    seeds: Tensor | None,
+) -> list[Tensor]:
+    own = [parameter.new_empty(parameter.shape[1:]) for parameter in parameters]
+    outputs = _fake_forward(images, own, program, normalization, seeds)[0]
+    batch = len(images) // max(members, 1) if own_images and members > 0 else len(images)
+    return [output.new_empty((members, batch, *output.shape[1:])) for output in outputs]
 
 
 @_fake.register("network_forward")

@@ -73,6 +73,9 @@ class EngineOptimizer:
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, network: FusedNet) -> None:
+        self._begin(optimizer, network, StepCounts(STEP))
+
+    def _begin(self, optimizer: torch.optim.Optimizer, network: FusedNet, counts: StepCounts) -> None:
         name = type(optimizer).__name__
         if name not in RULES or type(optimizer) is not getattr(torch.optim, name):
             known = ", ".join(f"torch.optim.{known}" for known in RULES)
@@ -84,7 +87,7 @@ class EngineOptimizer:
             raise ValueError("TrainStep: the optimizer has a parameter that is none of the network's")
         self._flat = {name: FlatState(name) for name in tensors}
         if counts_steps:
-            self._flat[STEP] = StepCounts(STEP)
+            self._flat[STEP] = counts
         self._plan: _Plan | None = None  # that of the last step
         self._table = torch.empty(0)  # and its options
 
@@ -107,14 +110,7 @@ class EngineOptimizer:
         plan = self._plan
         if plan is None or not plan.watch or plan.key != self._key(parameters):
             plan = self._plan = self._planned(parameters, names, read, watch)
-        groups = self.optimizer.param_groups
-        untrained, rows = [0.0] * (1 + len(self._options)), [self._row(group) for group in groups]
-        table = [untrained if number is None else rows[number] for number in plan.groups]
-        for i in plan.first if self._rule.first else ():
-            number = plan.groups[i]
-            if number is not None:
-                table[i] = self._row({**groups[number], **self._rule.first})
-        self._table = self._moved(torch.tensor(table, dtype=torch.float64), parameters[0].device)
+        self._table = self._moved(self._options_of(plan), parameters[0].device)
         made = [
             (parameters[i], {name: self._flat[name].views[i] for name in missing})
             for i, missing in plan.first.items()
@@ -142,8 +138,20 @@ class EngineOptimizer:
                 self._refuse_state(f"parameter {number} has a {strange[0]}")
         self.optimizer.load_state_dict(dict(state_dict))
 
+    def _options_of(self, plan: _Plan) -> Tensor:
+        """float64: a row for each parameter, as the operator takes it."""
+        groups = self.optimizer.param_groups
+        rows = [self._row(group) for group in groups]
+        untrained = [0.0] * (1 + len(self._options))
+        table = [untrained if number is None else rows[number] for number in plan.groups]
+        for i in plan.first if self._rule.first else ():
+            number = plan.groups[i]
+            if number is not None:
+                table[i] = self._row({**groups[number], **self._rule.first})
+        return torch.tensor(table, dtype=torch.float64)
+
     def _row(self, group: Group) -> list[float]:
-        """What the operator takes for a parameter that is trained with the options of `group`."""
+        """Of a parameter that is trained with the options of `group`."""
         return [1.0, *(float(option.of(group)) for option in self._options)]
 
     def _state_of(self, group: Group) -> tuple[str, ...]:

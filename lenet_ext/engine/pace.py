@@ -15,14 +15,17 @@ SECONDS = 0.05
 class Pace:
     """Knows how long an image of the last steps took."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = SECONDS) -> None:
+        self._seconds = seconds
         self._image_seconds: float | None = None
 
     def steps(self, batch_size: int) -> int:
-        """How many steps of `batch_size` images take about SECONDS; one as long as nothing is known."""
+        """How many steps of `batch_size` images take about the seconds between two looks; one as long as nothing
+        is known.
+        """
         if self._image_seconds is None:
             return 1
-        return max(1, int(SECONDS / (self._image_seconds * batch_size)))
+        return max(1, int(self._seconds / (self._image_seconds * batch_size)))
 
     @contextmanager
     def measured(self, images: int) -> Iterator[None]:

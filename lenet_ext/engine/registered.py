@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from lenet_ext.engine.capture import Captured
     from lenet_ext.engine.runnable import Runnable
 
-__all__ = ["Layout", "Registered", "attribute", "counts"]
+__all__ = ["Layout", "Registered", "attribute", "counts", "kinds_of"]
 
 HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 # Where torch.nn.utils.parametrize keeps what a parameter is computed from.
@@ -44,7 +44,7 @@ class Layout:
 
     @classmethod
     def of(cls, root: nn.Module, captured: Captured) -> Layout:
-        return cls(captured.parameters, captured.buffers, _kinds_of(root), captured.paths)
+        return cls(captured.parameters, captured.buffers, kinds_of(root), captured.paths)
 
     @property
     def tensors(self) -> tuple[str, ...]:
@@ -55,7 +55,7 @@ class Layout:
         """Raises RuntimeError, naming the layer, where `root` has something else, or what would be passed
         over.
         """
-        found = _kinds_of(root)
+        found = kinds_of(root)
         for path in sorted(self.kinds.keys() | found.keys()):
             was, now = self.kinds.get(path), found.get(path)
             if was is None:
@@ -70,7 +70,8 @@ class Layout:
                 _refuse(f'layer "{path}" has hooks, which would not be called ({users})')
 
 
-def _kinds_of(root: nn.Module) -> dict[str, str]:
+def kinds_of(root: nn.Module) -> dict[str, str]:
+    """By path what decides what each module computes, its parameters and its mode apart."""
     return {
         path: _kind_of(module)
         for path, module in root.named_modules(remove_duplicate=False)

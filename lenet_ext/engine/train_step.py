@@ -22,14 +22,15 @@ from lenet_ext.engine.step_graphs import StepGraphs
 from lenet_ext.ops._arguments import autocast_is_on
 from lenet_ext.ops._fork import serial_in_forked_child
 
-__all__ = ["TrainStep"]
+__all__ = ["TrainStep", "check_range", "check_tensors"]
 
 
 class TrainStep:
     """A training step in one call: `loss = step(images, targets)`.
 
-    fused: made by `fuse`; its mode decides what dropout and batch norm do, as in a call of it. optimizer: a
-    torch.optim.SGD, Adam, AdamW, RMSprop, Adagrad or Adadelta over its parameters, or some of them; the step
+    fused: made by `fuse`, or by `fuse_ensemble`: the step then trains all members, each as it would be alone
+    (EnsembleStep says what differs). Its mode decides what dropout and batch norm do, as in a call of it.
+    optimizer: a torch.optim.SGD, Adam, AdamW, RMSprop, Adagrad or Adadelta over its parameters, or some of them; the step
     reads its parameter groups at each call and keeps its state where torch does, so that schedulers work on
     `step.optimizer`, and one may go on with `loss.backward()` and `step.optimizer.step()` at any time.
     Without it one is made: `TrainStep(fused, lr=0.1, momentum=0.9)` takes the options of torch.optim.SGD.
@@ -56,6 +57,12 @@ class TrainStep:
     computed from others, and on CUDA one that is used twice.
     """
 
+    def __new__(cls, fused: FusedNet | None = None, *_: Any, **__: Any) -> TrainStep:
+        from lenet_ext.engine.ensemble import FusedEnsemble
+        from lenet_ext.engine.ensemble_step import EnsembleStep
+
+        return super().__new__(EnsembleStep if isinstance(fused, FusedEnsemble) else cls)
+
     def __init__(
         self,
         fused: FusedNet,
@@ -70,9 +77,9 @@ class TrainStep:
                 f"TrainStep: fused must come from lenet_ext.fuse, got {type(fused).__name__}: "
                 "call lenet_ext.fuse(model, example_input) first"
             )
-        self._loss = EngineLoss(loss)
+        self._loss, self.fused, self.loss = EngineLoss(loss), fused, loss
         if optimizer is None:
-            optimizer = torch.optim.SGD(fused.parameters(), **options)
+            optimizer = self._default_optimizer(options)
         elif not isinstance(optimizer, torch.optim.Optimizer):
             kind = type(optimizer).__name__
             hint = ": give it as loss=" if isinstance(optimizer, (str, torch.nn.Module)) else ""
@@ -80,14 +87,22 @@ class TrainStep:
         elif options:
             raise TypeError(f"TrainStep: {next(iter(options))} is an option of the optimizer, which is given")
         clipped = "" if max_grad_norm is None else f" {_norm(max_grad_norm)!r}"
-        self.fused, self.loss = fused, loss
-        self._optimizer = EngineOptimizer(optimizer, fused)
+        self._optimizer = self._optimizer_of(optimizer)
         self._programs: dict[tuple[str, str], str] = {}  # by that of the mode, and the loss
         self._optimizer_line = f"optimizer {self._optimizer.name}{clipped}"
         self._step: Step | None = None  # the last one
         self._loss_line: str | None = None  # of the last one, too
         self._graphs: StepGraphs | None = None
-        self._pace = Pace()
+        self._pace = self._new_pace()
+
+    def _default_optimizer(self, options: dict[str, Any]) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.fused.parameters(), **options)
+
+    def _optimizer_of(self, optimizer: torch.optim.Optimizer) -> EngineOptimizer:
+        return EngineOptimizer(optimizer, self.fused)
+
+    def _new_pace(self) -> Pace:
+        return Pace()
 
     @property
     def optimizer(self) -> torch.optim.Optimizer:
@@ -100,7 +115,7 @@ class TrainStep:
         A bad target raises IndexError, changing nothing; on CUDA it makes the loss NaN, changing nothing.
         """
         if not (isinstance(images, Tensor) and isinstance(targets, Tensor)):  # a call of it would cost more
-            _check_tensors(images, targets)
+            check_tensors(images, targets)
         if images.is_cuda and not torch.cuda.is_current_stream_capturing():
             return self._replay(images, targets)
         losses: list[Tensor] = []
@@ -132,7 +147,7 @@ class TrainStep:
         """
         if batch_size < 1 or callback_steps < 1:
             raise ValueError("TrainStep: batch_size and callback_steps must be at least 1")
-        _check_tensors(images, targets, permutation)
+        check_tensors(images, targets, permutation)
         if permutation is not None:
             permutation = permutation.to(images.device)
         order = torch.arange(len(images), device=images.device) if permutation is None else permutation
@@ -173,7 +188,7 @@ class TrainStep:
 
     def __getstate__(self) -> dict[str, Any]:
         # These belong to this process and these parameters.
-        return {**self.__dict__, "_graphs": None, "_step": None, "_pace": Pace()}
+        return {**self.__dict__, "_graphs": None, "_step": None, "_pace": self._new_pace()}
 
     def _program(self, loss_line: str) -> str:
         """What the engine does in a step, in the mode of the network in the last `_next`."""
@@ -299,7 +314,7 @@ class TrainStep:
         if len(images) > 0:
             self._loss.check_targets(targets, outputs)
         if order is not None:
-            _check_range("permutation", order, len(images))
+            check_range("permutation", order, len(images))
 
 
 def _norm(max_norm: object) -> float:
@@ -311,14 +326,14 @@ def _norm(max_norm: object) -> float:
     return float(max_norm)
 
 
-def _check_tensors(images: Tensor, targets: Tensor, permutation: Tensor | None = None) -> None:
+def check_tensors(images: Tensor, targets: Tensor, permutation: Tensor | None = None) -> None:
     """Raises TypeError for arrays and lists."""
     for name, value in (("images", images), ("targets", targets), ("permutation", permutation)):
         if not isinstance(value, Tensor) and (value is not None or name != "permutation"):
             raise TypeError(f"TrainStep: {name} must be a torch.Tensor, got {type(value).__name__}")
 
 
-def _check_range(name: str, indices: Tensor, count: int) -> None:
+def check_range(name: str, indices: Tensor, count: int) -> None:
     """Raises IndexError for the first index out of [0, count), as the operator does for a block of them."""
     bad = ((indices < 0) | (indices >= count)).nonzero()
     if len(bad) > 0 and indices.dim() == 1:

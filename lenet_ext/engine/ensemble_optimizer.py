@@ -1,0 +1,85 @@
+"""EnsembleOptimizer: a torch optimizer over stacked parameters, with options for each member."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from lenet_ext.engine.flat_state import StepCounts
+from lenet_ext.engine.optimizer_rules import STEP, Group
+from lenet_ext.engine.optimizers import EngineOptimizer, _Plan
+
+if TYPE_CHECKING:
+    from lenet_ext.engine.ensemble import FusedEnsemble
+
+__all__ = ["EnsembleOptimizer", "sgd"]
+
+
+class EnsembleOptimizer(EngineOptimizer):
+    """The engine's side of an optimizer over an ensemble's parameters.
+
+    An option of a group is one for all members, or a tensor (K,) with one for each. Members may take
+    different numbers of steps: `step` in the optimizer's state is (K,), which torch's own step refuses.
+    """
+
+    _network: FusedEnsemble
+
+    def __init__(self, optimizer: torch.optim.Optimizer, network: FusedEnsemble) -> None:
+        self._begin(optimizer, network, StepCounts(STEP, (len(network),)))
+
+    def _options_of(self, plan: _Plan) -> Tensor:
+        """float64 (K, parameters, options), or (1, ...) where all members have the same."""
+        groups = self.optimizer.param_groups
+        tables = [self._columns(group) for group in groups]
+        first = [self._columns({**group, **self._rule.first}) for group in groups]
+        untrained = torch.zeros(1, 1 + len(self._options), dtype=torch.float64)
+        rows = [
+            untrained if number is None else (first if i in plan.first else tables)[number]
+            for i, number in enumerate(plan.groups)
+        ]
+        members = max(len(row) for row in rows) if len(self._network) > 0 else 0
+        return torch.stack([row.expand(members, -1) for row in rows], dim=1)
+
+    def _columns(self, group: Group) -> Tensor:
+        """Of a group: a row for each member, or one for all."""
+        members, values = len(self._network), []
+        for option in self._options:
+            value = option.of(group)
+            if isinstance(value, Tensor) and value.dim() > 0 and value.numel() != 1:
+                if value.shape != (members,):
+                    shape = tuple(value.shape)
+                    self._refuse(f"{option.key} must be a number or ({members},), one a member, got {shape}")
+                values.append(value.detach().to("cpu", torch.float64))
+            else:
+                values.append(torch.tensor([float(value)], dtype=torch.float64))
+        count = max(map(len, values))
+        return torch.stack([torch.ones(count), *(value.expand(count) for value in values)], dim=1)
+
+    def _state_of(self, group: Group) -> tuple[str, ...]:
+        # What one member has all have: it stays zero where a member's own options do not use it.
+        largest = {k: float(v.max()) if isinstance(v, Tensor) and v.numel() else v for k, v in group.items()}
+        return super()._state_of(largest)
+
+
+def sgd(network: FusedEnsemble, options: dict[str, Any]) -> torch.optim.SGD:
+    """A torch.optim.SGD over the stacked parameters; options may be tensors (K,), one a member.
+
+    Raises as torch.optim.SGD does for an option of any member; ValueError for a tensor of another shape.
+    """
+    members = len(network)
+    own = {name: value for name, value in options.items() if isinstance(value, Tensor) and value.dim() > 0}
+    for name, value in own.items():
+        if value.shape != (members,):
+            raise ValueError(
+                f"TrainStep: {name} must be a number or ({members},), one a member, got {tuple(value.shape)}"
+            )
+        if value.numel() and not bool(value.isfinite().all()):
+            raise ValueError(f"TrainStep: {name} must be finite")
+    # torch checks single numbers: the least of each is bad if any is.
+    numbers = {name: float(value.min()) if value.numel() else 0.0 for name, value in own.items()}
+    optimizer = torch.optim.SGD(network.parameters(), **{**options, **numbers})
+    for group in optimizer.param_groups:
+        group.update(own)
+    return optimizer

@@ -20,8 +20,8 @@ class Pace:
         self._image_seconds: float | None = None
 
     def steps(self, batch_size: int) -> int:
-        """How many steps of `batch_size` images take about the seconds between two looks; one as long as nothing
-        is known.
+        """How many steps of `batch_size` images take about the time between two looks; one as long as it is
+        not known.
         """
         if self._image_seconds is None:
             return 1

@@ -30,9 +30,10 @@ class TrainStep:
 
     fused: made by `fuse`, or by `fuse_ensemble`: the step then trains all members, each as it would be alone
     (EnsembleStep says what differs). Its mode decides what dropout and batch norm do, as in a call of it.
-    optimizer: a torch.optim.SGD, Adam, AdamW, RMSprop, Adagrad or Adadelta over its parameters, or some of them; the step
-    reads its parameter groups at each call and keeps its state where torch does, so that schedulers work on
-    `step.optimizer`, and one may go on with `loss.backward()` and `step.optimizer.step()` at any time.
+    optimizer: a torch.optim.SGD, Adam, AdamW, RMSprop, Adagrad or Adadelta over its parameters, or some of
+    them; the step reads its parameter groups at each call and keeps its state where torch does, so that
+    schedulers work on `step.optimizer`, and one may go on with `loss.backward()` and
+    `step.optimizer.step()` at any time.
     Without it one is made: `TrainStep(fused, lr=0.1, momentum=0.9)` takes the options of torch.optim.SGD.
     loss: a CrossEntropyLoss, NLLLoss, MSELoss, L1Loss, SmoothL1Loss, HuberLoss, BCELoss or BCEWithLogitsLoss
     of torch.nn with the reduction "mean" or "sum", whose options are read at each call; its function in

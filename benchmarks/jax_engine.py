@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -19,13 +19,13 @@ def jax_run(task: Task) -> Run | None:
     """Of training, gradients and the update are one compiled function, which overwrites the parameters."""
     import jax
 
-    _use_threads(task.threads)
+    use_threads(task.threads)
     module, images = task.module(), _array(task.images())
     parameters = [_array(parameter) for parameter in module.parameters()]
     if task.direction == INFERENCE:
         forward = jax.jit(lambda parameters, images: _forward(module, parameters, images))
         return result_run("output", lambda: forward(parameters, images).block_until_ready())
-    update, labels = jax.jit(_update_of(module), donate_argnums=0), _array(task.labels())
+    update, labels = jax.jit(update_of(module), donate_argnums=0), _array(task.labels())
     state, rate = (parameters, [jax.numpy.zeros_like(one) for one in parameters]), CHECKED_RATE
 
     def step() -> Any:
@@ -40,7 +40,11 @@ def jax_run(task: Task) -> Run | None:
     return training_run(step, lambda: state[0], slow_down)
 
 
-def _update_of(module: Module) -> Callable[..., Any]:
+def arrays_of(tensors: Iterable[Tensor]) -> Arrays:
+    return [_array(tensor) for tensor in tensors]
+
+
+def update_of(module: Module) -> Callable[..., Any]:
     """Of parameters and their momenta."""
     import jax
 
@@ -92,7 +96,7 @@ def _apply(layer: Module, parameters: Iterator[Any], values: Any) -> Any:
     raise NotImplementedError(f"JAX: {type(layer).__name__}")
 
 
-def _use_threads(number: int) -> None:
+def use_threads(number: int) -> None:
     """Start JAX anew with a pool of so many threads: it makes one for each CPU it may use when it starts."""
     import jax
     from jax.extend.backend import clear_backends

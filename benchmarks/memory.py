@@ -6,7 +6,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
 
-from benchmarks.engines import EAGER, FUSE_SGD, TRAIN_STEP
+from benchmarks.engines import EAGER, FUSE_SGD, TRAIN_STEP, Engine
 from benchmarks.models import LENET
 from benchmarks.tasks import TRAINING_STEP, Task
 
@@ -29,14 +29,14 @@ def training_memory(batch: int) -> dict[str, float]:
     memory = {}
     for name in ENGINES:
         with ProcessPoolExecutor(1, get_context("spawn")) as process:
-            memory[name] = process.submit(_peak_kibibytes, name, batch).result() / 1024
+            tasks = (Task(model=LENET, batch=size, direction=TRAINING_STEP) for size in (WARM_BATCH, batch))
+            memory[name] = process.submit(peak_kibibytes, ENGINES[name], *tasks).result() / 1024
     return memory
 
 
-def _peak_kibibytes(engine: str, batch: int) -> int:
-    """Resident pages at their most during a step less those before it."""
-    tasks = (Task(model=LENET, batch=size, direction=TRAINING_STEP) for size in (WARM_BATCH, batch))
-    small, large = (ENGINES[engine].prepare(task) for task in tasks)
+def peak_kibibytes(engine: Engine, warm: Task, task: Task) -> int:
+    """Resident pages at their most during a step of `task` less those before it, and after one of `warm`."""
+    small, large = engine.prepare(warm), engine.prepare(task)
     assert small is not None
     assert large is not None
     small.call()  # what every step needs, whatever its batch: code, tables

@@ -26,7 +26,7 @@ Measured = Callable[[Findings, int], float | None]  # on so many threads; None w
 class Target:
     """`must` is required, `aim` is hoped for.
 
-    unit: "x" is a ratio of times, "%" a share. at_most: less is better.
+    unit: "x" is a ratio of times, "%" a share, "MiB" memory. at_most: less is better.
     """
 
     name: str
@@ -47,7 +47,7 @@ class Target:
     def text(self, value: float | None) -> str:
         if value is None:
             return ""
-        return f"{value:.2f}x" if self.unit == "x" else f"{value:.1f} %"
+        return f"{value:.2f}x" if self.unit == "x" else f"{value:.1f} {self.unit}"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,14 @@ import sys
 
 from lenet_ext.commands.stopping import Stopped
 from lenet_ext.commands.streams import Stream, lasting_streams
-from lenet_ext.training.errors import InputError, os_error_text, out_of_memory_text, printable, require
+from lenet_ext.training.errors import (
+    InputError,
+    ProcessEnded,
+    os_error_text,
+    out_of_memory_text,
+    printable,
+    require,
+)
 
 
 def main() -> None:
@@ -29,7 +36,7 @@ def _run(arguments: list[str]) -> int:
         from lenet_ext.commands.app import run
 
         return run(arguments)
-    except InputError as error:
+    except (InputError, ProcessEnded) as error:
         return _complain(str(error))
     except OSError as error:  # e.g. a folder that this user may not look into
         where = "" if error.filename is None else f"{error.filename}: "

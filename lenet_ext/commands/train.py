@@ -92,7 +92,8 @@ def train(
     _keep_matplotlib_to_itself()
     require("numpy", "PIL", "safetensors", "matplotlib")
     from lenet_ext.commands.progress import SteadyConsole
-    from lenet_ext.commands.report import TrainingReport
+    from lenet_ext.commands.report import SilentReport, TrainingReport
+    from lenet_ext.training.processes import joined
     from lenet_ext.training.session import train_in_folder
 
     options = {
@@ -116,16 +117,24 @@ def train(
     }
     name = "" if model is None else f"-{model.rpartition(':')[2]}"
     folder = out or Path("runs") / f"{data or 'digits'}{name}"
-    try:
-        with TrainingReport(SteadyConsole()) as report:
-            run = train_in_folder(folder, options, _resume(resume), report, trusts_model=trust_model)
-    except Stopped as stopped:
-        network = [] if model is None else ["--model", model]
-        network += ["--trust-model"] if trust_model else []
-        again = printable(shlex.join(["lenet-ext", "train", "--resume", "--out", str(folder), *network]))
-        print(f"lenet-ext: {stopped}; {again} goes on from the last epoch that was done", file=sys.stderr)
-        raise
-    report.summarize(run, folder)
+    with joined() as processes:
+        report = TrainingReport(SteadyConsole()) if processes.is_first else SilentReport()
+        try:
+            with report:
+                run = train_in_folder(
+                    folder, options, _resume(resume), report, trusts_model=trust_model, processes=processes
+                )
+        except Stopped as stopped:
+            if processes.is_first:
+                network = [] if model is None else ["--model", model]
+                network += ["--trust-model"] if trust_model else []
+                arguments = ["lenet-ext", "train", "--resume", "--out", str(folder), *network]
+                again = printable(shlex.join(arguments))
+                under = ", started by torchrun again," if processes.count > 1 else ""
+                goes_on = f"{again}{under} goes on from the last epoch that was done"
+                print(f"lenet-ext: {stopped}; {goes_on}", file=sys.stderr)
+            raise
+        report.summarize(run, folder)
 
 
 def _resume(value: str | None) -> Resume:

@@ -9,6 +9,7 @@ meet as an error in their next talk.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -54,8 +55,8 @@ class Processes:
             there = torch.cuda.device_count()
             if self.local_rank >= there:
                 raise InputError(
-                    f"--device cuda: {self.on_machine} processes on this machine, wanted one for each of its "
-                    f"{there} CUDA devices; start fewer, or use --device cpu"
+                    f"--device cuda: {self.on_machine} processes on this machine, which has {there} CUDA "
+                    f"device{'s' * (there != 1)}: wanted one for each; start fewer, or use --device cpu"
                 )
             torch.cuda.set_device(self.local_rank)
         if dist.is_nccl_available():
@@ -141,9 +142,10 @@ class Processes:
         try:
             yield
         except RuntimeError as error:
+            # Without the place in gloo's sources before the first sentence, and without the advice behind it.
+            reason = re.sub(r"^\[\S+\] ", "", error_text(error)).split(". ")[0]
             raise ProcessEnded(
-                f"process {self.rank} of {self.count}: another process has ended, or cannot be reached: "
-                f"{error_text(error)}"
+                f"process {self.rank} of {self.count}: another process has ended, or cannot be reached: {reason}"
             ) from error
 
 

@@ -28,16 +28,16 @@ from lenet_ext.training.session import Resume, train_in_folder
 FOLDER = {"data": "folder", "root": "in", "lr": 0.01}
 OWN = {**FOLDER, "model": "net.py:Unused", "weight_decay": 0.1, "batch_size": 5, "epochs": 4}
 ADAMW = {"optimizer": "adamw", "weight_decay": 0.1, "label_smoothing": 0.1, "lr": 0.001, "augment": True}
-# Of 12 images in the folder and 1,433 digits: batches of even and odd sizes, of one image, which leave one of the
-# processes none, and last ones that are smaller.
+# Of 12 images in the folder and 1,433 digits: batches of even and odd sizes, last ones that are smaller, and
+# batches of one image, of which a process has none.
 EQUAL: dict[str, tuple[torch.dtype, dict[str, Any]]] = {
     "momentum": (torch.float64, {"epochs": 2}),
-    "adam": (torch.float64, {"optimizer": "adam", "batch_size": 101, "epochs": 2}),
+    "adam": (torch.float64, {"optimizer": "adam", "batch_size": 101, "epochs": 1}),
     "plain sgd, one image": (torch.float64, {**FOLDER, "batch_size": 1, "momentum": 0.0, "epochs": 3}),
     "adamw, last of one": (torch.float64, {**FOLDER, **ADAMW, "batch_size": 11, "epochs": 5}),
     "layers, last of two": (torch.float64, {**FOLDER, "batch_size": 5, "epochs": 5, "engine": "layers"}),
     "all at once": (torch.float64, {**FOLDER, **ADAMW, "batch_size": 500, "epochs": 5}),
-    "float32": (torch.float32, {"epochs": 2}),
+    "float32": (torch.float32, {"epochs": 1}),
     "float32, layers": (torch.float32, {**FOLDER, **ADAMW, "batch_size": 5, "epochs": 5, "engine": "layers"}),
     "float32, own": (torch.float32, OWN),
     "float32, own, layers": (torch.float32, {**OWN, "engine": "layers", "optimizer": "adamw"}),
@@ -156,6 +156,8 @@ def ended(processes: Processes) -> None:
     for name, options in ENDED.items():
         os.chdir(f"machine {processes.rank}" if name == "other data" else here)
         tell(processes, name, partial(train, name, options, processes))
+    torch.cuda.device_count, torch.cuda.set_device = lambda: 1, lambda device: None
+    tell(processes, "one GPU", partial(processes.use, "cuda"))
     # 12 images make 3 batches: the sixth look is in the second epoch, also where test images are looked at.
     options = {**FOLDER, "batch_size": 5, "epochs": 3, "augment": True, "model": "net.py:Dropping"}
     model = {"model": options["model"]}

@@ -2,8 +2,9 @@
 
 Every process goes through the same steps, and they talk in the same order. So that a failure in one of them
 leaves none waiting, it is told in the next talk, and all of them end there: the process that failed by its
-own error, the others by `ProcessEnded`. One that dies without a word closes its connections, which the others
-meet as an error in their next talk.
+own error, the others by `ProcessEnded`. A signal to one of them, an exception that is no `Exception`, ends
+all alike. One that dies without a word closes its connections, which the others meet as an error in their
+next talk.
 """
 
 from __future__ import annotations
@@ -133,9 +134,16 @@ class Processes:
         return error if self.is_first else ProcessEnded()
 
     def _end(self) -> None:
-        """Raise the failure of this process, or `ProcessEnded` for that of another one, which says it."""
+        """Raise the failure of this process, or `ProcessEnded` for that of another one, which says it.
+
+        All processes call this. What stops the program in one, such as a signal, is raised in all: one may
+        have noted it before another.
+        """
         failure, self._failure = self._failure, None
-        raise ProcessEnded() if failure is None else failure
+        stops: list[BaseException | None] = [None] * self.count
+        with self._talk():
+            dist.all_gather_object(stops, None if isinstance(failure, Exception) else failure)
+        raise failure or next((stop for stop in stops if stop is not None), ProcessEnded())
 
     @contextmanager
     def _talk(self) -> Iterator[None]:
@@ -144,9 +152,8 @@ class Processes:
         except RuntimeError as error:
             # Without the place in gloo's sources before the first sentence, and without the advice behind it.
             reason = re.sub(r"^\[\S+\] ", "", error_text(error)).split(". ")[0]
-            raise ProcessEnded(
-                f"process {self.rank} of {self.count}: another process has ended, or cannot be reached: {reason}"
-            ) from error
+            who = f"process {self.rank} of {self.count}"
+            raise ProcessEnded(f"{who}: another process has ended, or cannot be reached: {reason}") from error
 
 
 @contextmanager

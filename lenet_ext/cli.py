@@ -19,7 +19,10 @@ from lenet_ext.training.errors import (
 
 
 def main() -> None:
-    """Run `sys.argv` and exit: 0 done, 1 `check` found a mismatch, 2 bad input, 128 + n ended by signal n."""
+    """Run `sys.argv` and exit: 0 done, 1 `check` found a mismatch, 2 bad input, 128 + n ended by signal n.
+
+    2 also where memory, output, or another process of the run failed.
+    """
     for name in ("COLUMNS", "LINES"):
         if not re.fullmatch("0*[1-9][0-9]{0,3}", os.environ.get(name, "")):
             os.environ.pop(name, None)  # rich would show nothing at all in 0 columns

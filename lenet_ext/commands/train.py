@@ -118,23 +118,30 @@ def train(
     name = "" if model is None else f"-{model.rpartition(':')[2]}"
     folder = out or Path("runs") / f"{data or 'digits'}{name}"
     with joined() as processes:
+        with processes.agreed():
+            resumes = _resume(resume)
         report = TrainingReport(SteadyConsole()) if processes.is_first else SilentReport()
         try:
             with report:
                 run = train_in_folder(
-                    folder, options, _resume(resume), report, trusts_model=trust_model, processes=processes
+                    folder, options, resumes, report, trusts_model=trust_model, processes=processes
                 )
         except Stopped as stopped:
             if processes.is_first:
-                network = [] if model is None else ["--model", model]
-                network += ["--trust-model"] if trust_model else []
-                arguments = ["lenet-ext", "train", "--resume", "--out", str(folder), *network]
-                again = printable(shlex.join(arguments))
-                under = ", started by torchrun again," if processes.count > 1 else ""
-                goes_on = f"{again}{under} goes on from the last epoch that was done"
-                print(f"lenet-ext: {stopped}; {goes_on}", file=sys.stderr)
+                again = _resuming_command(folder, model, trust_model)
+                again += ", started by torchrun again," if processes.count > 1 else ""
+                print(
+                    f"lenet-ext: {stopped}; {again} goes on from the last epoch that was done",
+                    file=sys.stderr,
+                )
             raise
         report.summarize(run, folder)
+
+
+def _resuming_command(folder: Path, model: str | None, trusts_model: bool) -> str:
+    network = [] if model is None else ["--model", model]
+    network += ["--trust-model"] if trusts_model else []
+    return printable(shlex.join(["lenet-ext", "train", "--resume", "--out", str(folder), *network]))
 
 
 def _resume(value: str | None) -> Resume:

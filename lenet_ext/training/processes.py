@@ -127,7 +127,9 @@ class Processes:
             return
         with self._talk(), torch.no_grad():
             for tensor in tensors:
-                dist.broadcast(tensor, src=0, group=self._group)
+                sent = tensor.contiguous()  # a weight may be in channels_last format
+                dist.broadcast(sent, src=0, group=self._group)
+                tensor.copy_(sent)
 
     def alike(self, error: Exception) -> Exception:
         """To raise for what all processes meet at the same place, so that the first one alone says it."""

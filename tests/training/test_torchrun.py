@@ -46,6 +46,7 @@ class Unused(Plain):
         super().__init__(num_classes)
         self.spare = nn.Linear(3, 4)
         self.conv.bias.requires_grad_(False)
+        self.conv.to(memory_format=torch.channels_last)
 
 class Dropping(Plain):
     def forward(self, x):
@@ -229,12 +230,13 @@ def test_interrupt_ends_all_in_order() -> None:
         stderr=subprocess.PIPE,
         text=True,
     )
-    assert process.stdout is not None
-    for line in process.stdout:
-        if line.startswith("epoch   2 "):
-            break
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    try:
+        assert process.stdout is not None
+        assert any(line.startswith("epoch   2 ") for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    finally:
+        process.terminate()  # and torchrun with it ends the others
     assert process.returncode != 0
     (line,) = [line for line in errors.splitlines() if line.startswith("lenet-ext: ")]
     again = "lenet-ext train --resume --out run, started by torchrun again, goes on from the last epoch"

@@ -8,11 +8,21 @@ import sys
 
 from lenet_ext.commands.stopping import Stopped
 from lenet_ext.commands.streams import Stream, lasting_streams
-from lenet_ext.training.errors import InputError, os_error_text, out_of_memory_text, printable, require
+from lenet_ext.training.errors import (
+    InputError,
+    ProcessEnded,
+    os_error_text,
+    out_of_memory_text,
+    printable,
+    require,
+)
 
 
 def main() -> None:
-    """Run `sys.argv` and exit: 0 done, 1 `check` found a mismatch, 2 bad input, 128 + n ended by signal n."""
+    """Run `sys.argv` and exit: 0 done, 1 `check` found a mismatch, 2 bad input, 128 + n ended by signal n.
+
+    2 also where memory, output, or another process of the run failed.
+    """
     for name in ("COLUMNS", "LINES"):
         if not re.fullmatch("0*[1-9][0-9]{0,3}", os.environ.get(name, "")):
             os.environ.pop(name, None)  # rich would show nothing at all in 0 columns
@@ -29,7 +39,7 @@ def _run(arguments: list[str]) -> int:
         from lenet_ext.commands.app import run
 
         return run(arguments)
-    except InputError as error:
+    except (InputError, ProcessEnded) as error:
         return _complain(str(error))
     except OSError as error:  # e.g. a folder that this user may not look into
         where = "" if error.filename is None else f"{error.filename}: "

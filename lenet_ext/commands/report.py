@@ -20,7 +20,7 @@ from lenet_ext.commands.tables import print_table
 from lenet_ext.training.config import ENGINE_TITLES
 from lenet_ext.training.errors import printable
 from lenet_ext.training.loop import EpochRecord, Run
-from lenet_ext.training.session import PICTURES
+from lenet_ext.training.pictures import PICTURES
 
 
 class TrainingReport:
@@ -53,10 +53,11 @@ class TrainingReport:
         self.cleanup.callback(self.progress.stop)
         dataset, config = run.dataset, run.config
         engines = " and ".join(ENGINE_TITLES[learner.name] for learner in run.learners)
+        together = f" in {run.processes.count} processes" if run.processes.count > 1 else ""
         self.console.print(
             f"{config.data}: {len(dataset.train):,} training and {len(dataset.test):,} test images, "
             f"{'x'.join(map(str, dataset.train.images.shape[1:]))}, {len(dataset.class_names)} classes\n"
-            f"{engines} on {config.device}, {run.epoch} of {config.epochs} epochs done",
+            f"{engines} on {config.device}{together}, {run.epoch} of {config.epochs} epochs done",
             highlight=False,
         )
         steps = run.steps_per_epoch
@@ -102,6 +103,39 @@ class TrainingReport:
         names = ["checkpoint.safetensors", "metrics.jsonl", *self.pictures]
         written = f"written to {printable(str(folder))}: " + ", ".join(names)
         self.console.print(written, markup=False, highlight=False, soft_wrap=True)
+
+
+class SilentReport:
+    """That of a process that trains along with the first, which reports: signals end it in order, too."""
+
+    def __init__(self) -> None:
+        self.cleanup = ExitStack()
+
+    def __enter__(self) -> SilentReport:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cleanup.close()
+
+    def note(self, text: str) -> None: ...
+
+    def run_started(self, run: Run) -> None:
+        self.raise_noted = self.cleanup.enter_context(signals_noted())
+
+    def going_on(self) -> None:
+        self.raise_noted()
+
+    def batch_done(
+        self, learner: str, epoch: int, step: int, loss: float, images_per_second: float
+    ) -> None: ...
+
+    def epoch_done(self, record: EpochRecord) -> None: ...
+
+    def picture_failed(self, name: str, message: str) -> None: ...
+
+    def summarize(self, run: Run, folder: Path) -> None: ...
 
 
 def results_table(run: Run) -> Table:

@@ -16,8 +16,12 @@ class Stopped(BaseException):
     """A signal ends the program. No KeyboardInterrupt, which typer treats in ways that differ by version."""
 
     def __init__(self, number: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(number).name}")
+        super().__init__(number)  # and no text, so that pickle can hand it to other processes
         self.exit_code = 128 + number
+        self.text = f"stopped by {signal.Signals(number).name}"
+
+    def __str__(self) -> str:
+        return self.text
 
 
 @contextmanager

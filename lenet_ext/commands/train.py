@@ -92,7 +92,8 @@ def train(
     _keep_matplotlib_to_itself()
     require("numpy", "PIL", "safetensors", "matplotlib")
     from lenet_ext.commands.progress import SteadyConsole
-    from lenet_ext.commands.report import TrainingReport
+    from lenet_ext.commands.report import SilentReport, TrainingReport
+    from lenet_ext.training.processes import joined
     from lenet_ext.training.session import train_in_folder
 
     options = {
@@ -116,16 +117,31 @@ def train(
     }
     name = "" if model is None else f"-{model.rpartition(':')[2]}"
     folder = out or Path("runs") / f"{data or 'digits'}{name}"
-    try:
-        with TrainingReport(SteadyConsole()) as report:
-            run = train_in_folder(folder, options, _resume(resume), report, trusts_model=trust_model)
-    except Stopped as stopped:
-        network = [] if model is None else ["--model", model]
-        network += ["--trust-model"] if trust_model else []
-        again = printable(shlex.join(["lenet-ext", "train", "--resume", "--out", str(folder), *network]))
-        print(f"lenet-ext: {stopped}; {again} goes on from the last epoch that was done", file=sys.stderr)
-        raise
-    report.summarize(run, folder)
+    with joined() as processes:
+        with processes.agreed():
+            resumes = _resume(resume)
+        report = TrainingReport(SteadyConsole()) if processes.is_first else SilentReport()
+        try:
+            with report:
+                run = train_in_folder(
+                    folder, options, resumes, report, trusts_model=trust_model, processes=processes
+                )
+        except Stopped as stopped:
+            if processes.is_first:
+                again = _resuming_command(folder, model, trust_model)
+                again += ", started by torchrun again," if processes.count > 1 else ""
+                print(
+                    f"lenet-ext: {stopped}; {again} goes on from the last epoch that was done",
+                    file=sys.stderr,
+                )
+            raise
+        report.summarize(run, folder)
+
+
+def _resuming_command(folder: Path, model: str | None, trusts_model: bool) -> str:
+    network = [] if model is None else ["--model", model]
+    network += ["--trust-model"] if trusts_model else []
+    return printable(shlex.join(["lenet-ext", "train", "--resume", "--out", str(folder), *network]))
 
 
 def _resume(value: str | None) -> Resume:

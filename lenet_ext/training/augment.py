@@ -11,15 +11,24 @@ PADDING = 4  # pixels; the usual crop of CIFAR-10, after He et al., "Deep residu
 UNMIRRORED = {"digits", "mnist"}
 
 
-def augmented(images: Tensor, generator: torch.Generator, mirror: bool) -> Tensor:
+def augmented(
+    images: Tensor,
+    generator: torch.Generator,
+    mirror: bool,
+    *,
+    share: slice = slice(None),
+    batch_size: int | None = None,
+) -> Tensor:
     """Images (N, C, H, W) uint8, each cropped at a random place out of itself within a black border.
 
     mirror: whether every second one, by chance, has left and right exchanged. What is drawn comes from
-    `generator`, which is on the CPU, alone.
+    `generator`, which is on the CPU, alone. share: which images of a batch of `batch_size` these are: numbers
+    are drawn for the whole batch, so that each image is changed as it is in the whole.
     """
     count, _, height, width = images.shape
-    top, left = torch.randint(2 * PADDING + 1, (2, count), generator=generator)
-    mirrored = torch.rand(count, generator=generator) < 0.5
+    drawn = count if batch_size is None else batch_size
+    top, left = torch.randint(2 * PADDING + 1, (2, drawn), generator=generator)[:, share]
+    mirrored = (torch.rand(drawn, generator=generator) < 0.5)[share]
     rows = top[:, None] + torch.arange(height)
     columns = torch.arange(width).expand(count, width)
     if mirror:

@@ -31,6 +31,10 @@ class InputError(Exception):
         super().__init__("\n".join(printable(text) for text in texts))
 
 
+class ProcessEnded(Exception):
+    """Another process of those that train together has ended; without a text, it says itself why."""
+
+
 def refuse_all(texts: Sequence[str], summary: str) -> None:
     """Raise one `InputError` for all of `texts`, if there are any: the first ones after a `summary`."""
     if len(texts) == 1:

@@ -59,14 +59,15 @@ class Learner:
 
     def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> Tensor:
         """One step of gradient descent on a batch of uint8 images; returns the loss before it."""
-        self._set_learning_rate(learning_rate)
+        self.set_learning_rate(learning_rate)
         self.optimizer.zero_grad()
         loss = self.loss(self.logits(images), labels)
         loss.backward()
         self.optimizer.step()
         return loss.detach()
 
-    def _set_learning_rate(self, learning_rate: float) -> None:
+    def set_learning_rate(self, learning_rate: float) -> None:
+        """That of the next step, for all parameters."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
 
@@ -121,7 +122,7 @@ class FusedLearner(Learner):
         self.fused.train(training)
 
     def step(self, images: Tensor, labels: Tensor, learning_rate: float) -> Tensor:
-        self._set_learning_rate(learning_rate)
+        self.set_learning_rate(learning_rate)
         return self.train_step(images, labels)
 
     def logits(self, images: Tensor) -> Tensor:

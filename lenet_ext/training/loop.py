@@ -11,18 +11,22 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Protocol
 
 import torch
+from torch import Tensor
 
 from lenet_ext.training.augment import UNMIRRORED, augmented
 from lenet_ext.training.config import TrainingConfig
 from lenet_ext.training.data import Normalization, derived_seed, shuffled_batches
+from lenet_ext.training.data_parallel import data_parallel_step
 from lenet_ext.training.dataset import Dataset, Split
 from lenet_ext.training.errors import InputError
 from lenet_ext.training.learner import EVALUATION_BATCH, Learner
 from lenet_ext.training.own_network import OwnNetwork
+from lenet_ext.training.processes import Processes
 
 WARM_UP_SHARE = 0.05  # of all steps; the first gradients of a fresh network are too steep for the full rate
 REPORT_EVERY = 20  # steps; reading the loss makes the CPU wait for a GPU
@@ -31,7 +35,7 @@ EpochRecord = dict[str, Any]  # one line of metrics.jsonl
 
 
 class Observer(Protocol):
-    """Who wants to follow a run, e.g. a progress display."""
+    """Who wants to follow a run, e.g. a progress display; one in each process of the run."""
 
     def note(self, text: str) -> None:
         """Something that the user may not expect, and that is no error."""
@@ -60,6 +64,7 @@ class Run:
     learners: Sequence[Learner]  # the one that is trained, and with --compare native torch's twin
     history: list[EpochRecord]
     own: OwnNetwork | None = None
+    processes: Processes = field(default_factory=Processes)
 
     @property
     def epoch(self) -> int:
@@ -95,12 +100,15 @@ def learning_rate(step: int, total_steps: int, peak: float, schedule: str = "cos
 
 
 def fit(run: Run, save: Callable[[Run], None], observer: Observer) -> None:
-    """Train until `run.config.epochs` epochs are done, and call `save` after each.
+    """Train until `run.config.epochs` epochs are done; the first process calls `save` after each.
 
     The learners take turns epoch by epoch, each beginning every second one, so that a machine that slows down
     slows both. Raises `InputError` when a loss is no longer finite; what was saved before stays.
     """
-    train, test = (_to_device(split, run.config.device) for split in (run.dataset.train, run.dataset.test))
+    with run.processes.agreed():
+        train, test = (
+            _to_device(split, run.config.device) for split in (run.dataset.train, run.dataset.test)
+        )
     while run.epoch < run.config.epochs:
         turns = run.learners if run.epoch % 2 == 0 else list(reversed(run.learners))
         results = {learner.name: _one_epoch(run, learner, train, test, observer) for learner in turns}
@@ -108,17 +116,17 @@ def fit(run: Run, save: Callable[[Run], None], observer: Observer) -> None:
         record = {"epoch": run.epoch + 1, **results[trained.name]}
         record.update({twin.name: results[twin.name] for twin in twins})
         run.history.append(record)
-        save(run)
+        run.processes.from_first(lambda: save(run))
         observer.epoch_done(record)
 
 
 def _one_epoch(run: Run, learner: Learner, train: Split, test: Split, observer: Observer) -> EpochRecord:
     loss, seconds = train_one_epoch(run, learner, train, observer)
-    _check_weights(learner, run.epoch + 1)
+    _check_weights(run, learner)
     try:
-        correct = _count_correct(learner, test, observer)
+        correct = run.processes.from_first(lambda: _count_correct(learner, test, observer))
     except FloatingPointError as error:
-        raise _diverged(str(error), learner, run.epoch + 1) from error
+        raise _diverged(str(error), run, learner) from error
     return {
         "train_loss": loss,
         "test_accuracy": correct / len(test),
@@ -140,7 +148,7 @@ def _count_correct(learner: Learner, test: Split, observer: Observer) -> int:
 
 def train_one_epoch(run: Run, learner: Learner, train: Split, observer: Observer) -> tuple[float, float]:
     """Show `learner` every training image once; returns the mean loss and the seconds it took."""
-    config = run.config
+    config, processes = run.config, run.processes
     epoch = run.epoch + 1
     total_steps = run.steps_per_epoch * config.epochs
     step = run.steps_per_epoch * run.epoch
@@ -149,24 +157,40 @@ def train_one_epoch(run: Run, learner: Learner, train: Split, observer: Observer
     changes = torch.Generator().manual_seed(derived_seed(config.seed, epoch, "augment"))
     learner.train(True)
     start = time.perf_counter()
-    with _own_randomness(derived_seed(config.seed, epoch, "dropout"), config.device):
+    # Two processes that drew the same numbers would drop the same of different images.
+    others = [processes.rank] if processes.rank > 0 else []
+    with _own_randomness(derived_seed(config.seed, epoch, "dropout", *others), config.device):
         for indices in shuffled_batches(len(train), config.batch_size, config.seed, epoch):
-            observer.going_on()
-            indices = indices.to(config.device)
-            images = train.images.index_select(0, indices)
-            labels = train.labels.index_select(0, indices)
-            if config.augment:
-                images = augmented(images, changes, config.data not in UNMIRRORED)
             rate = learning_rate(step, total_steps, config.lr, config.schedule)
-            loss = learner.step(images, labels, rate)
-            total_loss += loss * len(labels)
-            seen += len(labels)
+            share = partial(_share_of_batch, run, train, indices, changes, observer)
+            if processes.count == 1:
+                loss = learner.step(*share(), rate)
+            else:
+                loss = data_parallel_step(learner, processes, share, len(indices), rate)
+            total_loss += loss * len(indices)
+            seen += len(indices)
             step += 1
             if step % REPORT_EVERY == 0 or seen == len(train):
-                mean_loss = _finite(total_loss.item() / seen, learner, epoch, step)
+                mean_loss = total_loss.item() / seen
+                if not math.isfinite(mean_loss):  # after such a loss every weight is NaN
+                    raise _diverged(f"the loss became {mean_loss} by step {step}", run, learner)
                 speed = seen / (time.perf_counter() - start)
                 observer.batch_done(learner.name, epoch, step, mean_loss, speed)
     return mean_loss, time.perf_counter() - start
+
+
+def _share_of_batch(
+    run: Run, train: Split, indices: Tensor, changes: torch.Generator, observer: Observer
+) -> tuple[Tensor, Tensor]:
+    """Images and labels of this process, of the batch with these indices."""
+    observer.going_on()
+    share = run.processes.share(len(indices))
+    own = indices[share].to(run.config.device)
+    images, labels = train.images.index_select(0, own), train.labels.index_select(0, own)
+    if run.config.augment:
+        mirror = run.config.data not in UNMIRRORED
+        images = augmented(images, changes, mirror, share=share, batch_size=len(indices))
+    return images, labels
 
 
 @contextmanager
@@ -177,24 +201,20 @@ def _own_randomness(seed: int, device: str) -> Iterator[None]:
         yield
 
 
-def _finite(loss: float, learner: Learner, epoch: int, step: int) -> float:
-    """The loss, if training can go on: after one that is NaN or infinite every weight is NaN."""
-    if not math.isfinite(loss):
-        raise _diverged(f"the loss became {loss} by step {step}", learner, epoch)
-    return loss
-
-
-def _check_weights(learner: Learner, epoch: int) -> None:
+def _check_weights(run: Run, learner: Learner) -> None:
     """The epoch's last update comes after its last loss, so a loss can't vouch for it."""
     for name, parameter in learner.model.named_parameters():
         if not parameter.isfinite().all():
-            raise _diverged(f"{name} is no longer finite", learner, epoch)
+            raise _diverged(f"{name} is no longer finite", run, learner)
 
 
-def _diverged(what: str, learner: Learner, epoch: int) -> InputError:
-    return InputError(
-        f"{what}, in epoch {epoch} (engine {learner.name}); the checkpoint of epoch {epoch - 1} is kept; "
-        "use a smaller --lr, with another --out"
+def _diverged(what: str, run: Run, learner: Learner) -> Exception:
+    """In the epoch that is under way. Losses and weights are the same in all processes."""
+    return run.processes.alike(
+        InputError(
+            f"{what}, in epoch {run.epoch + 1} (engine {learner.name}); the checkpoint of epoch {run.epoch} "
+            "is kept; use a smaller --lr, with another --out"
+        )
     )
 
 

@@ -16,6 +16,7 @@ from lenet_ext.training.own_network import OwnNetwork
 FLOAT_BYTES = 4
 # A learner's tensors of the size of its weights: the weights, the gradients, and the optimizer's state.
 WEIGHTS_AND_GRADIENTS = 2
+TRAVELLING = 1  # of several processes: the gradients in one piece, which are added up
 STATES = {"sgd": 1, "adam": 2, "adamw": 2}
 # While a checkpoint is written its bytes are there twice, and it holds weights and the optimizer's state.
 COPIES_IN_CHECKPOINT = 2
@@ -27,22 +28,31 @@ EVALUATION_ACTIVATIONS = {"fused": 0.5, "layers": 2.5, "torch": 2.5}
 SHARE_OF_THE_LARGEST = 1 / 3
 
 
-def check_memory(outline: Outline, config: TrainingConfig, own: OwnNetwork | None = None) -> str | None:
+def check_memory(
+    outline: Outline, config: TrainingConfig, own: OwnNetwork | None = None, processes: int = 1
+) -> str | None:
     """A line that says what the run needs if that is more than 1 GiB.
 
-    Raises `InputError` if it is more than there is.
+    processes: how many of this machine train together. Raises `InputError` if it is more than there is.
     """
-    needed, checkpoint = needed_bytes(outline, config, own)
+    needed, checkpoint = needed_bytes(outline, config, own, processes)
     size = f"{outline.image_size}x{outline.image_size}"
-    subject = f"{outline.source}: training on {outline.train + outline.test:,} images of {size}"
+    together = f" in {processes} processes" if processes > 1 else ""
+    subject = f"{outline.source}: training on {outline.train + outline.test:,} images of {size}{together}"
     require_memory(needed, subject, "" if outline.loaded else "; a smaller --image-size takes less")
     if needed <= GIB:
         return None
     return f"{subject} needs about {gib_text(needed)} of memory, and {gib_text(checkpoint)} for a checkpoint"
 
 
-def needed_bytes(outline: Outline, config: TrainingConfig, own: OwnNetwork | None = None) -> tuple[int, int]:
-    """About what the run's tensors take at the most beside what is loaded, and the size of a checkpoint."""
+def needed_bytes(
+    outline: Outline, config: TrainingConfig, own: OwnNetwork | None = None, processes: int = 1
+) -> tuple[int, int]:
+    """About what the run's tensors take at the most beside what is loaded, and the size of a checkpoint.
+
+    Of several processes each has the images and all that is of the size of the weights. They divide the
+    batch, and one of them evaluates and writes checkpoints.
+    """
     if own is None:
         with torch.device("meta"):
             network = build_network(network_of(outline), "torch")
@@ -57,13 +67,13 @@ def needed_bytes(outline: Outline, config: TrainingConfig, own: OwnNetwork | Non
     checkpoint = (1 + states) * weights * len(engines)
     data = 0 if outline.loaded else (outline.train + outline.test) * outline.channels * outline.image_size**2
     if config.device == "cuda":  # which has the rest
-        return data + (COPIES_IN_CHECKPOINT + 1) * checkpoint, checkpoint
+        return processes * data + (COPIES_IN_CHECKPOINT + 1) * checkpoint, checkpoint
     batch, evaluated = min(config.batch_size, outline.train), min(EVALUATION_BATCH, outline.test)
     step = max(STEP_ACTIVATIONS[engine] for engine in engines) * activations * batch
     evaluation = max(EVALUATION_ACTIVATIONS[engine] for engine in engines) * activations * evaluated
     transient = max(COPIES_IN_CHECKPOINT * checkpoint, int(step), int(evaluation))
-    copies = WEIGHTS_AND_GRADIENTS + states
-    return data + copies * weights * len(engines) + transient, checkpoint
+    copies = WEIGHTS_AND_GRADIENTS + states + (TRAVELLING if processes > 1 else 0)
+    return processes * (data + copies * weights * len(engines)) + transient, checkpoint
 
 
 def _counted(own: OwnNetwork, outline: Outline) -> nn.Module:

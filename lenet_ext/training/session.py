@@ -4,17 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
-from lenet_ext.training import plots
 from lenet_ext.training.checkpoint import (
     Checkpoint,
     load_checkpoint,
@@ -23,19 +20,21 @@ from lenet_ext.training.checkpoint import (
 )
 from lenet_ext.training.config import TrainingConfig, new_config, resumed_config
 from lenet_ext.training.data import Normalization, load_dataset
+from lenet_ext.training.data_parallel import check_divisible
 from lenet_ext.training.dataset import Dataset, Outline
-from lenet_ext.training.errors import InputError, error_text, os_error_text
+from lenet_ext.training.errors import InputError, os_error_text
 from lenet_ext.training.files import locked, write_atomically
 from lenet_ext.training.learner import LEARNERS
 from lenet_ext.training.loop import Observer, Run, fit
 from lenet_ext.training.needs import check_memory
 from lenet_ext.training.network import build_network, network_of, why_not_fused
 from lenet_ext.training.own_network import OwnNetwork, trusted
+from lenet_ext.training.pictures import PICTURES, write_pictures
+from lenet_ext.training.processes import Processes
 
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
 CONFIG = "config.json"
-PICTURES = ("curves.png", "filters.png", "confusion.png")
 
 Resume = bool | Literal["auto"]
 
@@ -47,75 +46,117 @@ def train_in_folder(
     observer: Observer,
     *,
     trusts_model: bool = False,
+    processes: Processes | None = None,
 ) -> Run:
     """Train as `options` say (fields of `TrainingConfig`; None means the default) and write into `out`.
 
     With `resume`, the run in `out` goes on from its checkpoint and ends with bitwise the weights of an
     uninterrupted run; "auto" starts one where there is none. trusts_model: whether the text of a user's own
-    network may be run that the checkpoint alone has. Raises `InputError` for anything wrong with
-    options, data or files; what is in `out` is then intact. A picture that can't be drawn is told to
-    `observer`, and is no error.
+    network may be run that the checkpoint alone has. processes: those that train together, by default this
+    one alone; each of them calls this, and options and files are those of the first. Raises `InputError` for
+    anything wrong with options, data or files; what is in `out` is then intact. A picture that can't be drawn
+    is told to `observer`, and is no error.
     """
-    checkpoint_path = out / CHECKPOINT
-    if resume is True and not checkpoint_path.exists():
+    processes = processes or Processes()
+    with ExitStack() as held:
+        start = processes.from_first(lambda: _start(out, options, resume, trusts_model, held))
+        config, own, checkpoint = start.config, start.own, start.checkpoint
+        processes.use(config.device)
+        with processes.agreed():
+            dataset = load_dataset(
+                config.data,
+                Path(config.root),
+                config.image_size,
+                lambda outline: _announce(outline, start, processes, observer),
+            )
+            if own is not None and (processes.count > 1 or not checkpoint):
+                _check_batches(own, dataset, config, processes)
+            if own is not None and not checkpoint:
+                config = _engine_that_takes(own, dataset, config, options.get("engine") is not None, observer)
+            data_sha256 = dataset.fingerprint()
+        expected = processes.from_first(lambda: data_sha256)
+        with processes.agreed():
+            if data_sha256 != expected:
+                raise InputError(
+                    f"--root {config.root}: process {processes.rank} finds other data than process 0"
+                )
+            if config.device == "cuda":
+                torch.backends.cudnn.deterministic = True  # native torch's twin must be resumed exactly too
+            run = _new_run(config, dataset, own, processes)
+            if checkpoint:
+                _restore(run, checkpoint, data_sha256)
+        for learner in run.learners:
+            processes.take_from_first(learner.model.state_dict().values())
+
+        def save(run: Run) -> None:
+            # The checkpoint comes first: the other files are made from what it holds.
+            save_checkpoint(out / CHECKPOINT, run, data_sha256)
+            write_atomically(out / METRICS, _metrics_text(run).encode())
+
+        def save_first(run: Run) -> None:
+            save(run)
+            write_atomically(out / CONFIG, _config_text(run).encode())
+
+        processes.from_first(lambda: save_first(run))
+        observer.run_started(run)
+        fit(run, save, observer)
+        if processes.is_first:
+            write_pictures(out, run, observer)
+    return run
+
+
+@dataclass(frozen=True)
+class _Start:
+    """What a run is, before its data is read."""
+
+    config: TrainingConfig
+    own: OwnNetwork | None
+    checkpoint: Checkpoint | None
+
+
+def _start(
+    out: Path, options: Mapping[str, Any], resume: Resume, trusts_model: bool, held: ExitStack
+) -> _Start:
+    """Of a new run or of the one to resume; `held` then holds the lock of its folder."""
+    path = out / CHECKPOINT
+    if resume is True and not path.exists():
         raise InputError(
             f"--resume: {out} holds no {CHECKPOINT} to go on from; name the run's folder by --out, "
             "or use --resume=auto, which starts a run where there is none"
         )
     # The lock comes first: what is read here may otherwise be older than what another run writes meanwhile.
-    with _own_folder(out):
-        _refuse_to_overwrite(out, resume)
-        checkpoint = load_checkpoint(checkpoint_path) if resume and checkpoint_path.exists() else None
-        if checkpoint:
-            config = resumed_config(options, checkpoint.metadata.config)
-            own = checkpoint.metadata.own
-            own = trusted(own, checkpoint_path, options.get("model"), trusts_model)
-        else:
-            if trusts_model:
-                raise InputError("--trust-model: is for --resume of a run with a network of your own")
-            config = new_config(options)
-            own = None if config.model is None else OwnNetwork.read(config.model)
-        dataset = load_dataset(
-            config.data,
-            Path(config.root),
-            config.image_size,
-            lambda outline: _announce(outline, config, own, observer),
-        )
-        if own is not None and not checkpoint:
-            _check_last_batch(own, dataset, config)
-            config = _engine_that_takes(own, dataset, config, options.get("engine") is not None, observer)
-        data_sha256 = dataset.fingerprint()
-        if config.device == "cuda":
-            torch.backends.cudnn.deterministic = True  # native torch's twin must be resumed exactly too
-        run = _new_run(config, dataset, own)
-        if checkpoint:
-            _restore(run, checkpoint, data_sha256)
-
-        def save(run: Run) -> None:
-            # The checkpoint comes first: the other files are made from what it holds.
-            save_checkpoint(checkpoint_path, run, data_sha256)
-            write_atomically(out / METRICS, _metrics_text(run).encode())
-
-        save(run)
-        write_atomically(out / CONFIG, _config_text(run).encode())
-        observer.run_started(run)
-        fit(run, save, observer)
-        _write_pictures(out, run, observer)
-    return run
+    held.enter_context(_own_folder(out))
+    _refuse_to_overwrite(out, resume)
+    if resume and path.exists():
+        checkpoint = load_checkpoint(path)
+        config = resumed_config(options, checkpoint.metadata.config)
+        own = trusted(checkpoint.metadata.own, path, options.get("model"), trusts_model)
+        return _Start(config, own, checkpoint)
+    if trusts_model:
+        raise InputError("--trust-model: is for --resume of a run with a network of your own")
+    config = new_config(options)
+    return _Start(config, None if config.model is None else OwnNetwork.read(config.model), None)
 
 
-def _announce(outline: Outline, config: TrainingConfig, own: OwnNetwork | None, observer: Observer) -> None:
-    memory = check_memory(outline, config, own)
+def _announce(outline: Outline, start: _Start, processes: Processes, observer: Observer) -> None:
+    memory = check_memory(outline, start.config, start.own, processes.on_machine)
     for remark in [*outline.remarks, *([memory] if memory else [])]:
         observer.note(remark)
 
 
-def _check_last_batch(own: OwnNetwork, dataset: Dataset, config: TrainingConfig) -> None:
-    """Of one image, which batch norms may not take; they are to say so before an epoch and not behind it."""
+def _check_batches(own: OwnNetwork, dataset: Dataset, config: TrainingConfig, processes: Processes) -> None:
+    """What a network may not take is to be said before an epoch and not behind it.
+
+    That is a batch of one image, for batch norms, and a share of a batch, for what looks at a whole one.
+    """
     count, network = len(dataset.train), network_of(dataset)
-    if count % config.batch_size == 1 or config.batch_size == 1:
-        model = build_network(network, "torch", own, config.seed).train()
-        own.check_output(model, network, 1, f"--batch-size {config.batch_size} leaves a batch of one image: ")
+    model = build_network(network, "torch", own, config.seed).train()
+    if processes.count > 1:
+        check_divisible(model, network, own.title)
+    whom = "a batch of" if processes.count == 1 else "a process"
+    batches = {min(config.batch_size, count), count % config.batch_size}
+    if any(0 < batch < 2 * processes.count for batch in batches):
+        own.check_output(model, network, 1, f"--batch-size {config.batch_size} leaves {whom} one image: ")
 
 
 def _engine_that_takes(
@@ -134,14 +175,14 @@ def _engine_that_takes(
     return replace(config, engine="layers")
 
 
-def _new_run(config: TrainingConfig, dataset: Dataset, own: OwnNetwork | None) -> Run:
+def _new_run(config: TrainingConfig, dataset: Dataset, own: OwnNetwork | None, processes: Processes) -> Run:
     """Fresh learners that start from the same weights, which the seed alone decides."""
     network, normalize = network_of(dataset), Normalization.of(dataset.train.images)
     engines = [config.engine, "torch"] if config.compare else [config.engine]
     learners = []
     for engine in engines:
         learners.append(LEARNERS[engine](engine, network, config, normalize, own))
-    return Run(config, dataset, normalize, learners, history=[], own=own)
+    return Run(config, dataset, normalize, learners, history=[], own=own, processes=processes)
 
 
 def _restore(run: Run, checkpoint: Checkpoint, data_sha256: str) -> None:
@@ -203,43 +244,3 @@ def _config_text(run: Run) -> str:
         "torch": torch.__version__,
     }
     return json.dumps(content, indent=2) + "\n"
-
-
-def _write_pictures(out: Path, run: Run, observer: Observer) -> None:
-    """The network is trained and saved: no failure here may cost more than a picture."""
-    drawings: tuple[Callable[[], bytes], ...] = (
-        lambda: plots.curves(run.records()),
-        lambda: plots.filters(first_filters(run.learners[0].model)),
-        lambda: plots.confusion(confusion_matrix(run), run.dataset.class_names),
-    )
-    for name, draw in zip(PICTURES, drawings, strict=True):
-        observer.going_on()
-        try:
-            with warnings.catch_warnings(record=True) as flaws:  # e.g. letters that the font lacks
-                warnings.simplefilter("always")
-                content = draw()
-            write_atomically(out / name, content)
-        except InputError as error:
-            observer.picture_failed(name, str(error))
-        except Exception as error:
-            observer.picture_failed(name, f"{out / name}: cannot be drawn: {error_text(error)}")
-        else:
-            if flaws:
-                observer.note(f"{out / name}: {error_text(flaws[0].message)}")
-
-
-def first_filters(model: torch.nn.Module) -> Tensor:
-    """The weight of the first Conv2d; an `InputError` where there is none."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            return module.weight.detach().cpu()
-    raise InputError(f"{PICTURES[1]}: the network has no Conv2d whose filters could be drawn")
-
-
-def confusion_matrix(run: Run) -> Tensor:
-    """(classes, classes) int64: how many test images of class (row) were taken for class (column)."""
-    classes = len(run.dataset.class_names)
-    test = run.dataset.test
-    run.learners[0].train(False)
-    predictions = run.learners[0].predict(test.images.to(run.config.device)).cpu()
-    return torch.bincount(test.labels * classes + predictions, minlength=classes**2).view(classes, classes)

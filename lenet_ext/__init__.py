@@ -27,6 +27,7 @@ from lenet_ext._version import __version__
 from lenet_ext import functional, nn
 from lenet_ext.convert import convert, revert
 from lenet_ext.engine.fused import FusedNet, fuse
+from lenet_ext.engine.per_sample_gradients import per_sample_gradients
 from lenet_ext.engine.train_step import TrainStep
 from lenet_ext.models import LeNet
 
@@ -41,5 +42,6 @@ __all__ = [
     "functional",
     "fuse",
     "nn",
+    "per_sample_gradients",
     "revert",
 ]

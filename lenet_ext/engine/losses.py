@@ -75,6 +75,11 @@ class EngineLoss:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(state["module"])  # type: ignore[misc]
 
+    @property
+    def reduction(self) -> str:
+        """That of the module: "mean" or "sum"."""
+        return str(self._module.reduction)
+
     def arguments(self, images: Tensor, targets: Tensor) -> tuple[str, list[Tensor | None]]:
         """The line of the program, and the tensors among the options, for a step with these.
 

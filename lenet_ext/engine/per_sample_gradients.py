@@ -56,7 +56,7 @@ def per_sample_gradients(
             raise TypeError(f"{NAME}: {name} must be a torch.Tensor, got {type(value).__name__}")
     if autocast_is_on(images):
         raise RuntimeError(f"{NAME}: autocast is on, and would have no effect")
-    own = EngineLoss(loss)
+    own = EngineLoss(loss, NAME)
     try:
         tensors = fused._checked_tensors(images)
         _check_parameters(fused, tensors)

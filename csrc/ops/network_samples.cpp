@@ -193,9 +193,10 @@ Optimizer optimizer_named(const char* op, const std::string& name) {
 // The step of an optimizer for the parameters of the numbers `wanted`, one after the other, whose gradients are
 // (sums + noise) / divisor. Changes parameters, state and sums, which become the gradients. options, state: as
 // of network_train, of all parameters.
-void noisy_update(Tensors parameters, Tensors state, const Tensor& options, std::vector<int64_t> wanted,
-                  Tensor sums, std::optional<Tensor> noise, double divisor, std::string optimizer) {
-  const char* const op = "noisy_update";
+void network_noisy_update(Tensors parameters, Tensors state, const Tensor& options,
+                          std::vector<int64_t> wanted, Tensor sums, std::optional<Tensor> noise,
+                          double divisor, std::string optimizer) {
+  const char* const op = "network_noisy_update";
   if (parameters.empty()) fail(op, ": there are no parameters");
   const Backend kernels(op, parameters[0]);
   if (!kernels.on_host()) fail(op, ": it runs on the CPU alone");
@@ -251,10 +252,11 @@ const Registration registration = {
      "Tensor? seeds, str program, Tensor? normalization, float max_norm, Tensor? loss_weight=None, Tensor? "
      "loss_pos_weight=None) -> (Tensor, Tensor)",
      TORCH_BOX(&network_clipped_sums)},
-    {"noisy_update(Tensor(a!)[] parameters, Tensor(b!)[] state, Tensor options, int[] wanted, Tensor(c!) "
+    {"network_noisy_update(Tensor(a!)[] parameters, Tensor(b!)[] state, Tensor options, int[] wanted, "
+     "Tensor(c!) "
      "sums, "
      "Tensor? noise, float divisor, str optimizer) -> ()",
-     TORCH_BOX(&noisy_update)},
+     TORCH_BOX(&network_noisy_update)},
 };
 
 }  // namespace

@@ -19,10 +19,10 @@ __all__ = ["clipped_sums", "firsts", "noisy_update", "places_of", "sample_gradie
 # What torch.ops calls, without a line of Python.
 sample_gradients = torch.ops.lenet_ext.network_sample_gradients.default._op
 clipped_sums = torch.ops.lenet_ext.network_clipped_sums.default._op
-noisy_update = torch.ops.lenet_ext.noisy_update.default._op
+noisy_update = torch.ops.lenet_ext.network_noisy_update.default._op
 # Autograd has nothing to record of what these compute.
 _below_autograd = torch.library.Library("lenet_ext", "IMPL")
-for _operator in ("network_sample_gradients", "network_clipped_sums", "noisy_update"):
+for _operator in ("network_sample_gradients", "network_clipped_sums", "network_noisy_update"):
     for _key in ("AutogradCPU", "AutogradCUDA"):
         _below_autograd.impl(_operator, torch.library.fallthrough_kernel, _key)
 
@@ -60,6 +60,6 @@ def _fake_sums(
     return like.new_empty(elements, dtype=compute_dtype(like.dtype)), like.new_empty(())
 
 
-@_fake.register("noisy_update")
+@_fake.register("network_noisy_update")
 def _fake_update(*arguments: object) -> None:
     pass

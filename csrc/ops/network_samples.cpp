@@ -3,6 +3,7 @@
 #include <cmath>
 #include <optional>
 
+#include "ops/huge_pages.h"
 #include "ops/loss_targets.h"
 #include "ops/optimizer_tensors.h"
 #include "ops/registration.h"
@@ -125,6 +126,7 @@ Tensors network_sample_gradients(const Tensor& images, const Tensor& targets, Te
   for (const size_t i : batch.wanted()) {
     const Sizes own = sizes_of(t.parameters[i]);
     gradients.push_back(empty(t.with_batch({own.begin(), own.end()}), t.parameters[i]));
+    prefer_huge_pages(gradients.back());
     pointers.push_back(gradients.back().mutable_data_ptr());
     bool is_read = false;
     for (size_t k = 0; k < places.size(); ++k) {

@@ -14,6 +14,7 @@ from lenet_ext.engine.noise import secure_normal
 from lenet_ext.engine.operators import draw_seeds
 from lenet_ext.engine.sample_operators import clipped_sums, firsts, noisy_update, places_of
 from lenet_ext.engine.train_step import TrainStep
+from lenet_ext.ops._fork import serial_in_forked_child
 
 __all__ = ["PrivateStep"]
 
@@ -132,6 +133,7 @@ class PrivateStep(TrainStep):
         self._taken(step, [])
         return loss
 
+    @serial_in_forked_child
     def _noise(self, trained: list[Tensor]) -> Tensor | None:
         """For these one after the other; drawn in the order in which the optimizer has them."""
         std = self._noise_multiplier * self._max_norm

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -169,3 +173,13 @@ def test_a_nan_is_treated_alike() -> None:
     step(x, targets), private.step()
     for model in models:
         assert all(parameter.isnan().all() for parameter in model.parameters())
+
+
+def test_the_example_counts_epsilon(tmp_path: Path) -> None:
+    """By the accountant of Opacus."""
+    program = Path(__file__).parents[2] / "examples" / "private_mnist.py"
+    command = [sys.executable, str(program), "--quick"]
+    finished = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert re.fullmatch(
+        r"10 steps: test accuracy 0\.\d{3}\nepsilon 0\.866 at delta 0\.0001\n", finished.stdout
+    )

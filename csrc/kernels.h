@@ -6,6 +6,7 @@
 #include "activation.h"
 #include "dtype.h"
 #include "engine/passes.h"
+#include "engine/sample_passes.h"
 #include "shapes.h"
 
 namespace lenet_ext {
@@ -48,6 +49,10 @@ struct NetworkKernels {
   void (*forward)(const NetworkPtr& network, const ForwardPass& pass);
   void (*backward)(const NetworkPtr& network, const BackwardPass& pass);
   void (*train)(const NetworkPtr& network, const TrainPass& pass);
+  // Of the CPU alone.
+  void (*sample_gradients)(const NetworkPtr& network, const SampleGradientsPass& pass) = nullptr;
+  void (*clipped_sums)(const NetworkPtr& network, const ClippedSumsPass& pass) = nullptr;
+  void (*noisy_update)(const Network& network, const TrainPass& pass, const NoisySums& sums) = nullptr;
 };
 
 struct TypedKernels {

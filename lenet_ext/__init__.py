@@ -28,6 +28,7 @@ from lenet_ext import functional, nn
 from lenet_ext.convert import convert, revert
 from lenet_ext.engine.ensemble import FusedEnsemble, fuse_ensemble
 from lenet_ext.engine.fused import FusedNet, fuse
+from lenet_ext.engine.per_sample_gradients import per_sample_gradients
 from lenet_ext.engine.train_step import TrainStep
 from lenet_ext.models import LeNet
 
@@ -44,5 +45,6 @@ __all__ = [
     "fuse",
     "fuse_ensemble",
     "nn",
+    "per_sample_gradients",
     "revert",
 ]

@@ -56,13 +56,14 @@ RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 class EngineLoss:
     """The engine's side of `loss`: a module of torch.nn, read at each step; its function or a name of
-    `NAMES` for torch's defaults.
+    `NAMES` for torch's defaults. user: the public name of what takes it, for errors.
 
     Raises TypeError or ValueError for what the engine does not have.
     """
 
-    def __init__(self, loss: object) -> None:
-        self.name, self._module = _named(loss)
+    def __init__(self, loss: object, user: str = "TrainStep") -> None:
+        self.name, self._module = _named(loss, user)
+        self._user = user
         self._options, self._tensor_names = engine_losses()[self.name]
         self._watch = Watch()
         self._spread: dict[str, Tensor] = {}
@@ -70,10 +71,15 @@ class EngineLoss:
         self._read()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"module": self._module}
+        return {"module": self._module, "user": self._user}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["module"])  # type: ignore[misc]
+        self.__init__(state["module"], state["user"])  # type: ignore[misc]
+
+    @property
+    def reduction(self) -> str:
+        """That of the module: "mean" or "sum"."""
+        return str(self._module.reduction)
 
     def arguments(self, images: Tensor, targets: Tensor) -> tuple[str, list[Tensor | None]]:
         """The line of the program, and the tensors among the options, for a step with these.
@@ -90,7 +96,7 @@ class EngineLoss:
             if tensor is not None:
                 if tensor.device != images.device:
                     where = f"is on {tensor.device}, the images are on {images.device}"
-                    raise RuntimeError(f"TrainStep: the loss's {name} {where}: call its to(device)")
+                    raise RuntimeError(f"{self._user}: the loss's {name} {where}: call its to(device)")
                 tensor = tensor if self.of_classes else self._of_elements(name, tensor, targets)
             given.append(tensor)
         return self._line, given
@@ -105,27 +111,27 @@ class EngineLoss:
                 return
             count = shape[lead + 1]
             bad = ((targets < 0) | (targets >= count)) & (targets != ignored)
-            _refuse_first(targets, bad, f"is out of range [0, {count})", IndexError)
+            _refuse_first(self._user, targets, bad, f"is out of range [0, {count})", IndexError)
         elif self.name == "bce" and targets.dtype.is_floating_point:
             bad = ~((targets >= 0) & (targets <= 1))
-            _refuse_first(targets, bad, "is not between 0 and 1", RuntimeError)
+            _refuse_first(self._user, targets, bad, "is not between 0 and 1", RuntimeError)
 
     def _read(self) -> None:
         """What the module is now."""
         module = self._module
         kind = type(module).__name__
         if type(module) is not MODULES[self.name] or "forward" in vars(module):
-            _refuse(f"{kind} computes something of its own")
+            _refuse(self._user, f"{kind} computes something of its own")
         if any(getattr(module, hooks) for hooks in HOOKS):
-            raise RuntimeError(f"TrainStep: {kind} has hooks, which would not be called: {ELSEWHERE}")
+            raise RuntimeError(f"{self._user}: {kind} has hooks, which would not be called: {ELSEWHERE}")
         if module.reduction not in REDUCTIONS:
             what = f'the reduction of {kind} must be "mean" or "sum", got {module.reduction!r}'
-            raise ValueError(f"TrainStep: {what}: {ELSEWHERE}")
+            raise ValueError(f"{self._user}: {what}: {ELSEWHERE}")
         values = []
         for option in self._options:
             value, (fits, wanted) = getattr(module, option), RANGES[option]
             if not fits(value):
-                raise ValueError(f"TrainStep: the {option} of {kind} must be {wanted}, got {value}")
+                raise ValueError(f"{self._user}: the {option} of {kind} must be {wanted}, got {value}")
             values.append(repr(float(value)))
         self._line = " ".join(("loss", self.name, str(module.reduction), *values))
         self._tensors: dict[str, Tensor] = {}
@@ -138,7 +144,7 @@ class EngineLoss:
         for name in self._tensor_names:
             tensor = getattr(module, name)
             if tensor is not None:
-                self._tensors[name] = _checked(f"the loss's {name}", tensor)
+                self._tensors[name] = _checked(self._user, f"the loss's {name}", tensor)
                 watch.attribute(tensor, "requires_grad")
         self._watch = watch
 
@@ -155,7 +161,7 @@ class EngineLoss:
             spread = tensor.detach().expand(shape)
         except RuntimeError as error:
             what = f"the loss's {name} {tuple(tensor.shape)} does not fit targets {tuple(targets.shape)}"
-            raise RuntimeError(f"TrainStep: {what}") from error
+            raise RuntimeError(f"{self._user}: {what}") from error
         kept = self._spread.get(name)
         with torch.inference_mode(False), torch.no_grad():  # it is written in any mode
             if kept is None or kept.shape != shape:
@@ -163,13 +169,13 @@ class EngineLoss:
             return kept.copy_(spread)
 
 
-def _named(loss: object) -> tuple[str, nn.Module]:
+def _named(loss: object, user: str) -> tuple[str, nn.Module]:
     """The engine's name of a loss, and its module."""
     if isinstance(loss, str):
         if loss not in NAMES:
             known = " or ".join(f'"{name}"' for name in NAMES)
             others = "others are given as modules of torch.nn"
-            raise ValueError(f"TrainStep: loss must be {known}, got {loss!r}: {others}")
+            raise ValueError(f"{user}: loss must be {known}, got {loss!r}: {others}")
         return loss, MODULES[loss]()
     for name, module in MODULES.items():
         if type(loss) is module:
@@ -180,25 +186,25 @@ def _named(loss: object) -> tuple[str, nn.Module]:
                 return name, MODULES[name]()
     kind = loss.__name__ if isinstance(loss, type) else getattr(loss, "__name__", type(loss).__name__)
     if isinstance(loss, type) and loss in MODULES.values():
-        raise TypeError(f"TrainStep: loss must be a module, not its class: {kind}()")
+        raise TypeError(f"{user}: loss must be a module, not its class: {kind}()")
     known = ", ".join(module.__name__ for module in MODULES.values())
-    return _refuse(f"the engine has {known} of torch.nn, not {kind}")
+    return _refuse(user, f"the engine has {known} of torch.nn, not {kind}")
 
 
-def _refuse(what: str) -> NoReturn:
-    raise TypeError(f"TrainStep: {what}: {ELSEWHERE}")
+def _refuse(user: str, what: str) -> NoReturn:
+    raise TypeError(f"{user}: {what}: {ELSEWHERE}")
 
 
-def _checked(name: str, tensor: Tensor) -> Tensor:
+def _checked(user: str, name: str, tensor: Tensor) -> Tensor:
     """A plain tensor, of which nobody wants the gradient."""
     if type(tensor) not in (Tensor, nn.Parameter) or tensor.layout != torch.strided or tensor.is_quantized:
-        raise RuntimeError(f"TrainStep: {name} must be a plain dense tensor, got {type(tensor).__name__}")
+        raise RuntimeError(f"{user}: {name} must be a plain dense tensor, got {type(tensor).__name__}")
     if tensor.requires_grad:
-        raise RuntimeError(f"TrainStep: {name} requires a gradient, which would not be computed: {ELSEWHERE}")
+        raise RuntimeError(f"{user}: {name} requires a gradient, which would not be computed: {ELSEWHERE}")
     return tensor
 
 
-def _refuse_first(targets: Tensor, bad: Tensor, why: str, error: type[Exception]) -> None:
+def _refuse_first(user: str, targets: Tensor, bad: Tensor, why: str, error: type[Exception]) -> None:
     """Raises the error for the first target that is `bad`."""
     places = bad.nonzero()
     if len(places) > 0 and targets.dim() > 0:
@@ -206,4 +212,4 @@ def _refuse_first(targets: Tensor, bad: Tensor, why: str, error: type[Exception]
         where = place[0] if len(place) == 1 else place
         target = targets[tuple(place)].item()
         text = target if isinstance(target, int) else f"{target:g}"
-        raise error(f"TrainStep: target {text} at position {where} {why}")
+        raise error(f"{user}: target {text} at position {where} {why}")

@@ -58,7 +58,7 @@ def draw_seeds(count: int) -> Tensor:
     return torch.randint(LAST_SEED, (count,))
 
 
-def _compute_dtype(dtype: torch.dtype) -> torch.dtype:
+def compute_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype of all values inside of the engine."""
     return torch.float32 if dtype in (torch.bfloat16, torch.float16) else dtype
 
@@ -104,7 +104,7 @@ def _fake_forward(
     outputs, saved, statistics, argmax = saved_sizes(program, [1, *map(int, image)], sizes)
     return (
         [input.new_empty((batch, *shape), dtype=dtype) for shape in outputs],
-        input.new_empty(batch * saved + statistics, dtype=_compute_dtype(dtype)),
+        input.new_empty(batch * saved + statistics, dtype=compute_dtype(dtype)),
         input.new_empty(batch * argmax, dtype=torch.uint8),
     )
 
@@ -284,7 +284,7 @@ def layer_by_layer(
     if known and not any(0 in shape for shape in shapes[1:]):  # which the engine alone refuses
         # Or the errors would be those of the layers' functions, which the user did not call.
         saved_sizes(program, shapes[0], shapes[1:])
-    compute = _compute_dtype(dtype)
+    compute = compute_dtype(dtype)
     activation = input.to(compute)
     if normalization is not None:
         scale, shift = normalization.to(compute).reshape(2, -1, *[1] * (input.dim() - 2))

@@ -24,6 +24,9 @@ from lenet_ext.ops._fork import serial_in_forked_child
 
 __all__ = ["TrainStep", "check_range", "check_tensors"]
 
+# Options that make a step a private one.
+PRIVATE = ("max_sample_grad_norm", "noise_multiplier", "expected_batch_size", "generator", "secure_mode")
+
 
 class TrainStep:
     """A training step in one call: `loss = step(images, targets)`.
@@ -44,6 +47,8 @@ class TrainStep:
     other elements than in a call with the same seed.
     max_grad_norm: gradients are clipped before the update, as by torch.nn.utils.clip_grad_norm_ of all
     parameters that are trained; on the CPU alone.
+    max_sample_grad_norm, noise_multiplier, expected_batch_size, generator, secure_mode: make it a step of
+    private training (DP-SGD), on the CPU alone; docs/private.md says what they do.
 
     The same numbers as torch's, up to rounding; gradients are not kept. As in torch, parameters that do not
     require a gradient or are in no group stay as they are. Results are bitwise the same from run to run and
@@ -58,11 +63,20 @@ class TrainStep:
     computed from others, and on CUDA one that is used twice.
     """
 
-    def __new__(cls, fused: FusedNet | None = None, *_: Any, **__: Any) -> TrainStep:
+    def __new__(cls, fused: FusedNet | None = None, *_: object, **options: object) -> TrainStep:
         from lenet_ext.engine.ensemble import FusedEnsemble
         from lenet_ext.engine.ensemble_step import EnsembleStep
+        from lenet_ext.engine.private_step import PrivateStep  # which derive from this
 
-        return super().__new__(EnsembleStep if isinstance(fused, FusedEnsemble) else cls)
+        if cls is TrainStep:
+            private = next((name for name in PRIVATE if options.get(name) not in (None, False)), None)
+            if isinstance(fused, FusedEnsemble):
+                if private is not None:
+                    raise TypeError(f"TrainStep: {private} is for a network of `fuse`, not for an ensemble")
+                cls = EnsembleStep
+            elif private is not None:
+                cls = PrivateStep
+        return super().__new__(cls)
 
     def __init__(
         self,
@@ -71,6 +85,11 @@ class TrainStep:
         loss: str | torch.nn.Module | Callable[..., Tensor] = "cross_entropy",
         *,
         max_grad_norm: float | None = None,
+        max_sample_grad_norm: float | None = None,  # this one and those below are used by PrivateStep
+        noise_multiplier: float | None = None,
+        expected_batch_size: float | None = None,
+        generator: torch.Generator | None = None,
+        secure_mode: bool = False,
         **options: Any,
     ) -> None:
         if not isinstance(fused, FusedNet):

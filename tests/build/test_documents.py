@@ -89,12 +89,13 @@ def name_of(document: Path) -> str:
     return str(document.relative_to(ROOT))
 
 
-def test_python_in_readme_runs() -> None:
-    blocks = python_blocks(ROOT / "README.md")
-    assert len(blocks) >= 2
+@pytest.mark.parametrize(("document", "least"), [("README.md", 2), ("docs/private.md", 1)])
+def test_python_in_documents_runs(document: str, least: int) -> None:
+    blocks = python_blocks(ROOT / document)
+    assert len(blocks) >= least
     names: dict[str, object] = {}
     for block in blocks:
-        run(block, names)
+        assert run(block, names) == block.output
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

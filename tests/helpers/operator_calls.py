@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from chains import chains, fused_without_export
+from hypothesis import assume
 from hypothesis import strategies as st
 from operators import operators, options
 from strategies import conv_cases, laid_out, pool_cases
@@ -207,6 +208,13 @@ def network_calls(draw: st.DrawFn, name: str) -> list[Any]:
     classes = output.dim() == 2 and draw(st.booleans())
     targets = torch.randint(output.shape[1], output.shape[:1]) if classes else torch.randn_like(output)
     order = torch.randperm(len(images)) if draw(st.booleans()) else None
+    if name in ("network_sample_gradients", "network_clipped_sums"):
+        places = draw(st.sampled_from([range(len(parameters)), [-1, *range(len(parameters) - 1)]]))
+        training = fused._network.program(f"loss {'cross_entropy' if classes else 'mse'}")
+        batch = [images, targets, parameters, list(places)[: len(parameters)], None, training, normalization]
+        if name == "network_clipped_sums":
+            batch = [*batch[:2], order, *batch[2:], draw(st.sampled_from([0.1, 1.0, 100.0]))]
+        return [*batch, None, None]
     momentum = draw(st.sampled_from([0.0, 0.9]))
     count = sum(p.numel() for p in parameters)
     state = torch.zeros(count if momentum else 0, dtype=dtype)
@@ -215,6 +223,14 @@ def network_calls(draw: st.DrawFn, name: str) -> list[Any]:
     rows = options(len(parameters), 0.01, momentum, *flags).reshape(-1, 7)
     if parameters and draw(st.booleans()):
         rows[0, 0] = 0  # a parameter that is left as it is
+    if name == "network_noisy_update":
+        assume(parameters)
+        wanted = [i for i in range(len(parameters)) if draw(st.booleans())]
+        size = sum(parameters[i].numel() for i in wanted)
+        sums = torch.randn(size, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+        noise = torch.randn(size, dtype=dtype) if draw(st.booleans()) else None
+        own = [parameter.clone() for parameter in parameters]
+        return [own, [state], rows, wanted, sums, noise, draw(st.sampled_from([1.0, 7.5])), "SGD"]
     batch_size = draw(st.sampled_from([0, 1, 2, 16] if len(images) else [1, 2]))
     training = fused._network.program(f"loss {'cross_entropy' if classes else 'mse'}", "optimizer SGD")
     return [

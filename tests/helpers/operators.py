@@ -109,4 +109,16 @@ OPERATORS = {
         oracle.network_train,
         changes=(3, 4),
     ),
+    "network_sample_gradients": Operator(
+        (IMAGES, LABELS, PARAMETERS, [0, 1, -1, 2], None, TRAINING, None), oracle.network_sample_gradients
+    ),
+    "network_clipped_sums": Operator(
+        (IMAGES, LABELS, torch.tensor([2, 0]), PARAMETERS, [0, 1, 2, -1], None, TRAINING, None, 0.5),
+        oracle.network_clipped_sums,
+    ),
+    "network_noisy_update": Operator(
+        (PARAMETERS, [zeros(ELEMENTS)], options(4, 0.1, 0.9), [0, 3], zeros(64), zeros(64), 4.0, "SGD"),
+        None,
+        changes=(0, 1, 4),
+    ),
 }

@@ -169,6 +169,59 @@ def network_backward(gy: list[Tensor], x: Tensor, parameters: list[Tensor], *res
     return [grads[0] if input_grad else x.new_empty(0), *(grads[1:] if parameter_grads else [])]
 
 
+def network_sample_gradients(
+    images: Tensor, targets: Tensor, parameters: list[Tensor], places: list[int], *rest: Any
+) -> Results:
+    _, program, normalization, *weights = rest
+    if any(weight is not None for weight in weights):
+        raise ValueError("weights of a loss are not compared")
+    rows = sample_rows(normalized(images, normalization), targets, parameters, places, program)
+    wanted = [parameters[places.index(place)] for place in range(max(places, default=-1) + 1)]
+    if not rows:
+        return [p.new_zeros(0, *p.shape) for p in wanted]
+    return [torch.stack(parts) for parts in zip(*rows, strict=True)]
+
+
+def network_clipped_sums(
+    images: Tensor,
+    targets: Tensor,
+    order: Tensor | None,
+    parameters: list[Tensor],
+    places: list[int],
+    *rest: Any,
+) -> Results:
+    """The sums alone."""
+    _, program, normalization, max_norm, *weights = rest
+    if any(weight is not None for weight in weights):
+        raise ValueError("weights of a loss are not compared")
+    chosen = slice(None) if order is None else order.long()
+    images, targets = normalized(images, normalization)[chosen], targets[chosen]
+    rows = [
+        torch.cat([gradient.flatten() for gradient in row])
+        for row in sample_rows(images, targets, parameters, places, program)
+    ]
+    size = sum(parameters[places.index(place)].numel() for place in range(max(places, default=-1) + 1))
+    return [sum((row * min(1, max_norm / (row.norm() + 1e-6)) for row in rows), torch.zeros(size))]
+
+
+def sample_rows(
+    images: Tensor, targets: Tensor, parameters: list[Tensor], places: list[int], program: str
+) -> list[list[Tensor]]:
+    """The gradients of each image, a batch of its own. Parameters of one place are summed over."""
+    rows = []
+    for i in range(len(images)):
+        image, target = images[i : i + 1], targets[i : i + 1]
+        own = [parameter.detach().requires_grad_() for parameter in parameters]
+        output = output_of(image, own, program)
+        mse = "loss mse" in program
+        loss = F.mse_loss(output, target) if mse else F.cross_entropy(output, target.long())
+        grads = torch.autograd.grad(loss, own, allow_unused=True, materialize_grads=True) if own else []
+        count = max(places, default=-1) + 1
+        row = [sum(g for g, place in zip(grads, places, strict=True) if place == k) for k in range(count)]
+        rows.append(row)
+    return rows
+
+
 def network_train(
     images: Tensor, targets: Tensor, order: Tensor | None, parameters: list[Tensor], *rest: Any
 ) -> Results:

@@ -18,6 +18,7 @@ from lenet_ext.engine.layers import BatchNorm
 from lenet_ext.engine.network import Network
 
 GEOMETRY, POOL = (2, 1, 1, 2, 0, 1, 1, 1, 2), (3, 2, 2, 2, 1, 0, 1, 1)
+UPDATES = ("network_train", "network_noisy_update")  # of parameters, which opcheck would change
 STACKS = [f"linear{kind} of stacks" for kind in ("", "_input_grad", "_weight_grad", "_grads")]
 
 
@@ -57,6 +58,14 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
         "relu_": (image.clone(),),
         "relu_grad": (tensor(2, 4, 7, 6), image),
         "dropout_mask": (image, torch.tensor([7]), 3, True, 0.4),
+        "network_sample_gradients": (
+            *(network[0], torch.tensor([1, 3]), parameters, [0, -1, 1, 2], None),
+            *(NETWORK.program("loss cross_entropy"), None),
+        ),
+        "network_clipped_sums": (
+            *(network[0], torch.tensor([1, 3]), torch.tensor([1, 1]), parameters, [0, -1, 1, 2], None),
+            *(NETWORK.program("loss cross_entropy"), None, 0.7),
+        ),
         "network_statistics": norm_arguments(tensor(2, 4, 7, 6), tensor),
         "activation": (image, "elu", [1.0, 1.0, 1.0]),
         "activation_grad": (tensor(2, 4, 7, 6), image, "elu", [1.0, 1.0, 1.0]),
@@ -73,7 +82,7 @@ def norm_arguments(image: Tensor, tensor: Callable[[int], Tensor]) -> tuple:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
-@pytest.mark.parametrize("name", [*(name for name in OPERATORS if name != "network_train"), *STACKS])
+@pytest.mark.parametrize("name", [*(name for name in OPERATORS if name not in UPDATES), *STACKS])
 def test_opcheck(name: str, layout: str, dtype: torch.dtype) -> None:
     if name == "relu_" and layout == "sliced":
         layout = "contiguous"  # clone() makes it dense

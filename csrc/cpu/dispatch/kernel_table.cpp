@@ -10,6 +10,7 @@
 #include "cpu/conv2d/conv2d.h"
 #include "cpu/dropout/mask.h"
 #include "cpu/engine/passes.h"
+#include "cpu/engine/sample_gradients.h"
 #include "cpu/linear/stacked.h"
 #include "cpu/max_pool2d/grad.h"
 #include "cpu/max_pool2d/max_pool2d.h"
@@ -58,7 +59,10 @@ constexpr TypedKernels kTypedKernels = {
     .dropout_mask = erased<&dropout_mask<S, Stored>>,
     .network = {.forward = &network_forward<S, Stored>,
                 .backward = &network_backward<S, Stored>,
-                .train = &network_train<S, Stored>},
+                .train = &network_train<S, Stored>,
+                .sample_gradients = &network_sample_gradients<S, Stored>,
+                .clipped_sums = &network_clipped_sums<S, Stored>,
+                .noisy_update = &noisy_update<S, Stored>},
 };
 
 }  // namespace

@@ -18,7 +18,7 @@ class Engine {
  public:
   Engine(const NetworkPtr& network, int64_t batch, Purpose purpose)
       : network_(network), batch_(batch), purpose_(purpose) {
-    const size_t wide = first_wide_stage(), count = network_->stages.size();
+    const size_t wide = purpose.by_image ? 0 : first_wide_stage(), count = network_->stages.size();
     size_t begin = 0;
     for (size_t i = 0; i <= count; ++i) {
       // Where the first stage is one, a segment without stages gathers the statistics of the images.

@@ -15,12 +15,13 @@ class NetworkRun {
  public:
   using T = typename S::Scalar;
 
+  // tile_images: of the tiles of a pass that tells images apart.
   NetworkRun(const NetworkPtr& network, const Images& images, const void* const* parameters, uint64_t seed,
-             Purpose purpose, T* statistics)
+             Purpose purpose, T* statistics, std::optional<int64_t> tile_images = {})
       : network_(*network),
         images_(images),
         parameters_(*network, parameters),
-        engine_(Engine<S>::of(network, images.count, purpose)),
+        engine_(Engine<S>::of(network, tile_images.value_or(images.count), purpose)),
         statistics_memory_(statistics != nullptr ? 0 : network->statistics_before(network->stages.size())),
         statistics_(*network, statistics != nullptr ? statistics : statistics_memory_.data()),
         values_(network->stages.size() + 1),
@@ -165,9 +166,9 @@ class NetworkRun {
     });
   }
 
- private:
   class TileGradients;
 
+ private:
   bool loads_images(const Segment<S>& segment) const {
     return segment.uses_images() &&
            !(std::is_same_v<T, Stored> && !images_.bytes && images_.order == nullptr);

@@ -14,6 +14,7 @@
 
 #include "cpu/conv2d/image.h"
 #include "cpu/microkernels/patches.h"
+#include "cpu/microkernels/squares.h"
 #include "cpu/runtime/scratch.h"
 
 namespace lenet_ext::cpu {
@@ -107,6 +108,25 @@ class PooledConv2dGradient {
     if (grad_input == nullptr) return;
     const T* inner = memory.grad_input.data() + s_.pad_top * row_pitch_ + s_.pad_left * s_.in_channels;
     unpack<S>(inner, 1, row_pitch_, s_.in_channels, image(grad_input), 0, 0, 1, 1, s_.height, s_.width);
+  }
+
+  // Of what write() would give, without the rearrangement: what lies behind a run does not count.
+  double squared_norm(const T* sums, bool with_bias) const {
+    const int64_t rows = runs_ * s_.kernel_height, taps = run_taps_ * s_.in_channels;
+    double total =
+        with_bias ? sum_of_squares<S>(sums + s_.out_channels * channel_size(), s_.out_channels) : 0;
+    for (int64_t o = 0; o < s_.out_channels; ++o) {
+      typename S::Vector squares[2] = {S::zero(), S::zero()};
+      for (int64_t row = 0; row < rows; ++row, sums += vectors_ * kWidth) {
+        for (int64_t k = 0; k < vectors_; ++k) {
+          const auto n = static_cast<int>(std::min<int64_t>(kWidth, taps - k * kWidth));
+          const auto v = S::load_partial(sums + k * kWidth, n);
+          squares[k % 2] = S::fma(v, v, squares[k % 2]);
+        }
+      }
+      total += static_cast<double>(S::reduce_add(S::add(squares[0], squares[1])));
+    }
+    return total;
   }
 
   // Writes grad_weight (O, C, KH, KW); returns grad_bias (O).

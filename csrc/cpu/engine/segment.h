@@ -13,9 +13,10 @@
 
 namespace lenet_ext::cpu {
 
-// Which of a pass's results are wanted.
+// Which of a pass's results are wanted. by_image: those of each image apart, a tile at a time, which is the whole
+// batch to the engine.
 struct Purpose {
-  bool backward = false, input_grad = false;
+  bool backward = false, input_grad = false, by_image = false;
 
   bool operator==(const Purpose&) const = default;
 };
@@ -93,6 +94,18 @@ class Segment {
   int64_t gradient_at(int value) const { return gradient_offsets_[value - 1 - first_]; }
   // Of a gradient that is added to another one, of any value that a stage reads.
   int64_t added_size() const { return added_; }
+
+  // About the cycles of one image.
+  int64_t image_cost() const {
+    int64_t cost = 0;
+    for (size_t i = begin(); i < end(); ++i) {
+      const Stage& s = network_.stages[i];
+      const int64_t pixels = s.conv.out_height == 0 ? std::max<int64_t>(s.linear.rows, 1)
+                                                    : s.conv.out_height * s.conv.out_width / s.conv.groups;
+      cost += (s.weight_size * pixels + s.core_size) / S::width;
+    }
+    return cost;
+  }
 
   // To be called before each pass.
   void set_parameters(const StageParameters<T>& parameters) {
@@ -209,18 +222,6 @@ class Segment {
         add_row<S>(sums + chunk * sums_ + first, sums + first, count);
       }
     });
-  }
-
-  // About the cycles of one image.
-  int64_t image_cost() const {
-    int64_t cost = 0;
-    for (size_t i = begin(); i < end(); ++i) {
-      const Stage& s = network_.stages[i];
-      const int64_t pixels = s.conv.out_height == 0 ? std::max<int64_t>(s.linear.rows, 1)
-                                                    : s.conv.out_height * s.conv.out_width / s.conv.groups;
-      cost += (s.weight_size * pixels + s.core_size) / S::width;
-    }
-    return cost;
   }
 
   const Network& network_;

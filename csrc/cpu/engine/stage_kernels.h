@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "cpu/engine/gradient_sink.h"
+#include "cpu/microkernels/squares.h"
 #include "cpu/runtime/scratch.h"
 #include "engine/network.h"
 
@@ -74,6 +75,21 @@ class StageKernels {
   virtual void backward(const StageCall<T>& call, T* grad_output, T* const* grad_inputs,
                         const GradientSink<T>& sink) const = 0;
   virtual void finish_sums(const T*, const GradientSink<T>&) {}
+  // Of all the gradients that finish_sums would give: the sum of their squares.
+  virtual double squared_norm(const T* sums) {
+    return squared_norm_of_pieces(sums, [](int) { return true; });
+  }
+  // Of the parameters for which counts(parameter).
+  template <class Counts>
+  double squared_norm_of_pieces(const T* sums, const Counts& counts) {
+    double total = 0;
+    const auto add = [&](const GradientPiece<T>& piece) {
+      if (!counts(piece.parameter)) return;
+      total += sum_of_squares<S>(piece.values, piece.count) * sum_of_squares<S>(piece.factors, piece.rows);
+    };
+    finish_sums(sums, GradientSink<T>::pieces(add));
+    return total;
+  }
 
   // Of a stage that needs statistics of the whole batch, else null.
   virtual StatisticsKernels<S>* statistics() { return nullptr; }

@@ -29,12 +29,19 @@ class NetworkRun<S, Stored>::TileGradients {
   }
 
   void backward(const GradientSink<T>& sink) {
+    for_each_stage([&](size_t i, const StageCall<T>& call, T* grad_output, T* const* grad_inputs) {
+      segment_.kernels(i).backward(call, grad_output, grad_inputs, segment_.part_of(sink, i));
+    });
+  }
+
+  // body(stage, call, grad_output, grad_inputs) for the stages in the order of backward, which it is to run.
+  template <class Body>
+  void for_each_stage(const Body& body) {
     for (size_t i = segment_.end(); i-- > segment_.begin();) {
       const int value = static_cast<int>(i) + 1;
       if (!run_.values_[value].wanted) continue;
       complete(value);
-      const Stage& stage = run_.network_.stages[i];
-      backward(i, stage, run_.call_of(tile_, i), sink);
+      with_places(i, run_.network_.stages[i], body);
     }
   }
 
@@ -73,7 +80,9 @@ class NetworkRun<S, Stored>::TileGradients {
     add_row<S>(more, at(value), tile_.range.count * run_.network_.value_size(value));
   }
 
-  void backward(size_t i, const Stage& stage, const StageCall<T>& call, const GradientSink<T>& sink) {
+  // body as above, of one stage, with the places of the gradients of its inputs.
+  template <class Body>
+  void with_places(size_t i, const Stage& stage, const Body& body) {
     const auto count = static_cast<int64_t>(stage.inputs.size());
     Scratch<T*> to(count);
     // Where a gradient is there already, what is to be added goes elsewhere first: for the first such input
@@ -97,7 +106,7 @@ class NetworkRun<S, Stored>::TileGradients {
         added.emplace_back(value, to[k]);
       }
     }
-    segment_.kernels(i).backward(call, at(static_cast<int>(i) + 1), to.data(), segment_.part_of(sink, i));
+    body(i, run_.call_of(tile_, i), at(static_cast<int>(i) + 1), to.data());
     for (const auto& [value, more] : added) add(value, more);
   }
 

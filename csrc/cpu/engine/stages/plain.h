@@ -90,6 +90,9 @@ class PlainStage final : public StageKernels<S> {
   }
 
   void finish_sums(const T* sums, const GradientSink<T>& sink) override { give(sums, sink); }
+  double squared_norm(const T* sums) override {
+    return pooled_ ? pooled_->squared_norm(sums, s_.bias >= 0) : StageKernels<S>::squared_norm(sums);
+  }
 
  private:
   // The gradients of the parameters, in their own layout.

@@ -45,8 +45,11 @@ class TrainStep:
     other elements than in a call with the same seed.
     max_grad_norm: gradients are clipped before the update, as by torch.nn.utils.clip_grad_norm_ of all
     parameters that are trained; on the CPU alone.
-    max_sample_grad_norm, noise_multiplier, expected_batch_size, generator, secure_mode: make it a step of
-    private training (DP-SGD), on the CPU alone; docs/private.md says what they do.
+    max_sample_grad_norm, noise_multiplier, expected_batch_size: private training on the CPU (DP-SGD: Abadi
+    et al., "Deep learning with differential privacy", 2016; docs/private.md). The gradient of each image is
+    clipped to the first, noise of standard deviation noise_multiplier * max_sample_grad_norm is added to
+    their sum, and this is divided by the third where the loss is a mean. generator: a torch.Generator for
+    the noise. secure_mode: the noise comes from the operating system instead.
 
     The same numbers as torch's, up to rounding; gradients are not kept. As in torch, parameters that do not
     require a gradient or are in no group stay as they are. Results are bitwise the same from run to run and
@@ -62,10 +65,12 @@ class TrainStep:
     """
 
     def __new__(cls, *_: object, **options: object) -> TrainStep:
-        if cls is TrainStep and any(options.get(name) not in (None, False) for name in PRIVATE):
+        if any(options.get(name) not in (None, False) for name in PRIVATE):
             from lenet_ext.engine.private_step import PrivateStep  # which derives from this
 
-            cls = PrivateStep
+            if cls is not TrainStep and not issubclass(cls, PrivateStep):
+                raise TypeError(f"TrainStep: {cls.__name__}, which derives from it, cannot train privately")
+            cls = PrivateStep if cls is TrainStep else cls
         return super().__new__(cls)
 
     def __init__(

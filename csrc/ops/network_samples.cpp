@@ -46,6 +46,14 @@ class SampleBatch {
   // The first parameter of each place.
   const std::vector<size_t>& wanted() const { return wanted_; }
 
+  // Whether a layer has parameter i, or another one of its place.
+  bool is_read(size_t i) const {
+    for (size_t k = 0; k < places_.size(); ++k) {
+      if (places_[k] == places_[i] && t_.network->parameter_readers[k] > 0) return true;
+    }
+    return false;
+  }
+
   SamplePass pass(bool& refused) const {
     Images images = t_.all_images();
     images.count = count();
@@ -128,11 +136,7 @@ Tensors network_sample_gradients(const Tensor& images, const Tensor& targets, Te
     gradients.push_back(empty(t.with_batch({own.begin(), own.end()}), t.parameters[i]));
     prefer_huge_pages(gradients.back());
     pointers.push_back(gradients.back().mutable_data_ptr());
-    bool is_read = false;
-    for (size_t k = 0; k < places.size(); ++k) {
-      is_read = is_read || (places[k] == places[i] && t.network->parameter_readers[k] > 0);
-    }
-    if (!is_read) set_to_zero(gradients.back());
+    if (!batch.is_read(i)) set_to_zero(gradients.back());
   }
   bool refused = false;
   if (batch.count() > 0) {
@@ -160,12 +164,13 @@ std::tuple<Tensor, Tensor> network_clipped_sums(const Tensor& images, const Tens
   for (const size_t i : batch.wanted()) elements += t.network->parameter_sizes[i];
   Tensor sums = empty_of(std::array{elements}, compute_type(t.dtype), t.images);
   Tensor loss = empty_of(SizeList{}, kScalarTypes[t.dtype], t.images);
-  set_to_zero(sums);
   std::vector<void*> pointers;
   char* place = static_cast<char*>(sums.mutable_data_ptr());
   for (const size_t i : batch.wanted()) {
+    const int64_t bytes = t.network->parameter_sizes[i] * sums.element_size();
+    if (batch.count() == 0 || !batch.is_read(i)) std::memset(place, 0, bytes);
     pointers.push_back(place);
-    place += t.network->parameter_sizes[i] * sums.element_size();
+    place += bytes;
   }
   bool refused = false;
   double total = 0;

@@ -47,8 +47,11 @@ class TrainStep:
     other elements than in a call with the same seed.
     max_grad_norm: gradients are clipped before the update, as by torch.nn.utils.clip_grad_norm_ of all
     parameters that are trained; on the CPU alone.
-    max_sample_grad_norm, noise_multiplier, expected_batch_size, generator, secure_mode: make it a step of
-    private training (DP-SGD), on the CPU alone; docs/private.md says what they do.
+    max_sample_grad_norm, noise_multiplier, expected_batch_size: private training on the CPU (DP-SGD: Abadi
+    et al., "Deep learning with differential privacy", 2016; docs/private.md). The gradient of each image is
+    clipped to the first, noise of standard deviation noise_multiplier * max_sample_grad_norm is added to
+    their sum, and this is divided by the third where the loss is a mean. generator: a torch.Generator for
+    the noise. secure_mode: the noise comes from the operating system instead.
 
     The same numbers as torch's, up to rounding; gradients are not kept. As in torch, parameters that do not
     require a gradient or are in no group stay as they are. Results are bitwise the same from run to run and
@@ -68,14 +71,19 @@ class TrainStep:
         from lenet_ext.engine.ensemble_step import EnsembleStep
         from lenet_ext.engine.private_step import PrivateStep  # which derive from this
 
+        kind, use = TrainStep, ""
+        private = next((name for name in PRIVATE if options.get(name) not in (None, False)), None)
+        if private is not None:
+            kind, use = PrivateStep, "train privately"
+        if isinstance(fused, FusedEnsemble):
+            if private is not None:
+                raise TypeError(f"TrainStep: {private} is for a network of `fuse`, not for an ensemble")
+            kind, use = EnsembleStep, "train an ensemble"
         if cls is TrainStep:
-            private = next((name for name in PRIVATE if options.get(name) not in (None, False)), None)
-            if isinstance(fused, FusedEnsemble):
-                if private is not None:
-                    raise TypeError(f"TrainStep: {private} is for a network of `fuse`, not for an ensemble")
-                cls = EnsembleStep
-            elif private is not None:
-                cls = PrivateStep
+            cls = kind
+        elif not issubclass(cls, kind):
+            raise TypeError(f"TrainStep: {cls.__name__}, which derives from it, cannot {use}")
+        return super().__new__(cls)
         return super().__new__(cls)
 
     def __init__(

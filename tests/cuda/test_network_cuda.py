@@ -143,3 +143,24 @@ def test_limits() -> None:
     pixels = torch.zeros(1, 1, 1, 1).expand(1, 2**13 + 1, 1, 1)
     with pytest.raises(RuntimeError, match=f"the weight of a conv2d may have up to {2**26} elements"):
         operators.network(pixels, [weight], chain((conv2d(0), (0,))), None, None)
+
+
+def test_what_tells_images_apart_is_refused() -> None:
+    """By name, and nothing changes."""
+    images, targets, parameters, state = arguments()
+    before = deepcopy([*parameters, *state])
+    program = LINEAR.program("loss cross_entropy")
+    batch = (parameters, [0, 1], None, program, None)
+    with pytest.raises(
+        RuntimeError, match="TrainStep: gradients of each image are computed on the CPU alone"
+    ):
+        operators.network_sample_gradients(images, targets, *batch)
+    with pytest.raises(
+        RuntimeError, match="TrainStep: gradients of each image are computed on the CPU alone"
+    ):
+        operators.network_clipped_sums(images, targets, None, *batch, 1.0)
+    with pytest.raises(RuntimeError, match="network_noisy_update: it runs on the CPU alone"):
+        operators.network_noisy_update(
+            *(parameters, state, OPTIONS, [0, 1], torch.zeros(16), torch.zeros(16), 1.0, "SGD")
+        )
+    assert all(map(torch.equal, [*parameters, *state], before))

@@ -42,6 +42,14 @@ def test_none_asks_for_a_plain_step() -> None:
     assert type(step) is TrainStep
 
 
+def test_classes_that_derive_are_refused() -> None:
+    class Own(TrainStep):
+        pass
+
+    with pytest.raises(TypeError, match="TrainStep: Own, which derives from it, cannot train privately"):
+        Own(fuse(network()), lr=0.1, max_sample_grad_norm=1.0, noise_multiplier=1.0)
+
+
 def test_batch_statistics_are_refused() -> None:
     model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Flatten(), nn.Linear(192, 5)).double()
     step = make(model)

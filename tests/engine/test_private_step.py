@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -131,14 +132,37 @@ def test_epoch_is_its_steps(permuted: bool) -> None:
     assert whole.epoch(x, targets, 16, torch.empty(0, dtype=torch.int64)).shape == (0,)
 
 
+def wide(dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    """With a weight that is too large for the cache: tiles are larger there, and taken one by one."""
+    torch.manual_seed(1)
+    return nn.Sequential(
+        *(nn.Conv2d(2, 4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(256, 2100), nn.ReLU(), nn.Linear(2100, 5))
+    ).to(dtype)
+
+
+@pytest.mark.parametrize("count", [5, 70])
+def test_wide_layers(count: int) -> None:
+    model, (x, targets) = wide(), batch(count)
+    theirs = copy.deepcopy(model)
+    step = make(model, generator=seeded())
+    optimizer = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    native = ByHand(
+        *(theirs, optimizer, F.cross_entropy),
+        **{"max_norm": NORM, "noise": 0.7, "divisor": 16, "generator": seeded()},
+    )
+    step(x, targets), native(x, targets)
+    torch.testing.assert_close(weights(step), weights(theirs), rtol=1e-9, atol=1e-11)
+
+
 @pytest.mark.usefixtures("threads")
-def test_threads() -> None:
+@pytest.mark.parametrize("build", [network, wide])
+def test_threads(build: Callable[[torch.dtype], nn.Module]) -> None:
     """Bitwise the same for every number of them."""
     x, targets = batch(300, torch.float32)
     steps = []
     for threads in (1, 2, 3):
         torch.set_num_threads(threads)
-        steps.append(make(network(torch.float32), generator=seeded(), momentum=0.9))
+        steps.append(make(build(torch.float32), generator=seeded(), momentum=0.9))
         for part in torch.arange(300).split(130):
             steps[-1](x[part], targets[part])
     assert same_bits(steps[0], steps[1])

@@ -93,15 +93,24 @@ void noisy_update(const Network& network, const TrainPass& pass, const NoisySums
   T* sums = static_cast<T*>(noisy.sums);
   const Stored* noise = static_cast<const Stored*>(noisy.noise);
   const auto divisor = S::broadcast(static_cast<T>(noisy.divisor));
+  // The gradient and the step of a block, while it is in the first-level cache.
+  constexpr int64_t kBlock = 4096, kCycles = 16;
   for (const int64_t parameter : noisy.parameters) {
     const int64_t size = network.parameter_sizes[parameter];
-    for (int64_t i = 0; i < size; i += S::width) {
-      const auto n = static_cast<int>(std::min<int64_t>(S::width, size - i));
-      auto sum = S::load_partial(sums + i, n);
-      if (noise != nullptr) sum = S::add(sum, S::load_partial(noise + i, n));
-      S::store_partial(sums + i, S::div(sum, divisor), n);
-    }
-    update_parameter<S, Stored>(network, pass, rows.data(), {static_cast<int>(parameter), 0, size, sums});
+    parallel_for((size + kBlock - 1) / kBlock, kBlock / S::width * kCycles, [&](int64_t begin, int64_t end) {
+      for (int64_t first = begin * kBlock; first < std::min(end * kBlock, size); first += kBlock) {
+        const int64_t count = std::min(kBlock, size - first);
+        T* const at = sums + first;
+        for (int64_t i = 0; i < count; i += S::width) {
+          const auto n = static_cast<int>(std::min<int64_t>(S::width, count - i));
+          auto sum = S::load_partial(at + i, n);
+          if (noise != nullptr) sum = S::add(sum, S::load_partial(noise + first + i, n));
+          S::store_partial(at + i, S::div(sum, divisor), n);
+        }
+        update_parameter<S, Stored>(network, pass, rows.data(),
+                                    {static_cast<int>(parameter), first, count, at});
+      }
+    });
     sums += size;
     if (noise != nullptr) noise += size;
   }

@@ -80,10 +80,7 @@ class SampleRun {
         : run_(run),
           rows_(run.tile_images_ * run.rows_),
           sums_(run.tile_images_ * run.sums_),
-          shared_(run.tile_images_ * run.shared_),
-          unshared_(run.most_unshared_),
-          one_image_(static_cast<int64_t>(run.network_.stages.size()) + 1),
-          one_gradient_(run.most_inputs_) {}
+          shared_(run.tile_images_ * run.shared_) {}
 
     // Images of tile `index` forward and backward, then body(first, count, values): the first one, how many, and
     // the values of the network. Returns the sum of their losses.
@@ -119,26 +116,40 @@ class SampleRun {
         if (stage.way == SampleWay::kRows) copy_row<S>(grad_output, rows(stage), call.count * stage.size);
         return;
       }
+      // In parallel where the tiles are not.
+      parallel_for(call.count, stage_cost<S>(run_.network_.stages[i]), [&](int64_t begin, int64_t end) {
+        backward_of_images(i, call, grad_output, grad_inputs, begin, end);
+      });
+    }
+
+    // Of a stage that goes backward image by image: images [begin, end) of the tile.
+    void backward_of_images(size_t i, const StageCall<T>& call, T* grad_output, T* const* grad_inputs,
+                            int64_t begin, int64_t end) {
+      const SampleStage& stage = run_.stages_[i];
+      StageKernels<S>& kernels = run_.kernels(i);
       const Stage& shape = run_.network_.stages[i];
-      for (int64_t image = 0; image < call.count; ++image) {
-        const auto inputs = static_cast<int64_t>(shape.inputs.size());
+      const auto inputs = static_cast<int64_t>(shape.inputs.size());
+      const bool is_shared = stage.way == SampleWay::kShared;
+      Scratch<const T*> values(static_cast<int64_t>(run_.network_.stages.size()) + 1);
+      Scratch<T*> gradients(inputs);
+      Scratch<T> unshared(is_shared ? stage.size : 0);
+      for (int64_t image = begin; image < end; ++image) {
         for (int64_t k = 0; k < inputs; ++k) {
           const int value = call.inputs[k];
-          const int64_t begin = image * run_.network_.value_size(value);
-          one_image_[value] = call.values[value] + begin;
-          one_gradient_[k] = grad_inputs[k] == nullptr ? nullptr : grad_inputs[k] + begin;
+          const int64_t first = image * run_.network_.value_size(value);
+          values[value] = call.values[value] + first;
+          gradients[k] = grad_inputs[k] == nullptr ? nullptr : grad_inputs[k] + first;
         }
         const StageCall<T> one{
             .first = call.first + image,
             .count = 1,
-            .values = one_image_.data(),
+            .values = values.data(),
             .inputs = call.inputs,
             .output = call.output + image * shape.output_size,
             .kept = call.kept == nullptr ? nullptr : call.kept + image * shape.argmax_bytes()};
-        const bool is_shared = stage.way == SampleWay::kShared;
-        T* const to = is_shared ? unshared_.data() : sums(stage) + image * stage.size;
+        T* const to = is_shared ? unshared.data() : sums(stage) + image * stage.size;
         std::fill_n(to, stage.size, T(0));
-        kernels.backward(one, grad_output + image * shape.output_size, one_gradient_.data(),
+        kernels.backward(one, grad_output + image * shape.output_size, gradients.data(),
                          GradientSink<T>::sums(to));
         if (is_shared) add_shared(kernels, to, shared_.data() + image * run_.shared_);
       }
@@ -153,26 +164,33 @@ class SampleRun {
     }
 
     SampleRun& run_;
-    Scratch<T> rows_, sums_, shared_, unshared_;
-    // What a stage is given of a single image.
-    Scratch<const T*> one_image_;
-    Scratch<T*> one_gradient_;
+    Scratch<T> rows_, sums_, shared_;
   };
 
  private:
-  // From sizes alone. Linear layers that read a row of each image have no gradient of their own in memory.
+  // From sizes alone. The gradients of linear layers that read a row of each image are not in memory; others
+  // may together be as large as the parameters, beyond what stays in the cache, as they are read once. A weight
+  // too large for the cache is to be read for as many images as can be.
   static int64_t tile_images_of(const Network& network, const SamplePass& pass) {
-    constexpr int64_t kMostTileImages = 16, kLeastTiles = 4;
-    constexpr int64_t kTileValues = 256 * 1024;  // 1 MiB of float32, a second-level cache
-    int64_t values = network.image_size();
+    constexpr int64_t kMostTileImages = 16, kMostImagesOfWide = 64, kLeastTiles = 4;
+    constexpr int64_t kTileValues = 256 * 1024;     // 1 MiB of float32, a second-level cache
+    constexpr int64_t kTileGradients = 512 * 1024;  // or the number of all parameters
+    constexpr int64_t kWideWeights = 512 * 1024;    // as in engine.h
+    int64_t values = network.image_size(), gradients = 1, parameters = 0, widest = 0;
+    for (const int64_t size : network.parameter_sizes) parameters += size;
     for (const Stage& stage : network.stages) {
       values += stage.output_size;
-      if (stage.core == LayerKind::kLinear && stage.linear.rows == 1) continue;
-      for (int64_t parameter : stage.trained) values += network.parameter_sizes[parameter];
+      if (stage.core == LayerKind::kLinear && stage.linear.rows == 1) {
+        widest = std::max(widest, stage.weight_size);
+        continue;
+      }
+      for (int64_t parameter : stage.trained) gradients += network.parameter_sizes[parameter];
     }
-    const int64_t most =
-        std::clamp<int64_t>((pass.images.count + kLeastTiles - 1) / kLeastTiles, 1, kMostTileImages);
-    return std::clamp<int64_t>(kTileValues / std::max<int64_t>(values, 1), 1, most);
+    const bool is_wide = widest > kWideWeights;
+    const int64_t wanted = is_wide ? pass.images.count : (pass.images.count + kLeastTiles - 1) / kLeastTiles;
+    int64_t most = std::clamp<int64_t>(wanted, 1, is_wide ? kMostImagesOfWide : kMostTileImages);
+    if (!is_wide) most = std::clamp<int64_t>(kTileValues / std::max<int64_t>(values, 1), 1, most);
+    return std::clamp<int64_t>(std::max(kTileGradients, parameters) / gradients, 1, most);
   }
 
   // The first parameter whose gradient is at `place`.
@@ -191,7 +209,6 @@ class SampleRun {
   SampleStage kept_of(size_t i) {
     const Stage& stage = network_.stages[i];
     const auto wanted = [&](int64_t parameter) { return is_wanted(parameter); };
-    most_inputs_ = std::max(most_inputs_, static_cast<int64_t>(stage.inputs.size()));
     if (std::ranges::none_of(stage.trained, wanted)) return {};
     const auto reserve = [](int64_t& total, int64_t size) { return std::exchange(total, total + size); };
     const int64_t sums = kernels(i).sums_size();
@@ -201,7 +218,6 @@ class SampleRun {
         int64_t& at = shared_at_[first_at(place(parameter))];
         if (at < 0) at = reserve(shared_, network_.parameter_sizes[parameter]);
       }
-      most_unshared_ = std::max(most_unshared_, sums);
       return {SampleWay::kShared, 0, sums};
     }
     if (stage.core == LayerKind::kLinear && stage.linear.rows == 1) {
@@ -237,7 +253,7 @@ class SampleRun {
   Run run_;
   std::vector<SampleStage> stages_;
   std::vector<int64_t> shared_at_;  // by the first parameter of a place; -1 for those that are not shared
-  int64_t rows_ = 0, sums_ = 0, shared_ = 0, most_unshared_ = 0, most_inputs_ = 1;
+  int64_t rows_ = 0, sums_ = 0, shared_ = 0;
   std::atomic<bool> refused_ = false;
 };
 

@@ -26,6 +26,14 @@ struct TileRange {
   int64_t index, first, count;
 };
 
+// About the cycles of one image in a stage.
+template <class S>
+int64_t stage_cost(const Stage& s) {
+  const int64_t pixels = s.conv.out_height == 0 ? std::max<int64_t>(s.linear.rows, 1)
+                                                : s.conv.out_height * s.conv.out_width / s.conv.groups;
+  return (s.weight_size * pixels + s.core_size) / S::width;
+}
+
 template <class S>
 class Segment {
   using T = typename S::Scalar;
@@ -98,12 +106,7 @@ class Segment {
   // About the cycles of one image.
   int64_t image_cost() const {
     int64_t cost = 0;
-    for (size_t i = begin(); i < end(); ++i) {
-      const Stage& s = network_.stages[i];
-      const int64_t pixels = s.conv.out_height == 0 ? std::max<int64_t>(s.linear.rows, 1)
-                                                    : s.conv.out_height * s.conv.out_width / s.conv.groups;
-      cost += (s.weight_size * pixels + s.core_size) / S::width;
-    }
+    for (size_t i = begin(); i < end(); ++i) cost += stage_cost<S>(network_.stages[i]);
     return cost;
   }
 

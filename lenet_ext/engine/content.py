@@ -1,0 +1,105 @@
+"""Contents: what values hold, as texts that are equal where networks with them compute the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+from hashlib import sha256
+from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
+from typing import Any
+
+from torch import Tensor
+
+__all__ = ["Contents", "own_class"]
+
+PLAIN = (bool, int, float, complex, str, bytes, type(None), range, slice)
+LIBRARIES = ("torch.", "lenet_ext.", "builtins.")
+# Of a class: what says nothing about what it does.
+UNIMPORTANT = (
+    *("__dict__", "__weakref__", "__doc__", "__module__", "__annotations__", "__qualname__", "__slots__"),
+    *("__firstlineno__", "__static_attributes__", "__annotate__", "__annotate_func__"),
+    "__annotations_cache__",
+)
+DEEPEST = 12  # parts of parts; what an object holds deeper says little about a network
+
+
+def own_class(cls: type) -> bool:
+    """Whether a class is neither torch's nor ours."""
+    return not f"{cls.__module__}.".startswith(LIBRARIES)
+
+
+class Contents:
+    """known: texts for objects that are described elsewhere, by their ids."""
+
+    def __init__(self, known: Mapping[int, str]) -> None:
+        self._known = known
+
+    def text(self, value: object) -> str:
+        return self._text(value, ())
+
+    def _text(self, value: object, above: tuple[int, ...]) -> str:
+        """above: the ids of what it is a part of."""
+        if isinstance(value, PLAIN):
+            return repr(value)
+        if id(value) in self._known:
+            return self._known[id(value)]
+        if id(value) in above:
+            return f"what it is part of, {len(above) - above.index(id(value))} above"
+        if len(above) > DEEPEST:
+            return type(value).__qualname__
+
+        def parts(*values: object) -> str:
+            return ", ".join(self._text(one, (*above, id(value))) for one in values)
+
+        if isinstance(value, Tensor):
+            return f"a tensor {tuple(value.shape)} in {value.dtype} on {value.device}: {_values(value)}"
+        if isinstance(value, Mapping):
+            pairs = [f"{parts(key)}: {parts(one)}" for key, one in value.items()]
+            return f"{type(value).__qualname__}({', '.join(pairs)})"
+        if isinstance(value, (tuple, list)):
+            return f"{type(value).__qualname__}({parts(*value)})"
+        if isinstance(value, (set, frozenset)):
+            return f"{type(value).__qualname__}({', '.join(sorted(map(parts, value)))})"
+        if isinstance(value, FunctionType):
+            cells = [_content(cell) for cell in value.__closure__ or ()]
+            own = parts(value.__code__, value.__defaults__, value.__kwdefaults__, *cells)
+            return f"{value.__module__}.{value.__qualname__}({own})"
+        if isinstance(value, CodeType):
+            names = (value.co_names, value.co_varnames, value.co_freevars)
+            whole = f"{value.co_code.hex()} {parts(*names, *value.co_consts)}"
+            return f"code {sha256(whole.encode()).hexdigest()[:12]}"
+        if isinstance(value, BuiltinFunctionType):
+            owner = value.__self__
+            return value.__qualname__ if owner is None else f"{value.__qualname__} of {parts(owner)}"
+        if isinstance(value, ModuleType):
+            return value.__name__
+        if isinstance(value, MethodType):
+            return f"a method of {parts(value.__self__)}: {parts(value.__func__)}"
+        if isinstance(value, partial):
+            return f"partial({parts(value.func, value.args, value.keywords)})"
+        if isinstance(value, (staticmethod, classmethod)):
+            return f"{type(value).__name__}({parts(value.__func__)})"
+        if isinstance(value, property):
+            return f"property({parts(value.fget)})"
+        name = f"{type(value).__module__}.{type(value).__qualname__}"
+        if isinstance(value, type):
+            full = f"{value.__module__}.{value.__qualname__}"
+            if not own_class(value):
+                return full
+            members = {key: one for key, one in vars(value).items() if key not in UNIMPORTANT}
+            return f"{full}({parts(members, value.__bases__)})"
+        if hasattr(value, "__dict__"):
+            return f"{name}({parts(vars(value))})"
+        text = repr(value)
+        return name if " at 0x" in text else text
+
+
+def _values(tensor: Tensor) -> str:
+    return "no values" if tensor.is_meta else repr(tensor.detach().cpu().tolist())
+
+
+def _content(cell: Any) -> object:
+    try:
+        return cell.cell_contents
+    except ValueError:  # it is still empty
+        return None

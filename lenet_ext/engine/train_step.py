@@ -62,7 +62,11 @@ class TrainStep:
         from lenet_ext.engine.ensemble import FusedEnsemble
         from lenet_ext.engine.ensemble_step import EnsembleStep
 
-        return super().__new__(EnsembleStep if isinstance(fused, FusedEnsemble) else cls)
+        if isinstance(fused, FusedEnsemble) and not issubclass(cls, EnsembleStep):
+            if cls is not TrainStep:
+                raise TypeError(f"TrainStep: {cls.__name__} is for one network, got an ensemble")
+            cls = EnsembleStep
+        return super().__new__(cls)
 
     def __init__(
         self,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from chains import Chain, captured
@@ -113,3 +115,48 @@ def assert_states(step: TrainStep, alone: Sequence[TrainStep]) -> None:
                 actual = tensor[number] if tensor.dim() > 0 else tensor  # of a parameter that takes no step
                 assert_same(actual, torch.zeros_like(actual) if expected is None else expected)
         assert own.keys() <= whole.keys()
+
+
+def train_alone(
+    step: TrainStep, images: Tensor, targets: Tensor, batch_size: int, order: Tensor | None, seeds: Tensor
+) -> Tensor:
+    """The losses of steps of a single network, one by one with these seeds for its dropout."""
+    order = torch.arange(len(images)) if order is None else order
+    losses = [images.new_empty(0, dtype=next(step.fused.parameters()).dtype)]
+    for number, taken in enumerate(order.split(batch_size) if len(order) > 0 else ()):
+        with patch("lenet_ext.engine.train_step.draw_seeds", lambda _, i=number: seeds[i : i + 1].clone()):
+            losses.append(step(images[taken], targets[taken])[None])
+    return torch.cat(losses)
+
+
+def epochs_alike(
+    steps: tuple[TrainStep, list[TrainStep]],
+    images: Tensor,
+    targets: Tensor,
+    batch_size: int,
+    orders: Tensor | Sequence[Tensor] | None = None,
+    *,
+    own: bool = False,
+) -> None:
+    """An epoch of the ensemble and the steps of each member alone: losses, members and states."""
+    step, alone = steps
+    members = range(len(alone))
+    given: Sequence[Tensor | None] = [None] * len(alone) if orders is None else list(orders)
+    count = images.shape[1 if own else 0]
+    counts = [-(-(count if order is None else len(order)) // batch_size) for order in given]
+    seeds = torch.randint(2**60, (len(alone), max(counts)))
+    losses = step.epoch(images, targets, batch_size, orders, seeds=seeds)
+    for k in members:
+        data = (images[k], targets[k]) if own else (images, targets)
+        assert_same(losses[k], train_alone(alone[k], *data, batch_size, given[k], seeds[k]))
+    assert_members(step.fused, [single.fused for single in alone])
+    assert_states(step, alone)
+
+
+@contextmanager
+def unchanged(step: TrainStep) -> Iterator[None]:
+    before = copy.deepcopy((dict(step.fused.state_dict()), step.state_dict()["state"]))
+    versions = [parameter._version for parameter in step.fused.parameters()]
+    yield
+    assert_same((dict(step.fused.state_dict()), step.state_dict()["state"]), before)
+    assert versions == [parameter._version for parameter in step.fused.parameters()]

@@ -30,6 +30,7 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
     pooled, argmax = operators.max_pool2d(image, *POOL, False, True)
     parameters = [tensor(5, 4, 3, 2), tensor(5), tensor(4, 30), tensor(4)]
     network = (tensor(2, 4, 7, 8), parameters, NETWORK.program(), None, None)
+    stacked = [torch.stack([parameter, -parameter]) for parameter in parameters]
     (output,), saved, places = operators.network_forward(*network)
     return {
         "conv2d": (image, weight, bias, *GEOMETRY),
@@ -49,6 +50,7 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
         "linear_grads of stacks": (tensor(2, 3, 5), tensor(2, 3, 6), tensor(2, 5, 6), True),
         "network": network,
         "network_forward": network,
+        "ensemble": (network[0], stacked, 2, layout == "sliced", NETWORK.program(), None, None),
         "network_backward": (
             *([torch.randn_like(output)], network[0], parameters, saved, places),
             *(NETWORK.program(), None, None, True, True),
@@ -73,7 +75,7 @@ def norm_arguments(image: Tensor, tensor: Callable[[int], Tensor]) -> tuple:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "sliced"])
-@pytest.mark.parametrize("name", [*(name for name in OPERATORS if name != "network_train"), *STACKS])
+@pytest.mark.parametrize("name", [*(name for name in OPERATORS if not name.endswith("_train")), *STACKS])
 def test_opcheck(name: str, layout: str, dtype: torch.dtype) -> None:
     if name == "relu_" and layout == "sliced":
         layout = "contiguous"  # clone() makes it dense

@@ -89,12 +89,14 @@ def name_of(document: Path) -> str:
     return str(document.relative_to(ROOT))
 
 
-def test_python_in_readme_runs() -> None:
-    blocks = python_blocks(ROOT / "README.md")
+@pytest.mark.parametrize("document", ["README.md", "docs/ensembles.md"])
+def test_python_in_documents_runs(document: str) -> None:
+    blocks = python_blocks(ROOT / document)
     assert len(blocks) >= 2
     names: dict[str, object] = {}
     for block in blocks:
-        run(block, names)
+        printed = run(block, names)
+        assert block.output in ("", printed)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

@@ -9,6 +9,7 @@ from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, Modul
 from typing import Any
 
 from torch import Tensor
+from torch.fx import Graph
 
 __all__ = ["Contents", "own_class"]
 
@@ -21,6 +22,7 @@ UNIMPORTANT = (
     "__annotations_cache__",
 )
 DEEPEST = 12  # parts of parts; what an object holds deeper says little about a network
+MOST_SHOWN = 16  # elements of a tensor
 
 
 def own_class(cls: type) -> bool:
@@ -35,24 +37,35 @@ class Contents:
         self._known = known
 
     def text(self, value: object) -> str:
-        return self._text(value, ())
+        return _Description(self._known).text(value, 0)
 
-    def _text(self, value: object, above: tuple[int, ...]) -> str:
-        """above: the ids of what it is a part of."""
+
+class _Description:
+    """Of one value. What is met again, as where objects know each other, is told by its number."""
+
+    def __init__(self, known: Mapping[int, str]) -> None:
+        self._known = dict(known)
+        self._met: list[object] = []  # kept, or another might get its id
+
+    def text(self, value: object, depth: int) -> str:
         if isinstance(value, PLAIN):
             return repr(value)
         if id(value) in self._known:
             return self._known[id(value)]
-        if id(value) in above:
-            return f"what it is part of, {len(above) - above.index(id(value))} above"
-        if len(above) > DEEPEST:
+        if depth > DEEPEST:
             return type(value).__qualname__
+        self._known[id(value)] = f"part {len(self._met)} again"
+        self._met.append(value)
+        return self._whole(value, depth + 1)
 
+    def _whole(self, value: object, depth: int) -> str:
         def parts(*values: object) -> str:
-            return ", ".join(self._text(one, (*above, id(value))) for one in values)
+            return ", ".join(self.text(one, depth) for one in values)
 
         if isinstance(value, Tensor):
             return f"a tensor {tuple(value.shape)} in {value.dtype} on {value.device}: {_values(value)}"
+        if isinstance(value, Graph):  # of torch.fx
+            return str(value)
         if isinstance(value, Mapping):
             pairs = [f"{parts(key)}: {parts(one)}" for key, one in value.items()]
             return f"{type(value).__qualname__}({', '.join(pairs)})"
@@ -67,7 +80,7 @@ class Contents:
         if isinstance(value, CodeType):
             names = (value.co_names, value.co_varnames, value.co_freevars)
             whole = f"{value.co_code.hex()} {parts(*names, *value.co_consts)}"
-            return f"code {sha256(whole.encode()).hexdigest()[:12]}"
+            return f"code {_digest(whole)}"
         if isinstance(value, BuiltinFunctionType):
             owner = value.__self__
             return value.__qualname__ if owner is None else f"{value.__qualname__} of {parts(owner)}"
@@ -95,7 +108,14 @@ class Contents:
 
 
 def _values(tensor: Tensor) -> str:
-    return "no values" if tensor.is_meta else repr(tensor.detach().cpu().tolist())
+    if tensor.is_meta:
+        return "no values"
+    text = repr(tensor.detach().cpu().tolist())
+    return text if tensor.numel() <= MOST_SHOWN else f"values {_digest(text)}"
+
+
+def _digest(text: str) -> str:
+    return sha256(text.encode()).hexdigest()[:12]
 
 
 def _content(cell: Any) -> object:

@@ -19,6 +19,7 @@ from lenet_ext.engine.operators import Statistics, draw_seeds, infer_ensemble, r
 from lenet_ext.engine.runnable import Runnable
 from lenet_ext.ops._arguments import autocast
 from lenet_ext.ops._autograd import transformed
+from lenet_ext.ops._fork import serial_in_forked_child
 
 __all__ = ["FusedEnsemble", "fuse_ensemble"]
 
@@ -79,6 +80,7 @@ class FusedEnsemble(FusedNet):
             raise IndexError(f"there is no member {index} of {self._members}")
         return index % self._members
 
+    @serial_in_forked_child  # which copies images and stacks outputs
     def _run(self, images: Tensor, tensors: list[Tensor], mode: Runnable, counted: list[Tensor]) -> Any:
         own = self.has_own(images, mode)
         images, *parameters = autocast(images, *tensors)
@@ -215,7 +217,10 @@ def fuse_ensemble(
 
 def _stacked(model: nn.Module, members: Sequence[nn.Module]) -> nn.Module:
     """A copy of `model` whose parameters and buffers are those of the members, stacked."""
-    template = deepcopy(model)
+    try:
+        template = deepcopy(model)
+    except Exception as error:
+        raise RuntimeError(f"fuse_ensemble: the model cannot be copied: {error}") from error
     places = [dict(member.named_modules(remove_duplicate=False)) for member in members]
     made: dict[int, Any] = {}  # a tensor that is used in several places stays one
     for path, module in template.named_modules(remove_duplicate=False):

@@ -71,6 +71,7 @@ class EnsembleStep(TrainStep):
     def _default_optimizer(self, options: dict[str, Any]) -> torch.optim.Optimizer:
         return sgd(self.fused, options)
 
+    @serial_in_forked_child
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         """The losses before the update, (K,). A bad target raises IndexError, changing nothing."""
         work = self._work(images, targets, None, None)

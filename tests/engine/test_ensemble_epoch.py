@@ -121,15 +121,16 @@ def test_interrupt(wait: float) -> None:
 @pytest.mark.usefixtures("threads")
 def test_forked_child() -> None:
     """Which has no pool of threads: it computes what the parent does."""
-    x, labels = data(70)
+    x, labels = data(MEMBERS, 400)  # which torch copies on its pool
+    x = x.transpose(0, 1).contiguous().transpose(0, 1)
 
     def results() -> list[bytes]:
         many = copy.deepcopy(networks)
         step = TrainStep(many, torch.optim.SGD(many.parameters(), lr=0.1, momentum=0.9))
-        seeds = torch.arange(3 * MEMBERS).view(MEMBERS, 3)
-        losses = [step.epoch(x, labels, 30, seeds=seeds), step(x, labels)]
-        many.eval()
-        return [tensor.numpy().tobytes() for tensor in (*losses[:1], many(x))]
+        seeds = torch.arange(4 * MEMBERS).view(MEMBERS, 4)
+        losses = [step(x, labels), step.epoch(x, labels, 100, seeds=seeds)]
+        outputs = [many(x), many.eval()(x)]
+        return [tensor.numpy().tobytes() for tensor in (*losses, *outputs)]
 
     networks: FusedEnsemble = pair()[0].requires_grad_(requires_grad=True)
     with torch.no_grad():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from types import MethodType
+from types import MethodType, ModuleType
 from typing import Any
 
 import pytest
@@ -32,8 +32,49 @@ class Net(nn.Module):
 
 
 class Config:
-    def __init__(self, slope: float) -> None:
+    """An object that is a part of itself, with parts that all know each other."""
+
+    def __init__(self, slope: float, others: int = 20) -> None:
         self.slope, self.itself = slope, self
+        self.others = [Config(0.0, 0) for _ in range(others)]
+        for other in self.others:
+            other.others = self.others
+
+
+class Computed(nn.Module):
+    """What its forward does is in a property, a static method and a module."""
+
+    offset: float = 0.0
+
+    def __init__(self, functions: ModuleType | None = None) -> None:
+        super().__init__()
+        self.linear, self.functions = nn.Linear(4, 3), functions
+
+    @property
+    def slope(self) -> float:
+        return 0.1
+
+    @staticmethod
+    def scaled(x: Tensor) -> Tensor:
+        return x * 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = (self.functions or F).leaky_relu(self.scaled(self.linear(x)), self.slope) + self.offset
+        return y
+
+
+def of_class(**attributes: object) -> nn.Module:
+    return type("Computed", (Computed,), attributes)()  # type: ignore[no-any-return]
+
+
+def traced(function: Callable[[Tensor], Tensor]) -> nn.Module:
+    return torch.fx.symbolic_trace(Net(function))
+
+
+def own_functions() -> ModuleType:
+    module = ModuleType("functions")
+    module.leaky_relu = F.elu  # type: ignore[attr-defined]
+    return module
 
 
 def local(activation: Callable[[Tensor], Tensor], slope: float = 0.0) -> nn.Module:
@@ -92,6 +133,12 @@ DIFFERENT: dict[str, tuple[nn.Module, nn.Module, str]] = {
     ),
     "object": (Net(config=Config(0.1)), Net(config=Config(0.2)), "attribute config of the model .*0.2"),
     "nested": (Net(config={"a": [1, (2, {3})]}), Net(config={"a": [1, (2, {4})]}), "attribute config"),
+    "large tensor": (Net(scale=torch.ones(99)), Net(scale=torch.zeros(99)), "attribute scale .* values"),
+    "property": (of_class(), of_class(slope=property(lambda _: 0.2)), "the class of the model"),
+    "static method": (of_class(), of_class(scaled=staticmethod(lambda x: x * 3)), "the class of the model"),
+    "class attribute": (of_class(offset=1.0), of_class(offset=2.0), "the class of the model"),
+    "python module": (Computed(), Computed(own_functions()), "attribute functions of the model is functions"),
+    "traced graph": (traced(F.relu), traced(torch.tanh), "attribute _graph of the model"),
     "tensor": (Net(scale=torch.ones(2)), Net(scale=torch.zeros(2)), r"attribute scale .*\[0.0, 0.0\]"),
     "shared": (
         nn.Sequential(one := nn.Linear(3, 3), one), nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3)),
@@ -115,6 +162,9 @@ def test_models_that_differ(name: str) -> None:
         lambda: Net(lambda x: F.elu(x, 0.3)),
         lambda: Net(partial(F.elu, alpha=0.5), config=Config(0.1), kind=Config, generator=torch.Generator()),
         lambda: Net(nn.Tanh()),
+        lambda: Net(scale=torch.ones(99), empty=torch.empty(2, device="meta"), words={"a", "b"}),
+        lambda: traced(torch.tanh),
+        of_class,
     ],
 )
 def test_models_made_by_the_same_code(make: Callable[[], nn.Module]) -> None:
@@ -142,6 +192,7 @@ def test_models_of_other_layers_of_the_same_kind() -> None:
         ((nn.ReLU(),), {"copies": -1}, ValueError, "copies must be at least 0, got -1"),
         ((nn.ReLU(),), {"copies": 2, "mean": 0.1}, ValueError, "mean and std belong together"),
         ((nn.LSTM(4, 3),), {"copies": 2}, RuntimeError, "fuse: "),
+        ((Computed(F),), {"copies": 2}, RuntimeError, "the model cannot be copied: .*module"),
         ((nn.utils.parametrizations.weight_norm(nn.Linear(4, 3)),), {"copies": 2}, RuntimeError, "fuse: "),
     ],
 )

@@ -104,14 +104,14 @@ def test_interrupt(wait: float) -> None:
     """It comes between two steps of all members, and says which were taken."""
     torch.manual_seed(0)
     many = fuse_ensemble(nn.Linear(20, 5), x := torch.randn(64, 20), copies=2)
-    labels, order = torch.randint(5, (64,)), torch.randint(64, (2, 20_000_000))
+    labels, order = torch.randint(5, (64,)), torch.randint(64, (2, 4_000_000))
     step, twin = (TrainStep(one, lr=0.01, momentum=0.9) for one in (many, copy.deepcopy(many)))
     timer = threading.Timer(wait, _thread.interrupt_main)
     with pytest.raises(KeyboardInterrupt) as caught:  # noqa: PT012
         timer.start()
         step.epoch(x, labels, 2, order)
     losses = getattr(caught.value, "losses", torch.empty(2, 0))
-    assert losses.shape[1] < 10_000_000
+    assert losses.shape[1] < 2_000_000
     assert_same(twin.epoch(x, labels, 2, order[:, : 2 * losses.shape[1]]), losses)
     assert_same(dict(step.fused.state_dict()), dict(twin.fused.state_dict()))
     assert_same(step(x, labels), twin(x, labels))

@@ -76,7 +76,7 @@ def orders(draw: st.DrawFn, count: int, batch_size: int, least: int) -> list[Ten
     return found
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(st.data(), chains(), st.booleans(), st.sampled_from([momentum_sgd, adam]), st.sampled_from([1, 2, 16]))
 def test_chains(drawn: st.DataObject, chain: Chain, own: bool, optimizer: Any, batch_size: int) -> None:
     networks = of_chain(chain)
@@ -89,7 +89,7 @@ def test_chains(drawn: st.DataObject, chain: Chain, own: bool, optimizer: Any, b
         epochs_alike(steps, x, targets, batch_size, order, own=own)
 
 
-@settings(max_examples=100)
+@settings(max_examples=60)
 @given(st.data(), graphs(), st.booleans(), st.sampled_from([momentum_sgd, adam]), st.sampled_from([2, 3, 16]))
 def test_graphs(drawn: st.DataObject, graph: Graph, own: bool, optimizer: Any, batch_size: int) -> None:
     """With dropout and batch norm, branches, tied parameters and parameters without a part."""

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import operator
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.compiler import is_compiling
-from torch.utils._pytree import tree_map
 
 from lenet_ext.engine.architecture import check_alike
 from lenet_ext.engine.capture import capture
@@ -19,6 +19,7 @@ from lenet_ext.engine.operators import Statistics, draw_seeds, infer_ensemble, r
 from lenet_ext.engine.runnable import Runnable
 from lenet_ext.ops._arguments import autocast
 from lenet_ext.ops._autograd import transformed
+from lenet_ext.ops._fork import serial_in_forked_child
 
 __all__ = ["FusedEnsemble", "fuse_ensemble"]
 
@@ -53,10 +54,12 @@ class FusedEnsemble(FusedNet):
     def load_member(self, index: int, state_dict: Mapping[str, Tensor]) -> None:
         """Gives a member the parameters and buffers of a state_dict of the model.
 
-        Raises IndexError for no member; RuntimeError, changing nothing, for names or shapes that are not the
-        model's.
+        Raises IndexError for no member; TypeError for no state_dict; RuntimeError, changing nothing, for
+        names or shapes that are not the model's.
         """
         index, stacked = self._index(index), self.state_dict()
+        if not isinstance(state_dict, Mapping):
+            raise TypeError(f"load_member: state_dict must be a dict, got {type(state_dict).__name__}")
         missing, unknown = stacked.keys() - state_dict.keys(), state_dict.keys() - stacked.keys()
         if missing or unknown:
             what = f"has no {min(missing)}" if missing else f"has {min(unknown)}, which the model has not"
@@ -67,16 +70,19 @@ class FusedEnsemble(FusedNet):
                 found = tuple(given.shape) if isinstance(given, Tensor) else type(given).__name__
                 raise RuntimeError(f"load_member: {name} must be {tuple(tensor.shape[1:])}, got {found}")
         with torch.no_grad():
-            for name, tensor in stacked.items():
-                tensor[index].copy_(state_dict[name])
+            values = [state_dict[name].to(tensor) for name, tensor in stacked.items()]  # which may fail
+            for tensor, value in zip(stacked.values(), values, strict=True):
+                tensor[index].copy_(value)
 
     def _index(self, index: int) -> int:
+        index = operator.index(index)
         if not -self._members <= index < self._members:
             raise IndexError(f"there is no member {index} of {self._members}")
         return index % self._members
 
+    @serial_in_forked_child  # which copies images and stacks outputs
     def _run(self, images: Tensor, tensors: list[Tensor], mode: Runnable, counted: list[Tensor]) -> Any:
-        own = self.has_own(images)
+        own = self.has_own(images, mode)
         images, *parameters = autocast(images, *tensors)
         seeds = draw_seeds(self._members) if mode.is_random else None
         wanted = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (images, *parameters))
@@ -99,15 +105,17 @@ class FusedEnsemble(FusedNet):
         seeds: Tensor | None,
     ) -> Sequence[Tensor]:
         results = []
+        # By a single node of the graph: a gradient of the whole stack for each member would be costly.
+        of_members = list(zip(*(parameter.unbind() for parameter in parameters), strict=True))
+        batches = images.unbind() if own else [images] * self._members
         for k in range(self._members):
             seed = None if seeds is None else seeds[k : k + 1]
             statistics = None
             if mode.counters:
                 counts = [count[k] if count.dim() else count for count in counted]
                 statistics = Statistics([tensor[k] for tensor in tensors], mode.updated, counts)
-            of_member = [parameter[k] for parameter in parameters]
-            batch = images[k] if own else images
-            results.append(run(mode.program, batch, self._normalization, of_member, seed, statistics))
+            of_member = of_members[k] if parameters else ()
+            results.append(run(mode.program, batches[k], self._normalization, of_member, seed, statistics))
         if results:
             return [torch.stack(outputs) for outputs in zip(*results, strict=True)]
         # None of whom the sizes could be asked: those of a member that there is not.
@@ -116,13 +124,18 @@ class FusedEnsemble(FusedNet):
         with torch.no_grad():
             seed = draw_seeds(1) if mode.is_random else None
             outputs = run(mode.program, batch, self._normalization, one, seed)
-        return tree_map(lambda output: output.new_empty((0, *output.shape)), list(outputs))
+        nothing: Any = [output.new_empty((0, *output.shape)) for output in outputs]
+        for tensor in (images, *parameters):
+            if tensor.requires_grad:  # of which the outputs are made, and gradients are zero
+                nothing = [output + tensor.sum() for output in nothing]
+        return nothing
 
-    def has_own(self, images: Tensor) -> bool:
+    def has_own(self, images: Tensor, mode: Runnable | None = None) -> bool:
         """Whether images are (K, N, ...), for each member its own; RuntimeError for other dimensions."""
-        dimensions = 1 + len(self._mode.sizes.example)
+        example = (mode or self._mode).sizes.example
+        dimensions = 1 + len(example)
         if images.dim() not in (dimensions, dimensions + 1):
-            sizes = ", ".join(map(str, self._mode.sizes.example))
+            sizes = ", ".join(map(str, example))
             wanted = f"(N, {sizes}) for all members or ({self._members}, N, {sizes}) for each its own"
             raise RuntimeError(f"FusedEnsemble: images must be {wanted}, got {tuple(images.shape)}")
         own = images.dim() > dimensions
@@ -130,6 +143,23 @@ class FusedEnsemble(FusedNet):
             have = f"images are for {images.shape[0]} members, got {tuple(images.shape)}"
             raise RuntimeError(f"FusedEnsemble: there are {self._members} members, but {have}")
         return own
+
+    def _checked_tensors(self, images: Tensor) -> list[Tensor]:
+        tensors = super()._checked_tensors(images)
+        self._check_stacked(tensors)
+        return tensors
+
+    def _as_compiled(self, images: Tensor) -> tuple[list[Tensor], Runnable, list[Tensor]]:
+        tensors, mode, counted = super()._as_compiled(images)
+        self._check_stacked(tensors)
+        return tensors, mode, counted
+
+    def _check_stacked(self, tensors: Sequence[Tensor]) -> None:
+        """Raises RuntimeError for a parameter or buffer that was replaced by one of other members."""
+        for name, tensor in zip(self._layout.tensors, tensors, strict=True):
+            if tensor.dim() == 0 or tensor.shape[0] != self._members:
+                wanted = f"({self._members}, ...), one for each member"
+                raise RuntimeError(f"FusedEnsemble: {name} must be {wanted}, got {tuple(tensor.shape)}")
 
     def _check(self, images: Tensor, mode: Runnable) -> None:
         if isinstance(images, Tensor) and images.dim() == 2 + len(mode.sizes.example):
@@ -167,6 +197,9 @@ def fuse_ensemble(
         members = [models] * copies
         first = models
     else:
+        if not isinstance(models, Iterable):
+            kind = type(models).__name__
+            raise TypeError(f"fuse_ensemble: models must be torch.nn.Modules, or one, got {kind}")
         members = list(models)
         if copies is not None:
             raise TypeError("fuse_ensemble: copies is for a single model")
@@ -184,7 +217,10 @@ def fuse_ensemble(
 
 def _stacked(model: nn.Module, members: Sequence[nn.Module]) -> nn.Module:
     """A copy of `model` whose parameters and buffers are those of the members, stacked."""
-    template = deepcopy(model)
+    try:
+        template = deepcopy(model)
+    except Exception as error:
+        raise RuntimeError(f"fuse_ensemble: the model cannot be copied: {error}") from error
     places = [dict(member.named_modules(remove_duplicate=False)) for member in members]
     made: dict[int, Any] = {}  # a tensor that is used in several places stays one
     for path, module in template.named_modules(remove_duplicate=False):

@@ -54,13 +54,17 @@ class EnsembleOptimizer(EngineOptimizer):
                 values.append(value.detach().to("cpu", torch.float64))
             else:
                 values.append(torch.tensor([float(value)], dtype=torch.float64))
-        count = max(map(len, values))
+        count = members if any(len(value) != 1 for value in values) else 1
         return torch.stack([torch.ones(count), *(value.expand(count) for value in values)], dim=1)
 
     def _state_of(self, group: Group) -> tuple[str, ...]:
         # What one member has all have: it stays zero where a member's own options do not use it.
-        largest = {k: float(v.max()) if isinstance(v, Tensor) and v.numel() else v for k, v in group.items()}
+        largest = {k: _largest(v) if isinstance(v, Tensor) else v for k, v in group.items()}
         return super()._state_of(largest)
+
+
+def _largest(value: Tensor) -> float:
+    return float(value.max()) if value.numel() > 0 else 0.0
 
 
 def sgd(network: FusedEnsemble, options: dict[str, Any]) -> torch.optim.SGD:
@@ -77,9 +81,13 @@ def sgd(network: FusedEnsemble, options: dict[str, Any]) -> torch.optim.SGD:
             )
         if value.numel() and not bool(value.isfinite().all()):
             raise ValueError(f"TrainStep: {name} must be finite")
-    # torch checks single numbers: the least of each is bad if any is.
-    numbers = {name: float(value.min()) if value.numel() else 0.0 for name, value in own.items()}
-    optimizer = torch.optim.SGD(network.parameters(), **{**options, **numbers})
+    # torch checks single numbers, some of them together.
+    rows = zip(*(value.tolist() for value in own.values()), strict=True)
+    for row in set(rows):
+        torch.optim.SGD([torch.empty(0)], **{**options, **dict(zip(own, row, strict=True))})
+    first: dict[str, Any] = {name: value[0].item() for name, value in own.items() if members > 0}
+    shared = {name: value for name, value in options.items() if name not in own}
+    optimizer = torch.optim.SGD(network.parameters(), **shared, **first)
     for group in optimizer.param_groups:
         group.update(own)
     return optimizer

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import starmap
 from typing import Any, NamedTuple
 
@@ -71,6 +71,7 @@ class EnsembleStep(TrainStep):
     def _default_optimizer(self, options: dict[str, Any]) -> torch.optim.Optimizer:
         return sgd(self.fused, options)
 
+    @serial_in_forked_child
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         """The losses before the update, (K,). A bad target raises IndexError, changing nothing."""
         work = self._work(images, targets, None, None)
@@ -78,7 +79,8 @@ class EnsembleStep(TrainStep):
             raise RuntimeError("TrainStep: the batch is empty")
         losses: list[Tensor] = []
         self._take(work, losses)
-        return losses[0][:, 0] if losses else work.images.new_empty(0, dtype=self._dtype(images))
+        # Of no member there are no steps.
+        return losses[0][:, 0] if len(self.fused) > 0 else losses[0].flatten()
 
     @serial_in_forked_child
     def epoch(  # type: ignore[override]
@@ -195,6 +197,9 @@ class EnsembleStep(TrainStep):
     def _orders(self, orders: Tensor | Sequence[Tensor], count: int) -> list[Tensor]:
         """That of each member. Raises TypeError, RuntimeError or IndexError for what is none."""
         members = len(self.fused)
+        if not isinstance(orders, Iterable) or (isinstance(orders, Tensor) and orders.dim() != 2):
+            got = tuple(orders.shape) if isinstance(orders, Tensor) else type(orders).__name__
+            raise TypeError(f"TrainStep: orders must be int64 ({members}, n) or {members} tensors, got {got}")
         parts = list(orders)
         if len(parts) != members:
             raise RuntimeError(f"TrainStep: there must be {members} orders, one a member, got {len(parts)}")
@@ -232,6 +237,8 @@ class EnsembleStep(TrainStep):
     def _seeds(self, steps: int, seeds: Tensor | None) -> Tensor | None:
         members = len(self.fused)
         if seeds is not None:
+            if not isinstance(seeds, Tensor):
+                raise TypeError(f"TrainStep: seeds must be a torch.Tensor, got {type(seeds).__name__}")
             if seeds.dtype != torch.int64 or seeds.shape != (members, steps):
                 kind = f"{tuple(seeds.shape)} in {seeds.dtype}"
                 raise RuntimeError(f"TrainStep: seeds must be int64 ({members}, {steps}), got {kind}")

@@ -48,6 +48,7 @@ class FusedNet(torch.nn.Module):
         super().__init__()
         # The dicts themselves. Underscores: any other name may be one of the model's own.
         self._modules, self._parameters, self._buffers = model._modules, model._parameters, model._buffers
+        self._non_persistent_buffers_set = model._non_persistent_buffers_set
         self.training = model.training
         # Where its class has a `train` of its own, which decides on the modes of its layers. In a tuple, or
         # the model would become a layer.

@@ -250,7 +250,8 @@ class EngineOptimizer:
         distinct, on_gpu = {id(p): p for p in parameters}.values(), parameters[0].is_cuda
         if on_gpu and len(distinct) < len(parameters):
             self._refuse("a parameter is used twice, which the engine trains on the CPU only")
-        if len({parameter.data_ptr() for parameter in distinct}) < len(distinct):
+        places = [parameter.data_ptr() for parameter in distinct if parameter.numel() > 0]
+        if len(set(places)) < len(places):
             self._refuse("two parameters share their memory")
         if any(getattr(self._network, hooks) for hooks in HOOKS):
             self._refuse("the network has hooks, which would not be called")

@@ -84,7 +84,6 @@ class TrainStep:
         elif not issubclass(cls, kind):
             raise TypeError(f"TrainStep: {cls.__name__}, which derives from it, cannot {use}")
         return super().__new__(cls)
-        return super().__new__(cls)
 
     def __init__(
         self,

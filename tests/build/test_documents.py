@@ -89,13 +89,16 @@ def name_of(document: Path) -> str:
     return str(document.relative_to(ROOT))
 
 
-@pytest.mark.parametrize(("document", "least"), [("README.md", 2), ("docs/private.md", 1)])
+@pytest.mark.parametrize(
+    ("document", "least"), [("README.md", 2), ("docs/private.md", 1), ("docs/ensembles.md", 2)]
+)
 def test_python_in_documents_runs(document: str, least: int) -> None:
     blocks = python_blocks(ROOT / document)
     assert len(blocks) >= least
     names: dict[str, object] = {}
     for block in blocks:
-        assert run(block, names) == block.output
+        printed = run(block, names)
+        assert block.output in ("", printed)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

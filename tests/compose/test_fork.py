@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 
 import pytest
 import torch
+from forked import in_a_child
 from torch import Tensor, nn
 from wild_tensors import of_kind
 
@@ -67,27 +66,6 @@ def as_bytes(results: Tensor | tuple[Tensor, ...]) -> list[bytes]:
     """By numpy, since a child must not have torch copy anything."""
     tensors = (results,) if isinstance(results, Tensor) else results
     return [(t.view(torch.int16) if t.dtype == torch.bfloat16 else t).numpy().tobytes() for t in tensors]
-
-
-def in_a_child(call: Callable[[], object]) -> object:
-    """What `call` returns in a child of this process, whose pool of threads was in use."""
-    torch.set_num_threads(2)
-    torch.ones(1_000_000).add_(1)
-    context = multiprocessing.get_context("fork")
-    receive, send = context.Pipe(duplex=False)
-
-    def run(connection: Connection) -> None:
-        with torch.no_grad():
-            connection.send(call())
-
-    child = context.Process(target=run, args=(send,))
-    child.start()
-    try:
-        assert receive.poll(20), "the child hangs"
-        return receive.recv()
-    finally:
-        child.kill()
-        child.join()
 
 
 pytestmark = [

@@ -10,7 +10,7 @@ from copy import deepcopy
 import on_device
 import pytest
 import torch
-from operators import operators, options
+from operators import OPERATORS, operators, options
 from torch import Tensor
 
 import lenet_ext
@@ -164,3 +164,19 @@ def test_what_tells_images_apart_is_refused() -> None:
             *(parameters, state, OPTIONS, [0, 1], torch.zeros(16), torch.zeros(16), 1.0, "SGD")
         )
     assert all(map(torch.equal, [*parameters, *state], before))
+
+
+@pytest.mark.parametrize("name", ["ensemble", "ensemble_train"])
+def test_ensembles_run_on_the_cpu_alone(name: str) -> None:
+    arguments = deepcopy(OPERATORS[name].example)
+    with pytest.raises(RuntimeError, match="an ensemble runs on the CPU alone: move it and its images there"):
+        getattr(operators, name)(*arguments)
+    images, many = (
+        torch.randn(8, 3),
+        lenet_ext.fuse_ensemble(torch.nn.Linear(3, 4), torch.randn(2, 3), copies=2),
+    )
+    step = lenet_ext.TrainStep(many, lr=0.1)
+    with torch.no_grad(), pytest.raises(RuntimeError, match="an ensemble runs on the CPU alone"):
+        many(images)
+    with pytest.raises(RuntimeError, match="an ensemble runs on the CPU alone"):
+        step(images, torch.arange(8) % 4)

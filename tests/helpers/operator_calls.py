@@ -239,6 +239,45 @@ def network_calls(draw: st.DrawFn, name: str) -> list[Any]:
     ]
 
 
+@st.composite
+def ensemble_calls(draw: st.DrawFn, name: str) -> list[Any]:
+    """Of chains whose parameters are other ones in each member."""
+    chain, dtype = draw(chains()), draw(st.sampled_from(DTYPES))
+    chain.in_dtype(dtype)
+    fused, members, own = fused_without_export(chain), draw(st.integers(0, 3)), draw(st.booleans())
+    one = chain.images(dtype)
+    images = torch.cat([one[:0], *(one * (1 + k) for k in range(members))]) if own else one
+    scales = 1 + torch.arange(members).to(dtype) / 4
+    parameters = [
+        p.detach() * scales.reshape(-1, *[1] * p.dim()) if p.dim() > 0 else p * scales
+        for p in fused.parameters()
+    ]
+    normalization = None
+    (output,) = operators.network(one, list(fused.parameters()), fused._network.program(), None, None)
+    if parameters and draw(st.integers(0, 3)) == 0:
+        images = torch.randint(256, images.shape, dtype=torch.uint8)
+        normalization = torch.rand(2, images.shape[1])
+    if name == "ensemble":
+        return [images, parameters, members, own, fused._network.program(), normalization, None]
+    shape, classes = (len(images), *output.shape[1:]), output.dim() == 2 and draw(st.booleans())
+    targets = torch.randint(shape[1], shape[:1]) if classes else torch.randn(shape).to(dtype)
+    order = torch.randint(len(images), (draw(st.sampled_from([0, 1, 5, 40])),)) if len(images) else None
+    order = order if draw(st.booleans()) else None
+    available = st.integers(0, len(images) if order is None else len(order))
+    ranges = [sorted(draw(st.tuples(available, available))) for _ in range(members)]
+    momentum = draw(st.sampled_from([0.0, 0.9]))
+    count = sum(p.numel() for p in parameters)
+    state = torch.zeros(count if momentum else 0, dtype=dtype)
+    rows = options(len(parameters), 0.01, momentum, 0.0, draw(st.sampled_from([0.0, 0.1]))).reshape(-1, 7)
+    shared = draw(st.booleans())
+    training = fused._network.program(f"loss {'cross_entropy' if classes else 'mse'}", "optimizer SGD")
+    return [
+        *(images, targets, order, torch.tensor(ranges, dtype=torch.int64).reshape(-1, 2)),
+        *(parameters, [state], rows.expand(1 if shared else members, -1, -1).clone(), [], None),
+        *(training, normalization, draw(st.sampled_from([1, 2, 16])), None, None),
+    ]
+
+
 FAMILIES: dict[str, Callable[[str], st.SearchStrategy[list[Any]]]] = {
     "conv2d": conv2d_calls,
     "linear": linear_calls,
@@ -247,6 +286,7 @@ FAMILIES: dict[str, Callable[[str], st.SearchStrategy[list[Any]]]] = {
     "activation": activation_calls,
     "dropout": dropout_calls,
     "network": network_calls,
+    "ensemble": ensemble_calls,
 }
 # Every operator that the package registers, found by its schema.
 NAMES = sorted(

@@ -54,6 +54,10 @@ PARAMETERS = [zeros(5, 2, 3, 2), zeros(5), zeros(4, 30), zeros(4)]
 ELEMENTS = sum(parameter.numel() for parameter in PARAMETERS)
 (OUTPUT,), SAVED, ARGMAX = operators.network_forward(IMAGES, PARAMETERS, PROGRAM, None, None)
 
+# Two members of an ensemble, and what each takes of an order.
+STACKED = [zeros(2, *parameter.shape) for parameter in PARAMETERS]
+ORDER, RANGES = torch.tensor([2, 0, 1]), torch.tensor([[0, 2], [0, 3]])
+
 # A network that has running statistics, and what its forward leaves: all values, then four statistics of each
 # channel.
 NORM = Network.chain("FusedNet", (BatchNorm(True, True, True, 1e-5, 0.1), (0, 1, 2, 3))).program()
@@ -120,5 +124,14 @@ OPERATORS = {
         (PARAMETERS, [zeros(ELEMENTS)], options(4, 0.1, 0.9), [0, 3], zeros(64), zeros(64), 4.0, "SGD"),
         None,
         changes=(0, 1, 4),
+    ),
+    "ensemble": Operator((IMAGES, STACKED, 2, True, PROGRAM, None, None), oracle.ensemble),
+    "ensemble_train": Operator(
+        (
+            *(IMAGES, LABELS, ORDER, RANGES, STACKED, [zeros(2 * ELEMENTS)]),
+            *(options(4, 0.1, 0.9, 0.0, 0.01, True).expand(2, 4, 1 + SGD), [], None, TRAINING, None, 2),
+        ),
+        oracle.ensemble_train,
+        changes=(4, 5),
     ),
 }

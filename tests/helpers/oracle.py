@@ -238,3 +238,37 @@ def network_train(
     if "loss mse" in program:
         return [F.mse_loss(output, targets[:count]).reshape(1)]
     return [F.cross_entropy(output, targets[:count].long()).reshape(1)]
+
+
+def ensemble(
+    images: Tensor, parameters: list[Tensor], members: int, own: bool, program: str, *rest: Any
+) -> Results:
+    if members > 100:
+        raise ValueError("so many members take their time")
+    batches = images.unflatten(0, (members, -1)) if own else [images] * members
+    of_members = [[parameter[k] for parameter in parameters] for k in range(members)]
+    pairs = zip(batches, of_members, strict=True)
+    return [torch.stack([network(batch, own, program, rest[0], None)[0] for batch, own in pairs])]
+
+
+def ensemble_train(
+    images: Tensor,
+    targets: Tensor,
+    order: Tensor | None,
+    ranges: Tensor,
+    parameters: list[Tensor],
+    *rest: Any,
+) -> Results:
+    """The losses of the members' first steps, NaN where a member has none, if there are any steps."""
+    state, options, counts, seeds, program, normalization, batch_size, *weights = rest
+    order = torch.arange(len(images)) if order is None else order.long()
+    first = []
+    for k, (begin, end) in enumerate(ranges.tolist()):
+        own, taken = [parameter[k] for parameter in parameters], order[begin : min(end, begin + batch_size)]
+        more = (own, state, options, counts, seeds, program, normalization, 0, *weights)
+        loss = (
+            network_train(images, targets, taken, *more)[0] if len(taken) > 0 else torch.tensor([torch.nan])
+        )
+        first.append(loss.double())
+    losses = torch.cat(first)
+    return [losses[: 0 if losses.isnan().all() else None]]

@@ -8,12 +8,12 @@ from hostile import HUGE, describe
 from operators import CONV2D, OPERATORS, POOL, operators, zeros
 from torch import Tensor
 
-# Correct calls, each argument of which is then spoilt in turn; those of networks by
-# test_network_operators.py, those of activations by test_activation_operators.py.
+# Correct calls, each argument of which is then spoilt in turn; those of networks, ensembles and activations
+# by test_network_operators.py, test_ensemble_operators.py and test_activation_operators.py.
 CALLS = {
     name: operator.example
     for name, operator in OPERATORS.items()
-    if len(operator.example) > 1 and not name.startswith(("network", "activation", "dropout"))
+    if len(operator.example) > 1 and not name.startswith(("network", "activation", "dropout", "ensemble"))
 }
 STRIDES = (3, 4)
 # Where 5 is right too: a large stride leaves one window, more padding makes more of them, and a 5th row or

@@ -18,7 +18,11 @@ from lenet_ext.engine.layers import BatchNorm
 from lenet_ext.engine.network import Network
 
 GEOMETRY, POOL = (2, 1, 1, 2, 0, 1, 1, 1, 2), (3, 2, 2, 2, 1, 0, 1, 1)
-UPDATES = ("network_train", "network_noisy_update")  # of parameters, which opcheck would change
+UPDATES = (
+    "network_train",
+    "ensemble_train",
+    "network_noisy_update",
+)  # of parameters, which opcheck would change
 STACKS = [f"linear{kind} of stacks" for kind in ("", "_input_grad", "_weight_grad", "_grads")]
 
 
@@ -31,6 +35,7 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
     pooled, argmax = operators.max_pool2d(image, *POOL, False, True)
     parameters = [tensor(5, 4, 3, 2), tensor(5), tensor(4, 30), tensor(4)]
     network = (tensor(2, 4, 7, 8), parameters, NETWORK.program(), None, None)
+    stacked = [torch.stack([parameter, -parameter]) for parameter in parameters]
     (output,), saved, places = operators.network_forward(*network)
     return {
         "conv2d": (image, weight, bias, *GEOMETRY),
@@ -50,6 +55,7 @@ def arguments(name: str, layout: str, dtype: torch.dtype) -> tuple:
         "linear_grads of stacks": (tensor(2, 3, 5), tensor(2, 3, 6), tensor(2, 5, 6), True),
         "network": network,
         "network_forward": network,
+        "ensemble": (network[0], stacked, 2, layout == "sliced", NETWORK.program(), None, None),
         "network_backward": (
             *([torch.randn_like(output)], network[0], parameters, saved, places),
             *(NETWORK.program(), None, None, True, True),

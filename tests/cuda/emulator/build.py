@@ -21,7 +21,7 @@ EMULATOR = Path(__file__).resolve().parent
 ROOT = EMULATOR.parents[2]
 CSRC = ROOT / "csrc"
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g"
-LEFT_OUT = {"backend.cpp", "parallel.cpp"}
+LEFT_OUT = {"backend.cpp"}
 COMPILER = os.environ.get("CXX") or shutil.which("g++")
 
 

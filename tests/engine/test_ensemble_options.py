@@ -246,5 +246,5 @@ class OwnStep(TrainStep):
 
 
 def test_a_step_of_a_class_for_one_network() -> None:
-    with pytest.raises(TypeError, match="OwnStep is for one network, got an ensemble"):
+    with pytest.raises(TypeError, match="OwnStep, which derives from it, cannot train an ensemble"):
         OwnStep(fuse_ensemble(nn.Linear(4, 3), torch.ones(2, 4), copies=2), lr=0.1)

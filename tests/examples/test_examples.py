@@ -13,19 +13,22 @@ import torch
 from processes import ROOT, python
 
 pytest.importorskip("sklearn")  # which has the digits
+pytest.importorskip("matplotlib")
 
 EXAMPLES = ROOT / "examples"
-HELPERS = {"accountant.py", "catch.py"}  # which the programs import
+HELPERS = {"accountant.py", "catch.py", "federation.py"}  # which the programs import
 # What each prints in its quick form.
 PRINTS = {
     "dqn": r"mean return before: [+-]\d\.\d\d\n"
     r"mean return after 5 games: [+-]\d\.\d\d\n"
     r"learning steps per second: \d+ fused, \d+ with native torch\n",
-    "ensemble": r"1 at a time: trained in \d+\.\d\d s\n"
-    r"2 at a time: trained in \d+\.\d\d s\n"
+    "ensemble": r"one by one: trained in \d+\.\d\d s\n"
+    r"all at once: trained in \d+\.\d\d s\n"
     r"the same weights, bit for bit: True\n"
     r"(member \d: accuracy 0\.\d{3}, calibration error 0\.\d{3}\n){8}"
     r"ensemble: accuracy 0\.\d{3}, calibration error 0\.\d{3}\n",
+    "federated": r"(FedAvg, round \d: loss \d\.\d{3}, accuracy 0\.\d{3}, \d\.\d{3} s\n){2}"
+    r"(FedProx, mu = 0\.3, round \d: loss \d\.\d{3}, accuracy 0\.\d{3}, \d\.\d{3} s\n){2}",
     "own_network": r"epoch 1: loss of the last batch \d\.\d{4}\n"
     r"test accuracy 0\.[6-9]\d{3}, \d{3} of 364 images\n"
     r"plain torch predicts the same for 364 images, outputs within \d\.\de-0[5-9]\n",
@@ -64,6 +67,14 @@ def test_runs(name: str, tmp_path: Path) -> None:
     assert (status, errors) == (0, "")
     assert re.fullmatch(PRINTS[name], printed), printed
     assert not list(tmp_path.iterdir())
+
+
+def test_federated_draws_a_picture(tmp_path: Path) -> None:
+    status, printed, errors = program("federated", "--quick", "--picture", "curves.png", folder=tmp_path)
+    assert (status, errors) == (0, "")
+    assert re.fullmatch(PRINTS["federated"], printed), printed
+    assert [path.name for path in tmp_path.iterdir()] == ["curves.png"]
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("name", PRINTS)

@@ -71,6 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--root", type=Path, default=Path("data"), help="the folder of the data")
     parser.add_argument("--out", type=Path, help="write a table, all figures and a chart into this folder")
     parser.add_argument("--rounds", type=int, default=ROUNDS, help=f"{ROUNDS} by default")
+    parser.add_argument("--lr", type=float, default=LR, help=f"the learning rate of all; {LR:g} by default")
     parser.add_argument("--cpus", type=int, default=2, help="threads of ours, processes of Flower's; 2")
     options = parser.parse_args(arguments)
     needed = ["tabulate", *(["matplotlib"] if options.out else [])]
@@ -93,13 +94,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     clients = split(data.train.labels, [size] * CLIENTS, CONCENTRATION, 0)
     model = lenet_ext.LeNet(data.channels, len(data.class_names), data.image_size, layers=nn)
     images = normalize(data.train.images)
-    federation = Federation(model, images, data.train.labels, clients, BATCH_SIZE, LR, options.rounds)
+    federation = Federation(model, images, data.train.labels, clients, BATCH_SIZE, options.lr, options.rounds)
     evaluate = evaluation(model, Split(normalize(data.test.images), data.test.labels))
     flower = partial(run_flower, processes=options.cpus)
     curves = measure(federation, evaluate, flower)
     name = options.root.resolve().name if options.data == "folder" else options.data
     facts = {"data": name, "clients": CLIENTS, "images_of_a_client": size, "batch_size": BATCH_SIZE}
-    facts |= {"lr": LR, "concentration": CONCENTRATION, "cpus": options.cpus}
+    facts |= {"lr": options.lr, "concentration": CONCENTRATION, "cpus": options.cpus}
     about = {"environment": environment(), "packages": {name: version(name) for name in PACKAGES}}
     publish(options.out, curves, facts, about)
 

@@ -33,7 +33,7 @@ from lenet_ext.training.data import DATASETS, Normalization, load_dataset
 from lenet_ext.training.dataset import Split
 from lenet_ext.training.errors import InputError
 
-CLIENTS, IMAGES, CONCENTRATION, BATCH_SIZE, LR, ROUNDS = 100, 500, 1.0, 32, 0.1, 20
+CLIENTS, IMAGES, CONCENTRATION, BATCH_SIZE, LR, ROUNDS = 100, 500, 1.0, 32, 0.05, 20
 OURS, FLOWER, TORCH = "lenet_ext", "Flower, torch eager", "torch eager alone, one thread"
 MUST, AIM = 10, 20  # times as many rounds a second as Flower
 EAGER_ROUNDS = 2  # of torch alone, which only says how much of a round is Flower's own

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from benchmarks.charts import DPI, STYLE, WIDTH_INCHES
 
@@ -30,7 +31,7 @@ def draw(curves: Mapping[str, Accuracies], caption: str) -> bytes:
     """Of each engine a curve in each of two panels."""
     with rc_context({**STYLE, "axes.grid.axis": "both"}):
         figure = Figure((WIDTH_INCHES, HEIGHT_INCHES), layout="constrained")
-        title = "Federated learning: the same rounds, in less time"
+        title = "Federated learning: accuracy over rounds, and over time"
         figure.suptitle(title, x=0.01, ha="left", fontsize=11, fontweight="bold")
         by_round, by_time = figure.subplots(1, 2, sharey=True)
         for (name, curve), style in zip(curves.items(), STYLES, strict=True):
@@ -38,6 +39,7 @@ def draw(curves: Mapping[str, Accuracies], caption: str) -> bytes:
             by_round.plot(rounds, curve.accuracies, label=name, **style)
             seconds = list(accumulate(curve.seconds[: len(curve.accuracies)]))
             by_time.plot(seconds, curve.accuracies, **style)
+        by_round.xaxis.set_major_locator(MaxNLocator(integer=True))
         by_round.set(xlabel="round", ylabel="test accuracy")
         by_time.set(xlabel="seconds of training since the start, logarithmic", xscale="log")
         by_time.xaxis.set_major_formatter("{x:g}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from copy import deepcopy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -19,6 +22,13 @@ from lenet_ext.training.digits import read_digits
 # Some clients have less than a batch of images, one has a single one.
 SIZES, BATCH_SIZE, LR, ROUNDS = (150, 90, 33, 32, 7, 1, 200, 64), 8, 0.02, 3
 Rounds = list[dict[str, Tensor]]
+
+
+@pytest.fixture(autouse=True)
+def processes_find_what_this_one_finds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ray looks into the current folder first, where the package may be without its compiled module."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))
+    monkeypatch.chdir(tmp_path)
 
 
 def collected(run: Callable[..., None], federation: Federation, **options: int) -> Rounds:

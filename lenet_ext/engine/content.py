@@ -8,7 +8,7 @@ from hashlib import sha256
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, strided
 from torch.fx import Graph
 
 __all__ = ["Contents", "own_class"]
@@ -110,6 +110,8 @@ class _Description:
 def _values(tensor: Tensor) -> str:
     if tensor.is_meta:
         return "no values"
+    if tensor.layout != strided:
+        return repr(tensor)
     text = repr(tensor.detach().cpu().tolist())
     return text if tensor.numel() <= MOST_SHOWN else f"values {_digest(text)}"
 

@@ -97,6 +97,10 @@ def expected_results(call: Call) -> list[Tensor] | None:
         return oracle(*wide)
     except (RuntimeError, TypeError, IndexError, ValueError, ZeroDivisionError, StopIteration):
         return None
+    except AssertionError:  # a layer that the oracle does not know, in a program with other words
+        if not call.spoilt:
+            raise
+        return None
 
 
 def assert_near(actual: Tensor, expected: Tensor, tolerance: float) -> None:

@@ -48,6 +48,10 @@ struct NetworkKernels {
   void (*forward)(const NetworkPtr& network, const ForwardPass& pass);
   void (*backward)(const NetworkPtr& network, const BackwardPass& pass);
   void (*train)(const NetworkPtr& network, const TrainPass& pass);
+  // For images of the stored type or bytes. parameters: in the compute type; they must outlive the result. Null
+  // on CUDA.
+  std::unique_ptr<const FrozenPass> (*freeze)(const NetworkPtr& network,
+                                              const void* const* parameters) = nullptr;
 };
 
 struct TypedKernels {

@@ -27,11 +27,14 @@ from lenet_ext._version import __version__
 from lenet_ext import functional, nn
 from lenet_ext.convert import convert, revert
 from lenet_ext.engine.ensemble import FusedEnsemble, fuse_ensemble
+from lenet_ext.engine.frozen import FrozenNet
+from lenet_ext.engine.frozen_file import load_frozen
 from lenet_ext.engine.fused import FusedNet, fuse
 from lenet_ext.engine.train_step import TrainStep
 from lenet_ext.models import LeNet
 
 __all__ = [
+    "FrozenNet",
     "FusedEnsemble",
     "FusedNet",
     "LeNet",
@@ -43,6 +46,7 @@ __all__ = [
     "functional",
     "fuse",
     "fuse_ensemble",
+    "load_frozen",
     "nn",
     "revert",
 ]

@@ -70,6 +70,13 @@ class FusedEnsemble(FusedNet):
             for name, tensor in stacked.items():
                 tensor[index].copy_(state_dict[name])
 
+    def freeze(self) -> Any:
+        """Refused: a frozen network is one network. Raises RuntimeError that says how to freeze a member."""
+        raise RuntimeError(
+            "FusedEnsemble: freeze is for one network: load member(k) into a model and call "
+            "lenet_ext.fuse(model, example_input).freeze()"
+        )
+
     def _index(self, index: int) -> int:
         if not -self._members <= index < self._members:
             raise IndexError(f"there is no member {index} of {self._members}")

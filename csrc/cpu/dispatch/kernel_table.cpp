@@ -9,6 +9,7 @@
 #include "cpu/activation.h"
 #include "cpu/conv2d/conv2d.h"
 #include "cpu/dropout/mask.h"
+#include "cpu/engine/frozen.h"
 #include "cpu/engine/passes.h"
 #include "cpu/linear/stacked.h"
 #include "cpu/max_pool2d/grad.h"
@@ -58,7 +59,8 @@ constexpr TypedKernels kTypedKernels = {
     .dropout_mask = erased<&dropout_mask<S, Stored>>,
     .network = {.forward = &network_forward<S, Stored>,
                 .backward = &network_backward<S, Stored>,
-                .train = &network_train<S, Stored>},
+                .train = &network_train<S, Stored>,
+                .freeze = &freeze_network<S, Stored>},
 };
 
 }  // namespace

@@ -1,4 +1,4 @@
-"""FrozenNet: bit for bit what FusedNet computes in eval mode, for networks, layouts and callers of all kinds."""
+"""FrozenNet: bit for bit what FusedNet computes in eval mode, for networks and callers of all kinds."""
 
 from __future__ import annotations
 
@@ -54,10 +54,10 @@ def wanted(fused: lenet_ext.FusedNet, x: Tensor) -> Any:
     return result
 
 
-def outcome(call: Callable[[], Any]) -> Any:
-    """What it returns, or without the name in front why it does not: as for a batch norm of a single value."""
+def outcome(call: Callable[..., Any], *arguments: Any) -> Any:
+    """What it returns, or why it does not: as for a batch norm of a single value."""
     try:
-        return call()
+        return call(*arguments)
     except RuntimeError as error:
         return str(error).partition(": ")[2]
 
@@ -81,7 +81,7 @@ def test_networks_of_all_kinds(name: str) -> None:
     frozen = fused.freeze()
     for batch in (2, 1, 7, 2, 0, 7):
         x = images(network, batch).float()
-        assert_alike(outcome(lambda: frozen(x)), outcome(lambda: wanted(fused, x)))
+        assert_alike(outcome(frozen, x), outcome(wanted, fused, x))
         assert fused.training
 
 
@@ -93,8 +93,7 @@ def test_chains_in_all_dtypes(chain: Chain) -> None:
         if not list(case.model.parameters()):
             continue  # frozen in the default dtype
         x = case.images(dtype)
-        frozen = fused.freeze()
-        assert_alike(outcome(lambda: frozen(x)), outcome(lambda: wanted(fused, x)))
+        assert_alike(outcome(fused.freeze(), x), outcome(wanted, fused, x))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

@@ -27,8 +27,8 @@ class PythonTensors {
 
   bool available() const { return static_cast<bool>(give_); }
 
-  // None for what is no tensor in the memory of the CPU with plain values, and where something follows the
-  // operators that are called: transforms of torch.func, tangents, dispatch modes, autograd.
+  // None for what is no tensor in the memory of the CPU with plain values, and where something follows or changes
+  // the operators that are called: transforms of torch.func, tangents, dispatch modes, autocast, autograd.
   std::optional<Tensor> plain(pybind11::handle object) const {
     const PyTypeObject* const type = Py_TYPE(object.ptr());
     if (type != tensor_type_ && type != parameter_type_) return std::nullopt;
@@ -74,6 +74,7 @@ class PythonTensors {
     try {
       transforms_ = c.attr("_are_functorch_transforms_active");
       modes_ = c.attr("_len_torch_dispatch_stack");
+      autocast_ = c.attr("_is_any_autocast_enabled");
       tangents_ = torch.attr("autograd").attr("forward_ad").attr("__dict__");
       const py::object inductor = c.attr("_aoti");
       take_ = inductor.attr("alloc_tensor_by_stealing_from_void_ptr");
@@ -85,7 +86,8 @@ class PythonTensors {
   }
 
   bool is_followed() const {
-    if (transforms_().ptr() == Py_True || PyObject_IsTrue(modes_().ptr()) != 0) return true;
+    if (transforms_().ptr() == Py_True || autocast_().ptr() == Py_True) return true;
+    if (PyObject_IsTrue(modes_().ptr()) != 0) return true;
     PyObject* const level = PyDict_GetItemWithError(tangents_.ptr(), level_.ptr());
     return level == nullptr || PyLong_AsLong(level) >= 0;
   }
@@ -97,7 +99,7 @@ class PythonTensors {
   }
 
   PyTypeObject *tensor_type_, *parameter_type_;
-  pybind11::object give_, take_, transforms_, modes_, tangents_, grad_enabled_;
+  pybind11::object give_, take_, transforms_, modes_, autocast_, tangents_, grad_enabled_;
   pybind11::object requires_grad_, is_negative_, level_;
 };
 

@@ -17,6 +17,7 @@ from lenet_ext.engine.network import Network
 from lenet_ext.engine.operators import run
 from lenet_ext.engine.reasons import against, against_parameters
 from lenet_ext.engine.runnable import Runnable, collected
+from lenet_ext.ops._arguments import autocast_is_on
 
 __all__ = ["NAME", "FrozenNet", "Parts", "frozen"]
 
@@ -47,7 +48,7 @@ class FrozenNet(FrozenNetwork):
     It has parameters of its own: later changes of the model are not seen. Batch norms are part of the layers
     before them where these are convolutions or linear layers, dropout is gone; weights are packed once for
     each size of batch, of which it keeps up to 32. It computes bit for bit what `FusedNet` does in eval mode,
-    in the dtype in which it was frozen, inside of torch.autocast too, and gives no gradients.
+    in the dtype in which it was frozen, and gives no gradients.
 
     Takes images (N, ...) as `FusedNet` does: a tensor on the CPU, and returns what the model returns; or a
     numpy.ndarray of the same dtype, which may be read-only, and returns arrays then. Images that are dense
@@ -56,7 +57,8 @@ class FrozenNet(FrozenNetwork):
     store it without code.
 
     Raises TypeError for what is no tensor or array; RuntimeError for shapes, dtypes or devices that do not
-    fit, and where autograd would follow, which is for images that require a gradient in grad mode.
+    fit, for images that require a gradient in grad mode, and inside of torch.autocast, which would have no
+    effect.
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -107,22 +109,26 @@ class FrozenNet(FrozenNetwork):
 
     def _outputs(self, images: Tensor) -> Sequence[Tensor]:
         parts = self._parts
-        with torch.autocast("cpu", enabled=False):
-            reason = against(NAME, images, parts.tensors, parts.normalization is not None)
-            if reason is not None:
-                raise reason
-            if images.device.type not in ("cpu", "meta"):
-                raise RuntimeError(f"{NAME}: images must be on the CPU, got {images.device}")
-            if parts.normalization is None and images.dtype != parts.dtype:  # without parameters
-                raise RuntimeError(f"{NAME}: images must be {parts.dtype}, got {images.dtype}")
-            if torch.is_grad_enabled() and images.requires_grad:
-                raise RuntimeError(
-                    f"{NAME}: images require a gradient, which a frozen network does not give: call it in "
-                    "torch.inference_mode or torch.no_grad, or take the fused network"
-                )
-            self._admit(tuple(images.shape))
-            with torch.no_grad():
-                return run(self._program, images, parts.normalization, list(parts.tensors.values()))
+        if autocast_is_on(images):
+            raise RuntimeError(
+                f"{NAME}: torch.autocast would have no effect on a frozen network: freeze it in that dtype, "
+                "or call it in torch.autocast(..., enabled=False)"
+            )
+        reason = against(NAME, images, parts.tensors, parts.normalization is not None)
+        if reason is not None:
+            raise reason
+        if images.device.type not in ("cpu", "meta"):
+            raise RuntimeError(f"{NAME}: images must be on the CPU, got {images.device}")
+        if parts.normalization is None and images.dtype != parts.dtype:  # without parameters
+            raise RuntimeError(f"{NAME}: images must be {parts.dtype}, got {images.dtype}")
+        if torch.is_grad_enabled() and images.requires_grad:
+            raise RuntimeError(
+                f"{NAME}: images require a gradient, which a frozen network does not give: call it in "
+                "torch.inference_mode or torch.no_grad, or take the fused network"
+            )
+        self._admit(tuple(images.shape))
+        with torch.no_grad():
+            return run(self._program, images, parts.normalization, list(parts.tensors.values()))
 
     def _refuse_array(self, images: Any) -> None:
         dtype = str(self._parts.dtype).removeprefix("torch.")

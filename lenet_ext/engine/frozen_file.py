@@ -20,7 +20,7 @@ __all__ = ["load_frozen", "save_frozen"]
 
 KEY, FORMAT = "lenet_ext.frozen", 1
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
-COLLECTIONS: dict[str, type] = {"tuple": tuple, "list": list, "dict": dict, "OrderedDict": OrderedDict}
+COLLECTIONS: dict[str, Any] = {"tuple": tuple, "list": list, "dict": dict, "OrderedDict": OrderedDict}
 NORMALIZATION, PREFIX = "normalization", "tensors."
 
 

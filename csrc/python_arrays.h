@@ -153,8 +153,9 @@ class ArrayView {
   ArrayView& operator=(const ArrayView&) = delete;
   ~ArrayView() { PyBuffer_Release(&view_); }
 
-  // As the struct module spells it: "f" is float32 in the order of bytes of this machine.
-  const char* format() const { return view_.format; }
+  // As the struct module spells it: "f" is float32 in the order of bytes of this machine. Before it numpy says of
+  // some arrays that they are not aligned.
+  const char* format() const { return view_.format + (view_.format[0] == '=' || view_.format[0] == '^'); }
   bool is_dense() const {
     return PyBuffer_IsContiguous(&view_, 'C') != 0 &&
            reinterpret_cast<uintptr_t>(view_.buf) % static_cast<uintptr_t>(view_.itemsize) == 0;

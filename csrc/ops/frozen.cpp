@@ -53,8 +53,7 @@ std::shared_ptr<const SizedFrozen> FrozenModel::add(Sizes image) {
     sizes.push_back(sizes_of(parameter));
     pointers.push_back(parameter.const_data_ptr());
   }
-  const Description description = DescriptionReader(program_).read();
-  auto network = std::make_shared<Network>(build_network(description, images, sizes, /*folds=*/true));
+  NetworkPtr network = known_network(images, sizes, program_, /*folds=*/true);
   const char* const op = network->name.c_str();
   if (network->has_dropout()) fail(op, ": a network that draws random numbers cannot be frozen");
   if (normalization_) {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from lenet_ext.training.checkpoint import Checkpoint, load_checkpoint, restore_w
 from lenet_ext.training.data import Normalization
 from lenet_ext.training.errors import InputError
 from lenet_ext.training.images import Header, read_header, read_pixels, strict_pillow
-from lenet_ext.training.network import build_network, fuse_network
+from lenet_ext.training.network import build_network
 from lenet_ext.training.own_network import trusted
 
 IMAGES_AT_A_TIME = 32
@@ -42,13 +42,14 @@ def predict_files(
     """
     checkpoint = load_checkpoint(checkpoint_path)
     metadata = checkpoint.metadata
-    classify = _classifier(checkpoint, network_in(checkpoint, model, trusts_model))
+    network = network_in(checkpoint, model, trusts_model)
+    normalize = Normalization(metadata.mean, metadata.std)
     results: list[Prediction | InputError] = []
     with strict_pillow(), torch.no_grad():
         for start in range(0, len(image_paths), IMAGES_AT_A_TIME):
             read = [_read(path, metadata.network) for path in image_paths[start : start + IMAGES_AT_A_TIME]]
             usable = [one[1] for one in read if not isinstance(one, InputError)]
-            best = _best_classes(checkpoint_path, classify, usable)
+            best = _best_classes(checkpoint_path, network, normalize, usable)
             for one in read:
                 if isinstance(one, InputError):
                     results.append(one)
@@ -77,15 +78,6 @@ def network_in(
     return network.eval()
 
 
-def _classifier(checkpoint: Checkpoint, network: nn.Module) -> Callable[[Tensor], Tensor]:
-    """The scores of uint8 images: by the frozen network where the fused engine trained it, else by layers."""
-    metadata = checkpoint.metadata
-    normalize = Normalization(metadata.mean, metadata.std)
-    if metadata.config["engine"] == "fused":
-        return fuse_network(network, metadata.network, normalize).freeze()
-    return lambda images: network(normalize(images))
-
-
 def _read(path: Path, network: dict[str, int]) -> tuple[Header, Tensor] | InputError:
     """The image as (C, H, W) uint8."""
     try:
@@ -96,12 +88,12 @@ def _read(path: Path, network: dict[str, int]) -> tuple[Header, Tensor] | InputE
 
 
 def _best_classes(
-    checkpoint_path: Path, classify: Callable[[Tensor], Tensor], images: Sequence[Tensor]
+    checkpoint_path: Path, model: nn.Module, normalize: Normalization, images: Sequence[Tensor]
 ) -> Iterator[tuple[int, float]]:
     """The most likely class and its probability for each image."""
     if not images:
         return iter(())
-    probabilities = classify(torch.stack(tuple(images))).softmax(dim=1)
+    probabilities = model(normalize(torch.stack(tuple(images)))).softmax(dim=1)
     if not probabilities.isfinite().all():
         raise InputError(
             f"{checkpoint_path}: gives probabilities that are not finite; train with a smaller --lr"

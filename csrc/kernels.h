@@ -53,6 +53,10 @@ struct NetworkKernels {
   void (*sample_gradients)(const NetworkPtr& network, const SampleGradientsPass& pass) = nullptr;
   void (*clipped_sums)(const NetworkPtr& network, const ClippedSumsPass& pass) = nullptr;
   void (*noisy_update)(const Network& network, const TrainPass& pass, const NoisySums& sums) = nullptr;
+  // For images of the stored type or bytes. parameters: in the compute type; they must outlive the result. Null
+  // on CUDA.
+  std::unique_ptr<const FrozenPass> (*freeze)(const NetworkPtr& network,
+                                              const void* const* parameters) = nullptr;
 };
 
 struct TypedKernels {

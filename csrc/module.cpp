@@ -5,6 +5,7 @@
 
 #include "cpu/dispatch/isa.h"
 #include "engine/network_builder.h"
+#include "frozen.h"
 #include "ops/fork.h"
 #include "watch.h"
 
@@ -98,4 +99,5 @@ PYBIND11_MODULE(_C, m) {
         "Checks a network for images and parameters of some sizes: what its outputs and saved values are.");
   m.def("in_forked_child", &lenet_ext::in_forked_child, "Whether this process is the child of a fork.");
   lenet_ext::define_watch(m);
+  lenet_ext::define_frozen(m);
 }

@@ -1,6 +1,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+from torch import Tensor
+
 def build_info() -> dict[str, Any]:
     """Version, compiler, instruction sets built and in use, CUDA and its architectures, torch target."""
 
@@ -34,6 +36,19 @@ def saved_sizes(
 
 def in_forked_child() -> bool:
     """Whether this process is the child of a fork, which does not have its parent's threads."""
+
+class FrozenNetwork:
+    """A network for inference alone, whose call takes a tensor or an array of images."""
+
+    def __init__(
+        self,
+        program: str,
+        dtype: str,
+        parameters: Sequence[Tensor],
+        normalization: Tensor | None,
+        single: bool,
+    ) -> None: ...
+    def __call__(self, images: Any) -> Any: ...
 
 class Watch:
     """True while containers and attributes hold the very objects that they held when they were first watched.

@@ -27,12 +27,15 @@ from lenet_ext._version import __version__
 from lenet_ext import functional, nn
 from lenet_ext.convert import convert, revert
 from lenet_ext.engine.ensemble import FusedEnsemble, fuse_ensemble
+from lenet_ext.engine.frozen import FrozenNet
+from lenet_ext.engine.frozen_file import load_frozen
 from lenet_ext.engine.fused import FusedNet, fuse
 from lenet_ext.engine.per_sample_gradients import per_sample_gradients
 from lenet_ext.engine.train_step import TrainStep
 from lenet_ext.models import LeNet
 
 __all__ = [
+    "FrozenNet",
     "FusedEnsemble",
     "FusedNet",
     "LeNet",
@@ -44,6 +47,7 @@ __all__ = [
     "functional",
     "fuse",
     "fuse_ensemble",
+    "load_frozen",
     "nn",
     "per_sample_gradients",
     "revert",

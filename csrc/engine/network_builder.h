@@ -84,8 +84,7 @@ class NetworkBuilder {
   }
   SizeList weight_of_images(int64_t number) const {
     SizeList sizes = parameter(number);
-    if (sizes.size() == 3) sizes.insert(sizes.begin() + 2, 1);
-    return sizes;
+    return sizes.size() == 3 ? SizeList{sizes[0], sizes[1], 1, sizes[2]} : sizes;
   }
 
   // Adds a layer to its stage; the sizes that it gives.

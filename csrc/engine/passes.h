@@ -27,6 +27,18 @@ struct ForwardPass {
   uint8_t* argmax;
 };
 
+// Forward passes of a network whose parameters stay what they are.
+class FrozenPass {
+ public:
+  FrozenPass() = default;
+  FrozenPass(const FrozenPass&) = delete;
+  FrozenPass& operator=(const FrozenPass&) = delete;
+  virtual ~FrozenPass() = default;
+
+  // images: one at least. outputs: by Network::outputs. May be called by several threads at once.
+  virtual void run(const Images& images, void* const* outputs) const = 0;
+};
+
 struct BackwardPass {
   Images images;
   const void* const* parameters;

@@ -42,6 +42,24 @@ inline NetworkPtr known_network(Sizes images, const std::vector<Sizes>& paramete
   return known->network;
 }
 
+// As in torch the statistics of a batch norm are of more than one value, or of none. images: of the smallest
+// batch.
+inline void check_statistics(const Network& network, int64_t images) {
+  for (const Stage& stage : network.stages) {
+    const int64_t of_image = stage.channels() == 0 ? 0 : stage.input_size / stage.channels();
+    if (stage.needs_statistics() && images * of_image == 1) {
+      fail(stage.name, ": batch_norm needs more than one value of each channel in training mode, got 1");
+    }
+  }
+}
+
+// All values of the batch must be addressable.
+inline void check_batch(const Network& network, int64_t images) {
+  for (const Stage& stage : network.stages) {
+    element_count(network.name.c_str(), std::array{std::max<int64_t>(images, 1), stage.core_size});
+  }
+}
+
 // The tensors of a call, checked and dense, kept alive while the kernels use them. A step of a small
 // network takes microseconds, so that each parameter is looked at as little as can be.
 struct NetworkTensors {
@@ -66,7 +84,7 @@ struct NetworkTensors {
     }
     network = known_network(sizes_of(images), parameter_sizes, program, !keeps && is_on_cpu(images));
     batch = sizes_of(images)[0];
-    check_batch();
+    check_batch(*network, batch);
     const bool bytes = wanted_normalization.has_value();
     if (bytes && images.scalar_type() != ScalarType::Byte) {
       fail(op(), ": input must be uint8, since it is to be normalized, got ",
@@ -106,16 +124,7 @@ struct NetworkTensors {
             .shift = scale == nullptr ? nullptr : scale + network->image_sizes[0]};
   }
 
-  // As in torch the statistics of a batch norm are of more than one value, or of none. images: of the smallest
-  // batch.
-  void check_statistics(int64_t images) const {
-    for (const Stage& stage : network->stages) {
-      const int64_t of_image = stage.channels() == 0 ? 0 : stage.input_size / stage.channels();
-      if (stage.needs_statistics() && images * of_image == 1) {
-        fail(stage.name, ": batch_norm needs more than one value of each channel in training mode, got 1");
-      }
-    }
-  }
+  void check_statistics(int64_t images) const { lenet_ext::check_statistics(*network, images); }
 
   NetworkPtr network;
   int64_t batch;
@@ -155,13 +164,6 @@ struct NetworkTensors {
     if (tensor.scalar_type() != ScalarType::Float) fail(op(), ": normalization must be float32");
     check_same_device(op(), "input", images, "normalization", tensor);
     check_sizes(op(), "normalization", tensor, std::array{int64_t{2}, network->image_sizes[0]});
-  }
-
-  // All values of the batch must be addressable.
-  void check_batch() const {
-    for (const Stage& stage : network->stages) {
-      element_count(op(), std::array{std::max<int64_t>(batch, 1), stage.core_size});
-    }
   }
 
   Tensors copies_;  // of parameters that are not dense

@@ -74,6 +74,13 @@ class FusedEnsemble(FusedNet):
             for tensor, value in zip(stacked.values(), values, strict=True):
                 tensor[index].copy_(value)
 
+    def freeze(self) -> Any:
+        """Refused: a frozen network is one network. Raises RuntimeError that says how to freeze a member."""
+        raise RuntimeError(
+            "FusedEnsemble: freeze is for one network: load member(k) into a model and call "
+            "lenet_ext.fuse(model, example_input).freeze()"
+        )
+
     def _index(self, index: int) -> int:
         index = operator.index(index)
         if not -self._members <= index < self._members:

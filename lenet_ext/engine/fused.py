@@ -11,7 +11,8 @@ from torch.compiler import is_compiling
 
 from lenet_ext.engine.capture import Captured, capture
 from lenet_ext.engine.capture.errors import layer_name
-from lenet_ext.engine.capture.modes import Flags, unread
+from lenet_ext.engine.capture.modes import Flags, flags, unread
+from lenet_ext.engine.frozen import FrozenNet, frozen
 from lenet_ext.engine.network import Network
 from lenet_ext.engine.operators import Statistics, draw_seeds, run
 from lenet_ext.engine.reasons import against
@@ -81,6 +82,30 @@ class FusedNet(torch.nn.Module):
         self.training = model.train(mode).training
         return self
 
+    def freeze(self) -> FrozenNet:
+        """The network in eval mode as it is now, for inference alone: see `FrozenNet`.
+
+        Whatever mode the modules are in, which they keep. Raises RuntimeError, naming what is in the way,
+        where a call in eval mode would: for modules that changed, a mode that cannot be fused, parameters on
+        the meta device or sharded; and for parameters that are not on the CPU, and a network that draws
+        random numbers or changes running statistics in eval mode too.
+        """
+        tensors = self._registered.tensors(self, self._layout)
+        return frozen(self._in_mode(self._eval_flags()), self._layout.tensors, tensors, self._normalization)
+
+    def _eval_flags(self) -> Flags:
+        """The modes of the layers after eval()."""
+        modules = [*self.modules(), *self._trained_as]
+        if not self._trained_as and all(_is_plain(module) for module in modules[1:]):
+            return (False,) * len(self._layout.paths)
+        before = [(module, module.training) for module in modules]
+        try:
+            self.eval()
+            return flags(self, self._layout.paths)
+        finally:
+            for module, mode in before:
+                module.training = mode
+
     def _run(self, images: Tensor, tensors: list[Tensor], mode: Runnable, counted: list[Tensor]) -> Any:
         images, *parameters = autocast(images, *tensors)
         seed = draw_seeds(1) if mode.is_random else None
@@ -140,12 +165,7 @@ class FusedNet(torch.nn.Module):
 
     def _check(self, images: Tensor, mode: Runnable) -> None:
         """Raises RuntimeError for images that the model may treat in another way."""
-        sizes, known = tuple(images.shape[1:]), mode.sizes
-        if len(sizes) == len(known.example) and not known.include(sizes):
-            raise RuntimeError(
-                f"FusedNet: the network was fused for {known.text()}, and may compute something else "
-                f"for {tuple(images.shape)}: call lenet_ext.fuse with an example of that shape"
-            )
+        mode.sizes.check("FusedNet", images.shape)
 
     def _named(self) -> dict[str, Tensor]:
         """Those of the network's parameters that are registered, in its order."""
@@ -167,6 +187,11 @@ class FusedNet(torch.nn.Module):
         replica = super()._replicate_for_data_parallel()
         replica._registered = Registered()
         return replica
+
+
+def _is_plain(module: torch.nn.Module) -> bool:
+    """Whether its class leaves the choice of modes to torch."""
+    return type(module).train is torch.nn.Module.train
 
 
 def _submodule(root: torch.nn.Module, path: str) -> torch.nn.Module:

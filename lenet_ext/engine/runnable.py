@@ -12,7 +12,7 @@ from torch.utils._pytree import tree_map
 from lenet_ext.engine.capture import ImageSizes, Leaf, Mode
 from lenet_ext.engine.network import Network
 
-__all__ = ["Runnable"]
+__all__ = ["Runnable", "collected"]
 
 
 @dataclass(frozen=True)
@@ -42,4 +42,9 @@ class Runnable:
 
     def collected(self, outputs: Sequence[Tensor]) -> Any:
         """The outputs as the model returns them."""
-        return tree_map(lambda leaf: outputs[leaf.output] if isinstance(leaf, Leaf) else leaf, self.structure)
+        return collected(self.structure, outputs)
+
+
+def collected(structure: Any, outputs: Sequence[Any]) -> Any:
+    """The outputs in the places of the Leaves of `structure`."""
+    return tree_map(lambda leaf: outputs[leaf.output] if isinstance(leaf, Leaf) else leaf, structure)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import multiprocessing
 from collections.abc import Callable
 
 import pytest
@@ -129,6 +131,25 @@ def test_fused_networks(kind: str) -> None:
         return found
 
     assert in_a_child(results) == results()
+
+
+@pytest.mark.parametrize("kind", ["plain", "strided", "sliced channels_last"])
+def test_frozen_networks(kind: str) -> None:
+    """By plans of the parent's, and by new ones; of tensors and arrays."""
+    model = network(torch.float32)
+    images = as_lies(kind, torch.randn(LARGE))
+    model(images)
+    frozen = lenet_ext.fuse(model, images).freeze()
+    expected = [as_bytes(frozen(images)), as_bytes(frozen(images[:3]))]
+    again = copy.deepcopy(frozen)
+
+    def results() -> list[list[bytes]]:
+        arrays = [net(x.numpy()).tobytes() for net in (frozen, again) for x in (images, images[:3])]
+        return [*(as_bytes(net(x)) for net in (frozen, again) for x in (images, images[:3])), arrays]
+
+    answer = in_a_child(results)
+    assert answer[:4] == [*expected, *expected]
+    assert answer[4] == [one for (one,) in (*expected, *expected)]
 
 
 @pytest.mark.parametrize("steps_before", [0, 2])

@@ -9,6 +9,7 @@
 #include "cpu/activation.h"
 #include "cpu/conv2d/conv2d.h"
 #include "cpu/dropout/mask.h"
+#include "cpu/engine/frozen.h"
 #include "cpu/engine/passes.h"
 #include "cpu/engine/sample_gradients.h"
 #include "cpu/linear/stacked.h"
@@ -62,7 +63,8 @@ constexpr TypedKernels kTypedKernels = {
                 .train = &network_train<S, Stored>,
                 .sample_gradients = &network_sample_gradients<S, Stored>,
                 .clipped_sums = &network_clipped_sums<S, Stored>,
-                .noisy_update = &noisy_update<S, Stored>},
+                .noisy_update = &noisy_update<S, Stored>,
+                .freeze = &freeze_network<S, Stored>},
 };
 
 }  // namespace

@@ -18,16 +18,20 @@ class NetworkRun {
   // tile_images: of the tiles of a pass that tells images apart.
   NetworkRun(const NetworkPtr& network, const Images& images, const void* const* parameters, uint64_t seed,
              Purpose purpose, T* statistics, std::optional<int64_t> tile_images = {})
-      : network_(*network),
-        images_(images),
-        parameters_(*network, parameters),
-        engine_(Engine<S>::of(network, tile_images.value_or(images.count), purpose)),
-        statistics_memory_(statistics != nullptr ? 0 : network->statistics_before(network->stages.size())),
-        statistics_(*network, statistics != nullptr ? statistics : statistics_memory_.data()),
-        values_(network->stages.size() + 1),
-        stages_(network->stages.size()) {
-    engine_->set_parameters({parameters_.pointers(), seed});
+      : NetworkRun(*network, images, Engine<S>::of(network, tile_images.value_or(images.count), purpose),
+                   statistics) {
+    parameters_.emplace(*network, parameters);
+    engine_->set_parameters({parameters_->pointers(), seed});
   }
+  // With an engine for so many images, whose parameters are set.
+  NetworkRun(const Network& network, const Images& images, std::shared_ptr<Engine<S>> engine, T* statistics)
+      : network_(network),
+        images_(images),
+        engine_(std::move(engine)),
+        statistics_memory_(statistics != nullptr ? 0 : network.statistics_before(network.stages.size())),
+        statistics_(network, statistics != nullptr ? statistics : statistics_memory_.data()),
+        values_(network.stages.size() + 1),
+        stages_(network.stages.size()) {}
 
   const Engine<S>& engine() const { return *engine_; }
   int64_t batch() const { return images_.count; }
@@ -194,7 +198,7 @@ class NetworkRun {
 
   const Network& network_;
   const Images& images_;
-  const WideParameters<S, Stored> parameters_;
+  std::optional<const WideParameters<S, Stored>> parameters_;
   const std::shared_ptr<Engine<S>> engine_;
   Scratch<T> statistics_memory_;
   Statistics<S> statistics_;

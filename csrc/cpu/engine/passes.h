@@ -19,6 +19,31 @@ void set_saved(NetworkRun<S, Stored>& run, const Network& network, typename S::S
   }
 }
 
+// Where `saves` is not set, nothing but the outputs is kept.
+template <class S, class Stored>
+void write_outputs(NetworkRun<S, Stored>& run, const Network& network, bool saves, void* const* outputs) {
+  run.observe_all();
+  for (size_t i = 1; !saves && i <= network.stages.size(); ++i) {
+    const int value = static_cast<int>(i);
+    if (run.engine().crosses(value)) run.set_values(value, run.batch_memory(network.value_size(value)));
+  }
+  for (size_t i = 0; i < run.engine().segments(); ++i) {
+    const Segment<S>& segment = run.engine().segment(i);
+    run.begin(segment);
+    segment.for_each_tile([&](const TileRange& range) {
+      typename NetworkRun<S, Stored>::Tile tile(run, segment, range, false);
+      run.forward(segment, tile);
+      for (size_t k = 0; k < network.outputs.size(); ++k) {
+        const int value = network.outputs[k].value;
+        if (!segment.contains(value)) continue;
+        const int64_t size = network.value_size(value);
+        copy_row<S>(tile.value(value), static_cast<Stored*>(outputs[k]) + range.first * size,
+                    range.count * size);
+      }
+    });
+  }
+}
+
 template <class S, class Stored>
 void network_forward(const NetworkPtr& network, const ForwardPass& pass) {
   using T = typename S::Scalar;
@@ -28,27 +53,8 @@ void network_forward(const NetworkPtr& network, const ForwardPass& pass) {
   T* const saved = static_cast<T*>(pass.saved);
   NetworkRun<S, Stored> run(network, pass.images, pass.parameters, pass.seed, {},
                             saves ? saved + batch * network->values_before(stages) : nullptr);
-  run.observe_all();
   if (saves) set_saved(run, *network, saved, pass.argmax);
-  for (size_t i = 1; !saves && i <= stages; ++i) {
-    const int value = static_cast<int>(i);
-    if (run.engine().crosses(value)) run.set_values(value, run.batch_memory(network->value_size(value)));
-  }
-  for (size_t i = 0; i < run.engine().segments(); ++i) {
-    const Segment<S>& segment = run.engine().segment(i);
-    run.begin(segment);
-    segment.for_each_tile([&](const TileRange& range) {
-      typename NetworkRun<S, Stored>::Tile tile(run, segment, range, false);
-      run.forward(segment, tile);
-      for (size_t k = 0; k < network->outputs.size(); ++k) {
-        const int value = network->outputs[k].value;
-        if (!segment.contains(value)) continue;
-        const int64_t size = network->value_size(value);
-        copy_row<S>(tile.value(value), static_cast<Stored*>(pass.outputs[k]) + range.first * size,
-                    range.count * size);
-      }
-    });
-  }
+  write_outputs(run, *network, saves, pass.outputs);
 }
 
 template <class S, class Stored>

@@ -28,7 +28,7 @@ class ScratchCache {
 
   Block take(size_t bytes) {
     if (kOwnAllocations) return {::operator new(bytes, kAlignment), bytes};
-    if (void* const data = arena_.take(bytes)) return {data, bytes};
+    if (void* const data = arena_->take(bytes)) return {data, bytes};
     if (bytes < kLeast) bytes = kLeast;
     for (size_t i = count_; i-- > 0;) {
       if (blocks_[i].bytes >= bytes && blocks_[i].bytes <= 2 * bytes) return remove(i);
@@ -36,7 +36,7 @@ class ScratchCache {
     return {::operator new(bytes, kAlignment), bytes};
   }
   void give_back(Block block) {
-    if (arena_.give_back(block.data)) return;
+    if (arena_->give_back(block.data)) return;
     if (kOwnAllocations || block.bytes > kMost) return ::operator delete(block.data, kAlignment);
     while (count_ == kBlocks || total_ + block.bytes > kMost) ::operator delete(remove(0).data, kAlignment);
     blocks_[count_++] = block;
@@ -66,9 +66,28 @@ class ScratchCache {
   static constexpr std::align_val_t kAlignment{64};
   // Of one size up to kLeast: a small block that is needed comes from any other.
   static constexpr size_t kLeast = 4 * 1024, kMost = 256 * 1024 * 1024, kBlocks = 48;
-  ScratchArena arena_;
+  friend class LastingScratch;
+  ScratchArena own_;
+  ScratchArena* arena_ = &own_;
   Block blocks_[kBlocks];  // from the one that was used longest ago
   size_t count_ = 0, total_ = 0;
+};
+
+// While it lives, the small blocks of this thread come from `arena` and go back to it. What is to outlive the
+// thread, or to be freed by another, is made and destroyed so; no Scratch from before is given back meanwhile.
+class LastingScratch {
+ public:
+  explicit LastingScratch(ScratchArena& arena)
+      : cache_(ScratchCache::of_this_thread()), before_(cache_.arena_) {
+    cache_.arena_ = &arena;
+  }
+  LastingScratch(const LastingScratch&) = delete;
+  LastingScratch& operator=(const LastingScratch&) = delete;
+  ~LastingScratch() { cache_.arena_ = before_; }
+
+ private:
+  ScratchCache& cache_;
+  ScratchArena* const before_;
 };
 
 // Uninitialised working memory, aligned to a cache line.

@@ -74,6 +74,15 @@ class ImageSizes:
         """Whether the graph holds for images of these sizes."""
         return sizes == self.example or self._fits(sizes)
 
+    def check(self, name: str, shape: tuple[int, ...]) -> None:
+        """Raises RuntimeError, from `name`, for images (N, ...) that the model may treat in another way."""
+        sizes = tuple(shape[1:])
+        if len(sizes) == len(self.example) and not self.include(sizes):
+            raise RuntimeError(
+                f"{name}: the network was fused for {self.text()}, and may compute something else for "
+                f"{tuple(shape)}: call lenet_ext.fuse with an example of that shape"
+            )
+
     def _fits(self, sizes: tuple[int, ...]) -> bool:
         if len(sizes) != len(self.names):
             return False

@@ -100,7 +100,7 @@ def run_ours(federation: Federation, after_round: AfterRound) -> None:
         move_centre(step.optimizer)
         orders = [torch.cat(list(federation.batches(client, number))) for client in range(members)]
         data = (federation.images, federation.labels)
-        step.epoch(*data, federation.batch_size, orders)  # type: ignore[arg-type]
+        step.epoch(*data, federation.batch_size, orders)
         average(many, weights)
         shared = many.member(0)
         after_round(number, time.perf_counter() - began, shared)

@@ -46,7 +46,7 @@ for name, mu in (("FedAvg", 0.0), ("FedProx, mu = 0.3", 0.3)):
         move_centre(step.optimizer)
         for _ in range(EPOCHS):
             orders = [own[torch.randperm(len(own))] for own in chosen]
-            losses = step.epoch(images, labels, BATCH_SIZE, orders)  # type: ignore[arg-type]
+            losses = step.epoch(images, labels, BATCH_SIZE, orders)
         average(many, torch.tensor([len(own) for own in chosen]))
         seconds, loss = time.perf_counter() - began, torch.stack([own.mean() for own in losses]).mean()
         shared.load_state_dict(many.member(0))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import starmap
 from typing import Any
@@ -155,14 +155,14 @@ class TrainStep:
         images: Tensor,
         targets: Tensor,
         batch_size: int,
-        permutation: Tensor | None = None,
+        permutation: Tensor | Sequence[Tensor] | None = None,
         callback: Callable[[int, Tensor], None] | None = None,
         callback_steps: int = 100,
     ) -> Tensor:
         """A step for each batch of `batch_size` images, the last perhaps smaller; the losses (steps,).
 
         permutation: int64, the images to take in this order (those left out are not used; one may come
-        twice). callback(steps_done, losses_so_far) is called after every `callback_steps` steps and at the
+        twice); for an ensemble see EnsembleStep.epoch. callback(steps_done, losses_so_far) is called after every `callback_steps` steps and at the
         end. Targets and permutation are checked before the first step: an IndexError changes nothing. On CUDA
         the epoch waits for the GPU before it begins, to check them.
 
@@ -175,8 +175,9 @@ class TrainStep:
         if batch_size < 1 or callback_steps < 1:
             raise ValueError("TrainStep: batch_size and callback_steps must be at least 1")
         check_tensors(images, targets, permutation)
-        if permutation is not None:
+        if isinstance(permutation, Tensor):
             permutation = permutation.to(images.device)
+        assert not isinstance(permutation, Sequence)  # which is for an ensemble, and was refused
         order = torch.arange(len(images), device=images.device) if permutation is None else permutation
         losses: list[Tensor] = []
         if order.dim() != 1 or len(order) == 0:  # which the operator refuses, or has nothing to do for
@@ -353,7 +354,7 @@ def _norm(max_norm: object) -> float:
     return float(max_norm)
 
 
-def check_tensors(images: Tensor, targets: Tensor, permutation: Tensor | None = None) -> None:
+def check_tensors(images: object, targets: object, permutation: object = None) -> None:
     """Raises TypeError for arrays and lists."""
     for name, value in (("images", images), ("targets", targets), ("permutation", permutation)):
         if not isinstance(value, Tensor) and (value is not None or name != "permutation"):

@@ -125,10 +125,11 @@ Tensor ensemble_train(const Tensor& images, const Tensor& targets, std::optional
   if (!kernels.on_host()) fail(op, kOnHost);
   if (t.network->outputs.size() != 1) fail(op, ": the network has several outputs, a loss is of one");
   const LossTargets wanted(t, targets, loss_weight, loss_pos_weight);
-  const StepTensors tensors(t, kernels, order, state, options, members);
+  const std::optional<Tensor> images_in_order = checked_order(t, kernels, order);
+  const OptimizerTensors optimizer = optimizer_of(t, state, options, members);
   const RunningStatistics running(t, counts, members);
-  const Ranges of(op, ranges, tensors.order ? tensors.order->numel() : t.batch);
-  wanted.check_values(tensors.order);
+  const Ranges of(op, ranges, images_in_order ? images_in_order->numel() : t.batch);
+  wanted.check_values(images_in_order);
   int64_t most = 0;
   for (int64_t member = 0; member < members; ++member) {
     const int64_t count = of.count(member), rest = count % batch_size;
@@ -149,20 +150,20 @@ Tensor ensemble_train(const Tensor& images, const Tensor& targets, std::optional
   const int64_t statistics_bytes =
       t.network->statistics_before(t.network->stages.size()) * int64_t{sizeof(double)};
   for_each_member(members, [&](int64_t member) {
-    const std::vector<void*> own = t.pointers_of(member), own_state = tensors.state_of(t, member);
-    std::vector<float> steps(tensors.steps == nullptr ? 0 : parameter_count);
-    for (size_t i = 0; i < steps.size(); ++i) steps[i] = tensors.steps[i * members + member];
+    const std::vector<void*> own = t.pointers_of(member), own_state = optimizer.state_of(member);
+    std::vector<float> steps(optimizer.steps() == nullptr ? 0 : parameter_count);
+    for (size_t i = 0; i < steps.size(); ++i) steps[i] = optimizer.steps()[i * members + member];
     std::vector<std::byte> statistics(statistics_bytes);
     take_steps(
         t, kernels, wanted, running,
         {.first = of.first(member),
          .count = of.count(member),
-         .order = tensors.order ? static_cast<const int64_t*>(tensors.order->const_data_ptr()) : nullptr,
+         .order = numbers_of(images_in_order),
          .batch_size = batch_size,
          .parameters = own.data(),
          .state = own_state.data(),
          .counts = steps.empty() ? nullptr : steps.data(),
-         .options = tensors.options_of(member),
+         .options = optimizer.options(member),
          .seeds = numbers == nullptr ? nullptr : numbers + member * most,
          .losses = static_cast<char*>(losses.mutable_data_ptr()) + member * most * losses.element_size(),
          .member = member},
@@ -170,7 +171,7 @@ Tensor ensemble_train(const Tensor& images, const Tensor& targets, std::optional
           kFillNaN[t.dtype](loss, 1);
           return true;
         });
-    for (size_t i = 0; i < steps.size(); ++i) tensors.steps[i * members + member] = steps[i];
+    for (size_t i = 0; i < steps.size(); ++i) optimizer.steps()[i * members + member] = steps[i];
   });
   return losses;
 }

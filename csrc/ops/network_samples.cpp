@@ -226,7 +226,7 @@ void network_noisy_update(Tensors parameters, Tensors state, const Tensor& optio
     }
     elements += network.parameter_sizes[number];
   }
-  const OptimizerTensors own(op, network, parameters[0], state, options);
+  const OptimizerTensors own(op, network, "a parameter", parameters[0], state, options);
   if (sums.scalar_type() != compute_type(dtype) || !sums.is_contiguous()) {
     fail(op, ": sums must be contiguous, ", torch::headeronly::toString(compute_type(dtype)));
   }
@@ -251,8 +251,7 @@ void network_noisy_update(Tensors parameters, Tensors state, const Tensor& optio
 
 const Registration registration = {
     {"network_sample_gradients(Tensor images, Tensor targets, Tensor[] parameters, int[] places, Tensor? "
-     "seeds, "
-     "str program, Tensor? normalization, Tensor? loss_weight=None, Tensor? loss_pos_weight=None) -> "
+     "seeds, str program, Tensor? normalization, Tensor? loss_weight=None, Tensor? loss_pos_weight=None) -> "
      "Tensor[]",
      TORCH_BOX(&network_sample_gradients)},
     {"network_clipped_sums(Tensor images, Tensor targets, Tensor? order, Tensor[] parameters, int[] places, "
@@ -260,9 +259,7 @@ const Registration registration = {
      "loss_pos_weight=None) -> (Tensor, Tensor)",
      TORCH_BOX(&network_clipped_sums)},
     {"network_noisy_update(Tensor(a!)[] parameters, Tensor(b!)[] state, Tensor options, int[] wanted, "
-     "Tensor(c!) "
-     "sums, "
-     "Tensor? noise, float divisor, str optimizer) -> ()",
+     "Tensor(c!) sums, Tensor? noise, float divisor, str optimizer) -> ()",
      TORCH_BOX(&network_noisy_update)},
 };
 

@@ -25,21 +25,22 @@ Tensor network_train(const Tensor& images, const Tensor& targets, std::optional<
   const Backend kernels(op, t.images);
   if (t.network->outputs.size() != 1) fail(op, ": the network has several outputs, a loss is of one");
   const LossTargets wanted(t, targets, loss_weight, loss_pos_weight);
-  const StepTensors tensors(t, kernels, order, state, options);
+  const std::optional<Tensor> numbers = checked_order(t, kernels, order);
+  const OptimizerTensors optimizer = optimizer_of(t, state, options);
   const RunningStatistics running(t, counts);
-  if (kernels.on_host()) wanted.check_values(tensors.order);
-  const int64_t count = tensors.order ? tensors.order->numel() : t.batch;
+  if (kernels.on_host()) wanted.check_values(numbers);
+  const int64_t count = numbers ? numbers->numel() : t.batch;
   const bool one_step = batch_size == 0;
   if (one_step && count == 0) fail(op, ": the batch is empty");
   if (one_step) batch_size = count;
   Steps s{.first = 0,
           .count = count,
-          .order = tensors.order ? static_cast<const int64_t*>(tensors.order->const_data_ptr()) : nullptr,
+          .order = numbers_of(numbers),
           .batch_size = batch_size,
           .parameters = t.pointers.data(),
-          .state = tensors.state.data(),
-          .counts = tensors.steps,
-          .options = tensors.options_of(0)};
+          .state = optimizer.state(),
+          .counts = optimizer.steps(),
+          .options = optimizer.options()};
   const int64_t steps = s.steps();
   if (steps > 0) t.check_statistics(count - (steps - 1) * batch_size);
   wanted.check_batches(count, batch_size);

@@ -162,9 +162,10 @@ class TrainStep:
         """A step for each batch of `batch_size` images, the last perhaps smaller; the losses (steps,).
 
         permutation: int64, the images to take in this order (those left out are not used; one may come
-        twice); for an ensemble see EnsembleStep.epoch. callback(steps_done, losses_so_far) is called after every `callback_steps` steps and at the
-        end. Targets and permutation are checked before the first step: an IndexError changes nothing. On CUDA
-        the epoch waits for the GPU before it begins, to check them.
+        twice); for an ensemble see EnsembleStep.epoch. callback(steps_done, losses_so_far) is called after
+        every `callback_steps` steps and at the end. Targets and permutation are checked before the first
+        step: an IndexError changes nothing. On CUDA the epoch waits for the GPU before it begins, to check
+        them.
 
         Dropout draws the seeds of all steps from torch's default generator, one after the other: an epoch is
         the same, bit for bit, as its steps one by one.

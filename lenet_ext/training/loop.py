@@ -23,6 +23,7 @@ from lenet_ext.training.dataset import Dataset, Split
 from lenet_ext.training.errors import InputError
 from lenet_ext.training.learner import EVALUATION_BATCH, Learner
 from lenet_ext.training.own_network import OwnNetwork
+from lenet_ext.training.pictures import PictureObserver
 
 WARM_UP_SHARE = 0.05  # of all steps; the first gradients of a fresh network are too steep for the full rate
 REPORT_EVERY = 20  # steps; reading the loss makes the CPU wait for a GPU
@@ -30,24 +31,16 @@ REPORT_EVERY = 20  # steps; reading the loss makes the CPU wait for a GPU
 EpochRecord = dict[str, Any]  # one line of metrics.jsonl
 
 
-class Observer(Protocol):
-    """Who wants to follow a run, e.g. a progress display."""
-
-    def note(self, text: str) -> None:
-        """Something that the user may not expect, and that is no error."""
+class Observer(PictureObserver, Protocol):
+    """Who wants to follow a run, e.g. a progress display; `going_on` is called between any two batches."""
 
     def run_started(self, run: Run) -> None: ...
-
-    def going_on(self) -> None:
-        """Called between any two batches and pictures; may raise what ends the run there."""
 
     def batch_done(
         self, learner: str, epoch: int, step: int, loss: float, images_per_second: float
     ) -> None: ...
 
     def epoch_done(self, record: EpochRecord) -> None: ...
-
-    def picture_failed(self, name: str, message: str) -> None: ...
 
 
 @dataclass
@@ -149,7 +142,7 @@ def train_one_epoch(run: Run, learner: Learner, train: Split, observer: Observer
     changes = torch.Generator().manual_seed(derived_seed(config.seed, epoch, "augment"))
     learner.train(True)
     start = time.perf_counter()
-    with _own_randomness(derived_seed(config.seed, epoch, "dropout"), config.device):
+    with own_randomness(derived_seed(config.seed, epoch, "dropout"), config.device):
         for indices in shuffled_batches(len(train), config.batch_size, config.seed, epoch):
             observer.going_on()
             indices = indices.to(config.device)
@@ -170,7 +163,7 @@ def train_one_epoch(run: Run, learner: Learner, train: Split, observer: Observer
 
 
 @contextmanager
-def _own_randomness(seed: int, device: str) -> Iterator[None]:
+def own_randomness(seed: int, device: str) -> Iterator[None]:
     """torch's default generators begin from `seed`, and are afterwards as they were."""
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
         torch.manual_seed(seed)

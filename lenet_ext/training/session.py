@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
-import warnings
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -24,13 +21,14 @@ from lenet_ext.training.checkpoint import (
 from lenet_ext.training.config import TrainingConfig, new_config, resumed_config
 from lenet_ext.training.data import Normalization, load_dataset
 from lenet_ext.training.dataset import Dataset, Outline
-from lenet_ext.training.errors import InputError, error_text, os_error_text
-from lenet_ext.training.files import locked, write_atomically
+from lenet_ext.training.errors import InputError
+from lenet_ext.training.files import own_folder, write_atomically
 from lenet_ext.training.learner import LEARNERS
 from lenet_ext.training.loop import Observer, Run, fit
 from lenet_ext.training.needs import check_memory
 from lenet_ext.training.network import build_network, network_of, why_not_fused
 from lenet_ext.training.own_network import OwnNetwork, trusted
+from lenet_ext.training.pictures import write_pictures
 
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
@@ -63,7 +61,7 @@ def train_in_folder(
             "or use --resume=auto, which starts a run where there is none"
         )
     # The lock comes first: what is read here may otherwise be older than what another run writes meanwhile.
-    with _own_folder(out):
+    with own_folder(out):
         _refuse_to_overwrite(out, resume)
         checkpoint = load_checkpoint(checkpoint_path) if resume and checkpoint_path.exists() else None
         if checkpoint:
@@ -164,30 +162,6 @@ def _refuse_to_overwrite(out: Path, resume: Resume) -> None:
             raise InputError(f"{out / name}: exists already, without a checkpoint; use another --out")
 
 
-@contextmanager
-def _own_folder(out: Path) -> Iterator[None]:
-    """`out`, made and locked; an error before there is anything in it takes it away again."""
-    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
-    _make_folder(out)
-    try:
-        with locked(out):
-            yield
-    except BaseException:
-        with suppress(OSError):  # it is not empty
-            for folder in missing:
-                folder.rmdir()
-        raise
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be made a folder: {os_error_text(error)}") from error
-    if not os.access(out, os.W_OK):
-        raise InputError(f"{out}: cannot be written into")
-
-
 def _metrics_text(run: Run) -> str:
     return "".join(json.dumps(record) + "\n" for record in run.history)
 
@@ -206,26 +180,12 @@ def _config_text(run: Run) -> str:
 
 
 def _write_pictures(out: Path, run: Run, observer: Observer) -> None:
-    """The network is trained and saved: no failure here may cost more than a picture."""
-    drawings: tuple[Callable[[], bytes], ...] = (
+    drawings = (
         lambda: plots.curves(run.records()),
         lambda: plots.filters(first_filters(run.learners[0].model)),
         lambda: plots.confusion(confusion_matrix(run), run.dataset.class_names),
     )
-    for name, draw in zip(PICTURES, drawings, strict=True):
-        observer.going_on()
-        try:
-            with warnings.catch_warnings(record=True) as flaws:  # e.g. letters that the font lacks
-                warnings.simplefilter("always")
-                content = draw()
-            write_atomically(out / name, content)
-        except InputError as error:
-            observer.picture_failed(name, str(error))
-        except Exception as error:
-            observer.picture_failed(name, f"{out / name}: cannot be drawn: {error_text(error)}")
-        else:
-            if flaws:
-                observer.note(f"{out / name}: {error_text(flaws[0].message)}")
+    write_pictures(out, dict(zip(PICTURES, drawings, strict=True)), observer)
 
 
 def first_filters(model: torch.nn.Module) -> Tensor:

@@ -16,13 +16,14 @@ import pytest
 import torch
 from test_checkpoint import make_run
 
-from lenet_ext.training.checkpoint import FORMAT, NO_CHECKSUM, load_checkpoint, save_checkpoint
+from lenet_ext.training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from lenet_ext.training.config import TrainingConfig
 from lenet_ext.training.errors import InputError
 from lenet_ext.training.files import write_atomically
 from lenet_ext.training.learner import Learner
 from lenet_ext.training.loop import Run
 from lenet_ext.training.metadata import FIGURES
+from lenet_ext.training.sealed import NO_CHECKSUM
 
 
 def small_run() -> Run:

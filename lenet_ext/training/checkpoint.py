@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from lenet_ext.training.errors import InputError, error_text
 from lenet_ext.training.files import write_atomically
-from lenet_ext.training.learner import Learner, state_keys
+from lenet_ext.training.learner import Learner, optimizer_state, restore_optimizer, state_keys
 from lenet_ext.training.loop import Run
 from lenet_ext.training.metadata import Metadata, checked
 from lenet_ext.training.network import network_of
@@ -37,8 +37,8 @@ class Checkpoint:
     tensors: dict[str, Tensor]
 
 
-def save_checkpoint(path: Path, run: Run, data_sha256: str) -> None:
-    """Write the run's state to `path`, atomically."""
+def save_checkpoint(path: Path, run: Run, data_sha256: str, tensors: dict[str, Tensor] | None = None) -> None:
+    """Write the run's state to `path`, atomically. tensors: in place of those of its learners."""
     metadata = checked(
         Metadata(
             format=FORMAT,
@@ -54,7 +54,10 @@ def save_checkpoint(path: Path, run: Run, data_sha256: str) -> None:
             own_network=None if run.own is None else asdict(run.own),
         )
     )
-    tensors = {name: tensor for learner in run.learners for name, tensor in learner_tensors(learner).items()}
+    if tensors is None:
+        tensors = {}
+        for learner in run.learners:
+            tensors.update(state_tensors(learner.name, learner.model, learner.optimizer))
     write_atomically(path, sealed(HEADER_ENTRY, asdict(metadata), tensors))
 
 
@@ -80,10 +83,7 @@ def restore_learners(checkpoint: Checkpoint, learners: Sequence[Learner]) -> Non
     """Give every learner its weights and the state of its optimizer back."""
     for learner in learners:
         restore_weights(checkpoint, learner.model, learner.name)
-        states: dict[str, dict[str, Tensor]] = {}
-        for path, tensor in _of_prefix(checkpoint, f"{learner.name}/optimizer/").items():
-            key, _, name = path.partition("/")
-            states.setdefault(key, {})[name] = tensor
+        states = optimizer_state_in(checkpoint.tensors, learner.name)
         wanted = state_keys(learner.config) if checkpoint.metadata.epoch > 0 else set()
         if states.keys() != wanted:
             texts = (" and ".join(sorted(keys)) or "nothing" for keys in (states.keys(), wanted))
@@ -92,7 +92,7 @@ def restore_learners(checkpoint: Checkpoint, learners: Sequence[Learner]) -> Non
         having = {name for tensors in states.values() for name in tensors}
         for key, tensors in states.items():
             _check_state(checkpoint, key, tensors, learner.model, having)
-        learner.restore_optimizer(states)
+        restore_optimizer(learner.model, learner.optimizer, states)
 
 
 def _check_state(
@@ -112,7 +112,7 @@ def restore_weights(checkpoint: Checkpoint, model: nn.Module, engine: str, *, as
 
     Raises `InputError` if names or shapes are another network's.
     """
-    stored = _of_prefix(checkpoint, f"{engine}/weight/")
+    stored = of_prefix(checkpoint.tensors, f"{engine}/weight/")
     _check_shapes(checkpoint, stored, model.state_dict())
     model.load_state_dict(stored, assign=assign)
 
@@ -126,10 +126,10 @@ def _check_shapes(checkpoint: Checkpoint, stored: Mapping[str, Tensor], wanted: 
             )
 
 
-def learner_tensors(learner: Learner) -> dict[str, Tensor]:
-    """Its weights and the state of its optimizer, under their names in a checkpoint."""
-    tensors = {f"weight/{name}": tensor for name, tensor in learner.model.state_dict().items()}
-    for key, state in learner.optimizer_state().items():
+def state_tensors(engine: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
+    """Weights, buffers and the optimizer's state under their names in a checkpoint."""
+    tensors = {f"weight/{name}": tensor for name, tensor in model.state_dict().items()}
+    for key, state in optimizer_state(model, optimizer).items():
         tensors.update({f"optimizer/{key}/{name}": tensor for name, tensor in state.items()})
     seen: set[int] = set()
     result = {}
@@ -137,18 +137,23 @@ def learner_tensors(learner: Learner) -> dict[str, Tensor]:
         place = tensor.untyped_storage().data_ptr()
         # safetensors takes no tensors that share memory, such as a parameter under two names.
         copied = tensor.clone(memory_format=torch.contiguous_format) if place in seen else tensor.contiguous()
-        result[f"{learner.name}/{name}"] = copied
+        result[f"{engine}/{name}"] = copied
         seen.add(place)
     return result
 
 
-def _of_prefix(checkpoint: Checkpoint, prefix: str) -> dict[str, Tensor]:
+def optimizer_state_in(tensors: Mapping[str, Tensor], engine: str) -> dict[str, dict[str, Tensor]]:
+    """That of the engine's optimizer, as `optimizer_state` gave it."""
+    states: dict[str, dict[str, Tensor]] = {}
+    for path, tensor in of_prefix(tensors, f"{engine}/optimizer/").items():
+        key, _, name = path.partition("/")
+        states.setdefault(key, {})[name] = tensor
+    return states
+
+
+def of_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     """The tensors whose names begin so, by the rest of their names."""
-    return {
-        name.removeprefix(prefix): tensor
-        for name, tensor in checkpoint.tensors.items()
-        if name.startswith(prefix)
-    }
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _shape_text(tensor: Tensor | None) -> str:

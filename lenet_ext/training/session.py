@@ -80,7 +80,7 @@ def train_in_folder(
             lambda outline: _announce(outline, config, own, observer),
         )
         if own is not None and not checkpoint:
-            _check_last_batch(own, dataset, config)
+            check_last_batch(own, dataset, config)
             config = _engine_that_takes(own, dataset, config, options.get("engine") is not None, observer)
         data_sha256 = dataset.fingerprint()
         if config.device == "cuda":
@@ -108,7 +108,7 @@ def _announce(outline: Outline, config: TrainingConfig, own: OwnNetwork | None, 
         observer.note(remark)
 
 
-def _check_last_batch(own: OwnNetwork, dataset: Dataset, config: TrainingConfig) -> None:
+def check_last_batch(own: OwnNetwork, dataset: Dataset, config: TrainingConfig) -> None:
     """Of one image, which batch norms may not take; they are to say so before an epoch and not behind it."""
     count, network = len(dataset.train), network_of(dataset)
     if count % config.batch_size == 1 or config.batch_size == 1:

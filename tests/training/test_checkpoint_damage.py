@@ -30,8 +30,10 @@ def small_run() -> Run:
     """A run whose learner has 9 numbers and as many momenta, so that a test can go through all bytes."""
     run = make_run()
     model = torch.nn.Linear(2, 3)
-    state = {"momentum_buffer": {name: torch.zeros_like(value) for name, value in model.named_parameters()}}
-    learner = SimpleNamespace(name="small", model=model, optimizer_state=lambda: state)
+    optimizer = torch.optim.SGD(model.parameters(), momentum=0.9)
+    for parameter in model.parameters():
+        optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
+    learner = SimpleNamespace(name="small", model=model, optimizer=optimizer)
     return Run(run.config, run.dataset, run.normalize, [cast(Learner, learner)], run.history)
 
 

@@ -42,7 +42,7 @@ def cluster(address: str) -> Iterator[int]:
     if own:
         options: dict[str, Any] = {"include_dashboard": False} if address == "" else {}
         try:
-            ray.init(address or "local", log_to_driver=False, logging_level="warning", **options)
+            ray.init(address or "local", log_to_driver=False, logging_level="error", **options)
         except (OSError, RuntimeError, ValueError) as error:
             raise InputError(f"--ray {address}: no cluster: {error_text(error)}") from error
     try:

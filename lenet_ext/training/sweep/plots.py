@@ -20,7 +20,7 @@ from lenet_ext.training.sweep.state import Combination, Sweep, values_text
 MOST_CELLS_WITH_TEXT = 30  # in a row or a column
 MOST_PANELS = 12
 MOST_CURVES_IN_COLOUR = 8
-DIVERGED = "#bbbbbb"
+DIVERGED = OTHERS = "#bbbbbb"
 
 
 @own_style()
@@ -69,7 +69,7 @@ def heatmap(sweep: Sweep) -> bytes:
         remove_frame(axes)
     axes.set_xlabel("learning rate", color=INK)
     if accuracies:
-        percent, scale = PercentFormatter(xmax=1, decimals=1), ScalarMappable(colours, "viridis")
+        percent, scale = PercentFormatter(xmax=1, decimals=None), ScalarMappable(colours, "viridis")
         bar = figure.colorbar(scale, ax=figure.axes, fraction=0.045, format=percent)
         bar.outline.set_visible(False)
     return png(figure)
@@ -118,7 +118,7 @@ def curves(sweep: Sweep) -> bytes:
             axes.plot(
                 range(1, epochs + 1),
                 values,
-                color=colour if named else GRID,
+                color=colour if named else OTHERS,
                 linewidth=1.6 if named else 1.0,
                 marker="o" if named else None,
                 markersize=3,

@@ -56,9 +56,10 @@ def read_settings(path: Path) -> Settings:
         raise InputError(f"{path}: cannot be read: {os_error_text(error)}") from error
     except (ValueError, RecursionError) as error:
         raise InputError(f"{path}: damaged: {error_text(error)}") from error
+    found = content.get("format") if isinstance(content, dict) else None
+    if found != FORMAT:
+        raise InputError(f"{path}: format {found!r}, this version reads format {FORMAT}")
     try:
-        if content["format"] != FORMAT:
-            raise InputError(f"{path}: format {content['format']!r}, this version reads format {FORMAT}")
         own = content["own_network"]
         settings = Settings(
             content["options"],
@@ -72,6 +73,6 @@ def read_settings(path: Path) -> Settings:
             raise ValueError("chunk must be at least 1")
         if (own is None) != (settings.options["model"] is None):
             raise ValueError("own_network does not fit the option model")
-    except (AttributeError, LookupError, TypeError, ValueError) as error:
+    except (AttributeError, InputError, LookupError, TypeError, ValueError) as error:
         raise InputError(f"{path}: not the settings of a sweep: {error_text(error)}") from error
     return settings

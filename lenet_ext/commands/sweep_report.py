@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from statistics import median
+from statistics import fmean, median
 from types import TracebackType
 
 from rich.console import Console, RenderableType
@@ -163,19 +163,20 @@ def _ranked(sweep: Sweep) -> list[Combination]:
 def _table(sweep: Sweep, combinations: Sequence[Combination]) -> Table:
     """A row for each combination: the test accuracies of its members' last epochs."""
     table = Table()
-    for name in ("lr", "momentum", "weight decay", "epoch", "test accuracy", "lowest", "highest", "loss"):
+    names = ["lr", "momentum", "weight decay", "epoch", "test accuracy", "lowest", "highest", "loss"]
+    shows_diverged = any(one.diverged for one in combinations)
+    for name in [*names, "diverged"] if shows_diverged else names:
         table.add_column(name, justify="right")
     for one in combinations:
         accuracies = [record["test_accuracy"] for record in one.results]
-        losses = [record["train_loss"] for record in one.results]
         epochs = [record["epoch"] for record in one.results]
         cells = ["", "", "", ""]
         if accuracies:
-            mean = sum(accuracies) / len(accuracies)
-            cells = [f"{mean:.2%}", f"{min(accuracies):.2%}", f"{max(accuracies):.2%}"]
-            cells.append(f"{sum(losses) / len(losses):.4f}")
-        if one.diverged:
-            cells[0] = f"{cells[0]} {one.diverged} of {len(one.members)} diverged".strip()
+            shown = (fmean(accuracies), min(accuracies), max(accuracies))
+            loss = fmean(record["train_loss"] for record in one.results)
+            cells = [*(f"{accuracy:.2%}" for accuracy in shown), f"{loss:.4f}"]
+        if shows_diverged:
+            cells.append(f"{one.diverged} of {len(one.members)}" if one.diverged else "")
         low, high = min(epochs, default=0), max(epochs, default=0)
         epoch = f"{high}" if low == high else f"{low} to {high}"
         table.add_row(*(f"{value:g}" for value in one.values), epoch, *cells)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from statistics import fmean
 
@@ -20,6 +21,7 @@ from lenet_ext.training.sweep.state import Combination, Sweep, values_text
 MOST_CELLS_WITH_TEXT = 30  # in a row or a column
 MOST_PANELS = 12
 MOST_CURVES_IN_COLOUR = 8
+MOST_LOSS = 1.5  # in the curves; 1 is the loss of guessing
 DIVERGED = OTHERS = "#bbbbbb"
 
 
@@ -98,7 +100,8 @@ def _write_cells(axes: Axes, cells: Sequence[Sequence[Combination]], colours: No
 def curves(sweep: Sweep) -> bytes:
     """Training loss and test accuracy over the epochs, a line for each combination, the mean of its seeds.
 
-    The best are in colour and named, the others gray. A line ends where a member of it diverges.
+    The best are in colour and named, the others gray. A line ends where a member of it diverges. Losses far
+    above that of guessing are left out, beside which no other could be told from zero.
     """
     histories = sweep.histories()
     ranked = sorted(sweep.combinations(), key=lambda one: one.accuracy or -1.0, reverse=True)
@@ -123,16 +126,18 @@ def curves(sweep: Sweep) -> bytes:
                 marker="o" if named else None,
                 markersize=3,
                 zorder=3 if named else 2,
-                clip_on=False,
                 label=(values_text(combination.values, names) or "all seeds") if named else None,
             )
-    for axes, title in ((loss_axes, "Training loss (cross-entropy)"), (accuracy_axes, "Test accuracy")):
+    most = MOST_LOSS * math.log(max(len(sweep.dataset.class_names), 2))
+    cut = loss_axes.dataLim.ymax > most
+    loss_title = "Training loss (cross-entropy)" + (f", up to {most:.1f}" if cut else "")
+    for axes, title in ((loss_axes, loss_title), (accuracy_axes, "Test accuracy")):
         axes.set_title(title, loc="left", color=INK, fontsize=12)
         axes.set_xlabel("epoch", color=INK)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color=GRID, linewidth=0.8)
         remove_frame(axes)
-    loss_axes.set_ylim(bottom=0)
+    loss_axes.set_ylim(bottom=0, top=most if cut else None)
     accuracy_axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
     handles, labels = accuracy_axes.get_legend_handles_labels()
     seeds = f", mean of {sweep.config.seeds} seeds" if sweep.config.seeds > 1 else ""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from typing import Any
 
 import pytest
 import ray
+from processes import SEARCHED, python
 from safetensors.torch import load_file
 
 from lenet_ext.training.errors import InputError
@@ -131,3 +134,41 @@ def test_what_a_worker_refuses() -> None:
     task = ray.remote(on_ray._train)
     with pytest.raises(InputError, match=r"--ray: a worker has lenet_ext .*, wanted 0\.0"):
         on_ray._result(task.remote("0.0", [], None, None, None), 0)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("127.0.0.1:1", "--ray 127.0.0.1:1: no cluster answers there: Connection refused"),
+        ("127.0.0.1:99999", "--ray 127.0.0.1:99999: no cluster answers there: "),
+        ("garbage", "--ray garbage: no cluster: Invalid address format: garbage"),
+    ],
+)
+def test_addresses_of_no_cluster(tmp_path: Path, address: str, message: str) -> None:
+    """In a process of its own, since this one may have a cluster."""
+    sweep = ("-m", "lenet_ext", "sweep", "--epochs", "1", "--ray", address, "--out", tmp_path / "out")
+    result = python(*sweep)
+    assert result.returncode == 2
+    assert result.stderr.splitlines()[-1].startswith(f"lenet-ext: error: {message}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_signal_ends_a_sweep_on_ray(tmp_path: Path) -> None:
+    sweep = ("-m", "lenet_ext", "sweep", "--epochs", "100000", "--seeds", "2", "--ray", "--chunk", "1")
+    program = subprocess.Popen(
+        [sys.executable, *sweep, "--out", str(tmp_path / "out")],
+        env={**os.environ, "PYTHONPATH": SEARCHED},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert program.stdout is not None
+    line = ""
+    while "2 networks in 2 chunks" not in line:
+        line = program.stdout.readline()
+        assert line, "it ended by itself"
+    program.send_signal(signal.SIGTERM)
+    _, stderr = program.communicate(timeout=120)
+    assert program.returncode == 128 + signal.SIGTERM
+    wanted = f"lenet-ext sweep --resume --out {tmp_path}/out --ray goes on from what is done"
+    assert stderr.splitlines()[-1] == f"lenet-ext: stopped by SIGTERM; {wanted}"

@@ -8,6 +8,7 @@ finished chunks come back: the workers need the package, but neither the data's 
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Protocol
@@ -15,12 +16,13 @@ from typing import Any, Protocol
 import lenet_ext
 from lenet_ext.training.config import TrainingConfig
 from lenet_ext.training.dataset import Dataset
-from lenet_ext.training.errors import InputError, error_text, require
+from lenet_ext.training.errors import InputError, error_text, os_error_text, require
 from lenet_ext.training.own_network import OwnNetwork
 from lenet_ext.training.sweep.chunk import Chunk, train_chunk
 from lenet_ext.training.sweep.state import Sweep
 
 RETRIES = 3  # of a chunk whose worker died
+SECONDS_TO_ANSWER = 10.0
 SECONDS = 0.2  # between two looks at whether the sweep is to go on
 
 
@@ -40,6 +42,7 @@ def cluster(address: str) -> Iterator[int]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody unasked
     own = not ray.is_initialized()
     if own:
+        _check_that_answers(address)
         options: dict[str, Any] = {"include_dashboard": False} if address == "" else {}
         try:
             ray.init(address or "local", log_to_driver=False, logging_level="error", **options)
@@ -50,6 +53,18 @@ def cluster(address: str) -> Iterator[int]:
     finally:
         if own:
             ray.shutdown()
+
+
+def _check_that_answers(address: str) -> None:
+    """Ray itself would try HOST:PORT for minutes. Raises `InputError`."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal() or "/" in host:  # some other form, which Ray knows or refuses
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), SECONDS_TO_ANSWER).close()
+    except (OSError, OverflowError) as error:
+        reason = os_error_text(error) if isinstance(error, OSError) else error_text(error)
+        raise InputError(f"--ray {address}: no cluster answers there: {reason}") from error
 
 
 def train_chunks(sweep: Sweep, keep: Callable[[int, Chunk], None], observer: Observer) -> None:

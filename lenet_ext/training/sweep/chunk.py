@@ -134,13 +134,13 @@ def _restore(members: Members, chunk: Chunk) -> None:
         of_prefix(chunk.tensors, f"{ENGINE}/weight/"),
         optimizer_state_in(chunk.tensors, ENGINE),
     )
-    parameters = dict(members.fused.named_parameters())
+    shapes = {name: tuple(parameter.shape) for name, parameter in members.fused.named_parameters()}
     wanted = {name: tuple(tensor.shape) for name, tensor in members.fused.state_dict().items()}
     fits = {name: tuple(tensor.shape) for name, tensor in weights.items()} == wanted
     for key, tensors in states.items():
         for name, tensor in tensors.items():
-            shape = (len(members.configs),) if key == "step" else parameters[name].shape
-            fits = fits and name in parameters and tensor.shape == shape
+            shape = (len(members.configs),) if key == "step" else shapes.get(name)
+            fits = fits and name in shapes and tuple(tensor.shape) == shape
     if not fits:
         raise InputError(f"a {KIND} has the tensors of other networks")
     members.fused.load_state_dict(weights)

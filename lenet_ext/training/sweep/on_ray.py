@@ -16,7 +16,7 @@ from typing import Any, Protocol
 import lenet_ext
 from lenet_ext.training.config import TrainingConfig
 from lenet_ext.training.dataset import Dataset
-from lenet_ext.training.errors import InputError, error_text, os_error_text, require
+from lenet_ext.training.errors import InputError, error_text, os_error_text
 from lenet_ext.training.own_network import OwnNetwork
 from lenet_ext.training.sweep.chunk import Chunk, train_chunk
 from lenet_ext.training.sweep.state import Sweep
@@ -34,9 +34,8 @@ class Observer(Protocol):
 def cluster(address: str) -> Iterator[int]:
     """The cluster at `address`, "" for one of this machine's own; gives the number of its CPUs.
 
-    Raises `InputError` where Ray is not installed, or where there is no such cluster.
+    Raises `InputError` where there is no such cluster.
     """
-    require("ray")
     import ray
 
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is reported to anybody unasked

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from lenet_ext.training.checkpoint import save_checkpoint
 from lenet_ext.training.config import given_options, refuse_changes
 from lenet_ext.training.data import load_dataset
 from lenet_ext.training.dataset import Dataset, Outline
-from lenet_ext.training.errors import InputError
+from lenet_ext.training.errors import InputError, require
 from lenet_ext.training.files import own_folder, write_atomically
 from lenet_ext.training.loop import Run
 from lenet_ext.training.needs import check_memory, members_that_fit
@@ -25,7 +25,7 @@ from lenet_ext.training.session import Resume, check_last_batch
 from lenet_ext.training.sweep import on_ray, plots
 from lenet_ext.training.sweep.chunk import Chunk, read_chunk, train_chunk
 from lenet_ext.training.sweep.config import SweepConfig, new_sweep, resumed_sweep
-from lenet_ext.training.sweep.settings import SETTINGS, read_settings, settings_text
+from lenet_ext.training.sweep.settings import SETTINGS, Settings, read_settings, settings_text
 from lenet_ext.training.sweep.state import Sweep
 
 RECORDS = "sweep.jsonl"
@@ -69,36 +69,24 @@ def sweep_in_folder(
         )
     if chunk is not None and chunk < 1:
         raise InputError(f"--chunk {chunk}: wanted at least 1")
-    with own_folder(out), nullcontext(1) if ray is None else on_ray.cluster(ray) as workers:
+    if ray is not None:
+        require("ray")
+    with own_folder(out), ExitStack() as stack:
         _refuse_to_overwrite(out, resume)
         stored = read_settings(out / SETTINGS) if resume and (out / SETTINGS).exists() else None
-        if stored:
-            config = resumed_sweep(options, stored.options)
-            refuse_changes(given_options({"chunk": chunk}), {"chunk": stored.chunk}, "sweep")
-            own = trusted(stored.own, out / SETTINGS, options.get("model"), trusts_model)
-        else:
-            if trusts_model:
-                raise InputError("--trust-model: is for --resume of a sweep of a network of your own")
-            config = new_sweep(options)
-            own = None if config.first.model is None else OwnNetwork.read(config.first.model)
-        sizes: list[int] = []
-        first = config.first
-        dataset = load_dataset(
-            first.data,
-            Path(first.root),
-            first.image_size,
-            lambda outline: sizes.append(_fitting(outline, config, own, observer)),
-        )
+        config, own = _settings(out, stored, options, chunk, trusts_model)
+        dataset, fitting = _data(config, own, observer)
         data_sha256 = dataset.fingerprint()
         if stored and stored.data_sha256 != data_sha256:
             raise InputError(
-                f"{out / SETTINGS}: the sweep to resume was trained on other data than {first.data} in "
-                f"{first.root} holds now"
+                f"{out / SETTINGS}: the sweep to resume was trained on other data than {config.first.data} "
+                f"in {config.first.root} holds now"
             )
         if own is not None and not stored:
             _check_own(own, dataset, config)
+        workers = 1 if ray is None else stack.enter_context(on_ray.cluster(ray))
         count = len(config.members())
-        size = stored.chunk if stored else chunk or min(sizes[0], -(-count // workers))
+        size = stored.chunk if stored else chunk or min(fitting, -(-count // workers))
         sweep = Sweep(config, dataset, data_sha256, own, size)
         _read_chunks(sweep, out)
         write_atomically(out / SETTINGS, settings_text(sweep).encode())
@@ -119,12 +107,32 @@ def sweep_in_folder(
     return sweep
 
 
-def _fitting(outline: Outline, config: SweepConfig, own: OwnNetwork | None, observer: SweepObserver) -> int:
-    """How many members fit into memory at once; refuses data of which not even one does."""
-    memory = check_memory(outline, config.first, own)
-    for remark in [*outline.remarks, *([memory] if memory else [])]:
-        observer.note(remark)
-    return min(members_that_fit(outline, config.first, own), len(config.members()))
+def _settings(
+    out: Path, stored: Settings | None, options: Mapping[str, Any], chunk: int | None, trusts_model: bool
+) -> tuple[SweepConfig, OwnNetwork | None]:
+    """Those of the sweep to resume, where `options` do not contradict them, or else of a new one."""
+    if stored is not None:
+        config = resumed_sweep(options, stored.options)
+        refuse_changes(given_options({"chunk": chunk}), {"chunk": stored.chunk}, "sweep")
+        return config, trusted(stored.own, out / SETTINGS, options.get("model"), trusts_model)
+    if trusts_model:
+        raise InputError("--trust-model: is for --resume of a sweep of a network of your own")
+    config = new_sweep(options)
+    return config, None if config.first.model is None else OwnNetwork.read(config.first.model)
+
+
+def _data(config: SweepConfig, own: OwnNetwork | None, observer: SweepObserver) -> tuple[Dataset, int]:
+    """The data set, and how many members fit into memory beside it; refuses data beside which none does."""
+    first, fitting = config.first, 1
+
+    def announce(outline: Outline) -> None:
+        nonlocal fitting
+        memory = check_memory(outline, first, own)
+        for remark in [*outline.remarks, *([memory] if memory else [])]:
+            observer.note(remark)
+        fitting = members_that_fit(outline, first, own)
+
+    return load_dataset(first.data, Path(first.root), first.image_size, announce), fitting
 
 
 def _check_own(own: OwnNetwork, dataset: Dataset, config: SweepConfig) -> None:

@@ -105,7 +105,7 @@ wheel-check:  ## install wheels beside several versions of torch and run lenet-e
 	rm -f dist/lenet_ext-*.whl
 	$(PYTHON) scripts/check_wheel.py --wheels dist $(WHEEL_CHECKS) -- $(PIP_TORCH_ARGS)
 
-clients:  ## run our layers in Opacus, skorch, Lightning, Captum, Flower and ONNX Runtime, in .venv-clients
+clients:  ## run our layers in Opacus, skorch, Lightning, Captum, Flower and ONNX Runtime, sweeps on Ray, in .venv-clients
 	$(BUILD_WHEELS) $(PYTHON) -- $(PIP_TORCH_ARGS)
 	$(PYTHON) -m venv --clear $(CLIENTS)
 	$(CLIENTS)/bin/python -m pip install -q $(PIP_TORCH_ARGS) torch==$(TORCH_VERSION)

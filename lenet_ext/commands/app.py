@@ -7,7 +7,7 @@ from shutil import get_terminal_size
 
 import typer
 
-from lenet_ext.commands import check, export, info, predict, train
+from lenet_ext.commands import check, export, info, predict, sweep, train
 from lenet_ext.training.errors import InputError, error_text
 
 PROGRAM = "lenet-ext"
@@ -26,15 +26,21 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (train.train, predict.predict, export.export, check.check, info.info):
+for command in (train.train, sweep.sweep, predict.predict, export.export, check.check, info.info):
     app.command(short_help=(command.__doc__ or "").splitlines()[0])(command)  # which is never cut
 
 
 def run(arguments: Sequence[str]) -> int:
     """Run the program with these arguments; returns its exit code."""
     given = list(arguments)
-    if given[:1] == ["train"]:
+    if given[:1] in (["train"], ["sweep"]):
         given = [train.RESUME_ALONE if text == "--resume" else text for text in given]
+    if given[:1] == ["sweep"]:
+        following = [*given[1:], "-"]
+        given = [
+            sweep.RAY_ALONE if text == "--ray" and after.startswith("-") else text
+            for text, after in zip(given, following, strict=True)
+        ]
     try:
         result = app(given or ["--help"], prog_name=PROGRAM, standalone_mode=False)
     except _UsageError as error:

@@ -20,7 +20,7 @@ from lenet_ext.commands.tables import print_table
 from lenet_ext.training.config import ENGINE_TITLES
 from lenet_ext.training.errors import printable
 from lenet_ext.training.loop import EpochRecord, Run
-from lenet_ext.training.pictures import PICTURES
+from lenet_ext.training.run_pictures import PICTURES
 
 
 class TrainingReport:

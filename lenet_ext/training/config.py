@@ -92,7 +92,7 @@ class TrainingConfig:
 
 def new_config(options: Mapping[str, Any]) -> TrainingConfig:
     """The settings of a new run; an option that is None takes its default, which can depend on the data."""
-    given = _given(options)
+    given = given_options(options)
     given = {**DEFAULTS.get(given.get("data", TrainingConfig.data), {}), **given}
     given.setdefault("compare", given.get("engine") != "torch")
     optimizer = given.get("optimizer", TrainingConfig.optimizer)
@@ -109,20 +109,25 @@ def resumed_config(options: Mapping[str, Any], stored: Mapping[str, Any]) -> Tra
     An option may be repeated, but not changed: the result would be neither the old run nor a new one (the
     learning rate's schedule, for one, spans all epochs). Raises `InputError` naming the option otherwise.
     """
-    given = _given(options)
+    given = given_options(options)
     if "device" in given:
         given["device"] = resolve_device(given["device"])
     if "model" in given and stored["model"] is None:
         raise InputError(f"--model {given['model']}: the run to resume is of the LeNet; leave it out")
+    refuse_changes(given, stored, "run")
+    resolve_device(stored["device"])
+    return TrainingConfig(**{**stored, **{name: given[name] for name in FREE_TO_CHANGE & given.keys()}})
+
+
+def refuse_changes(given: Mapping[str, Any], stored: Mapping[str, Any], what: str) -> None:
+    """Raises `InputError` for an option of a `what` to resume that is not as stored, but may not change."""
     for name, value in given.items():
         if value != stored[name] and name not in FREE_TO_CHANGE:
             given_text, stored_text = (_option_text(name, one) for one in (value, stored[name]))
             raise InputError(
-                f"{given_text}: the run to resume was started with {stored_text}; "
-                f"leave {given_text.split()[0]} out, or start a new run with another --out"
+                f"{given_text}: the {what} to resume was started with {stored_text}; "
+                f"leave {given_text.split()[0]} out, or start a new {what} with another --out"
             )
-    resolve_device(stored["device"])
-    return TrainingConfig(**{**stored, **{name: given[name] for name in FREE_TO_CHANGE & given.keys()}})
 
 
 def resolve_device(device: str) -> str:
@@ -140,10 +145,13 @@ def _option_text(name: str, value: object) -> str:
     if isinstance(value, bool):
         return f"--{name}" if value else f"--no-{name}"
     option = f"--{name.replace('_', '-')}"
+    if isinstance(value, list):
+        value = ",".join(map(str, value))
     return f"no {option}" if value is None else f"{option} {value}"
 
 
-def _given(options: Mapping[str, Any]) -> dict[str, Any]:
+def given_options(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Those that the user gave."""
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -17,6 +17,7 @@ EXTRA_OF_MODULE = {
     "matplotlib": "plot",
     "onnx": "onnx",
     "onnxscript": "onnx",
+    "ray": "sweep",
 }
 
 # Control characters, halves of a surrogate pair (how Python holds bytes that are not UTF-8), line separators.

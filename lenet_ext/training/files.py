@@ -85,3 +85,27 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def own_folder(out: Path) -> Iterator[None]:
+    """`out`, made and locked; an error before there is anything in it takes it away again."""
+    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
+    _make_folder(out)
+    try:
+        with locked(out):
+            yield
+    except BaseException:
+        with suppress(OSError):  # it is not empty
+            for folder in missing:
+                folder.rmdir()
+        raise
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{out}: cannot be made a folder: {os_error_text(error)}") from error
+    if not os.access(out, os.W_OK):
+        raise InputError(f"{out}: cannot be written into")

@@ -83,24 +83,28 @@ class Learner:
             raise FloatingPointError("the network's output is no longer finite")
         return logits.argmax(dim=1)
 
-    def optimizer_state(self) -> dict[str, dict[str, Tensor]]:
-        """By torch's keys, and then by the names of the parameters; none before the first step."""
-        states: dict[str, dict[str, Tensor]] = {}
-        for name, parameter in self.model.named_parameters():
-            for key, value in self.optimizer.state.get(parameter, {}).items():
-                if isinstance(value, Tensor):
-                    states.setdefault(key, {})[name] = value
-        return states
 
-    def restore_optimizer(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """Takes what `optimizer_state` gave."""
-        content = self.optimizer.state_dict()
-        content["state"] = {
-            number: {key: tensors[name] for key, tensors in states.items() if name in tensors}
-            for number, (name, _) in enumerate(self.model.named_parameters())
-            if any(name in tensors for tensors in states.values())
-        }
-        self.optimizer.load_state_dict(content)
+def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
+    """By torch's keys, and then by the names of the parameters; none before the first step."""
+    states: dict[str, dict[str, Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor):
+                states.setdefault(key, {})[name] = value
+    return states
+
+
+def restore_optimizer(
+    model: nn.Module, optimizer: torch.optim.Optimizer, states: Mapping[str, Mapping[str, Tensor]]
+) -> None:
+    """Takes what `optimizer_state` gave."""
+    content = optimizer.state_dict()
+    content["state"] = {
+        number: {key: tensors[name] for key, tensors in states.items() if name in tensors}
+        for number, (name, _) in enumerate(model.named_parameters())
+        if any(name in tensors for tensors in states.values())
+    }
+    optimizer.load_state_dict(content)
 
 
 class FusedLearner(Learner):

@@ -26,6 +26,7 @@ from lenet_ext.training.dataset import Dataset, Split
 from lenet_ext.training.errors import InputError
 from lenet_ext.training.learner import EVALUATION_BATCH, Learner
 from lenet_ext.training.own_network import OwnNetwork
+from lenet_ext.training.pictures import PictureObserver
 from lenet_ext.training.processes import Processes
 
 WARM_UP_SHARE = 0.05  # of all steps; the first gradients of a fresh network are too steep for the full rate
@@ -34,24 +35,19 @@ REPORT_EVERY = 20  # steps; reading the loss makes the CPU wait for a GPU
 EpochRecord = dict[str, Any]  # one line of metrics.jsonl
 
 
-class Observer(Protocol):
-    """Who wants to follow a run, e.g. a progress display; one in each process of the run."""
+class Observer(PictureObserver, Protocol):
+    """Who wants to follow a run, e.g. a progress display; one in each process of the run.
 
-    def note(self, text: str) -> None:
-        """Something that the user may not expect, and that is no error."""
+    `going_on` is called between any two batches.
+    """
 
     def run_started(self, run: Run) -> None: ...
-
-    def going_on(self) -> None:
-        """Called between any two batches and pictures; may raise what ends the run there."""
 
     def batch_done(
         self, learner: str, epoch: int, step: int, loss: float, images_per_second: float
     ) -> None: ...
 
     def epoch_done(self, record: EpochRecord) -> None: ...
-
-    def picture_failed(self, name: str, message: str) -> None: ...
 
 
 @dataclass
@@ -157,9 +153,7 @@ def train_one_epoch(run: Run, learner: Learner, train: Split, observer: Observer
     changes = torch.Generator().manual_seed(derived_seed(config.seed, epoch, "augment"))
     learner.train(True)
     start = time.perf_counter()
-    # Two processes that drew the same numbers would drop the same of different images.
-    others = [processes.rank] if processes.rank > 0 else []
-    with _own_randomness(derived_seed(config.seed, epoch, "dropout", *others), config.device):
+    with own_randomness(config.seed, epoch, config.device, processes.rank):
         for indices in shuffled_batches(len(train), config.batch_size, config.seed, epoch):
             rate = learning_rate(step, total_steps, config.lr, config.schedule)
             share = partial(_share_of_batch, run, train, indices, changes, observer)
@@ -194,10 +188,15 @@ def _share_of_batch(
 
 
 @contextmanager
-def _own_randomness(seed: int, device: str) -> Iterator[None]:
-    """torch's default generators begin from `seed`, and are afterwards as they were."""
+def own_randomness(seed: int, epoch: int, device: str, rank: int = 0) -> Iterator[None]:
+    """torch's default generators begin from what dropout draws in an epoch, and are afterwards as they were.
+
+    seed: that of the run. rank: of the process; the first draws what a process by itself does.
+    """
+    # Two processes that drew the same numbers would drop the same of different images.
+    others = [rank] if rank > 0 else []
     with torch.random.fork_rng(devices=[torch.cuda.current_device()] if device == "cuda" else []):
-        torch.manual_seed(seed)
+        torch.manual_seed(derived_seed(seed, epoch, "dropout", *others))
         yield
 
 

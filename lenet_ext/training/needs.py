@@ -9,7 +9,7 @@ from lenet_ext.training.config import TrainingConfig
 from lenet_ext.training.dataset import Outline
 from lenet_ext.training.errors import InputError
 from lenet_ext.training.learner import EVALUATION_BATCH
-from lenet_ext.training.memory import GIB, gib_text, require_memory
+from lenet_ext.training.memory import GIB, available_memory, gib_text, require_memory
 from lenet_ext.training.network import build_network, network_of
 from lenet_ext.training.own_network import OwnNetwork
 
@@ -26,6 +26,9 @@ STEP_ACTIVATIONS = {"fused": 1.0, "layers": 5.0, "torch": 5.0}
 EVALUATION_ACTIVATIONS = {"fused": 0.5, "layers": 2.5, "torch": 2.5}
 # Of all that its layers make, what those of the first convolution are in the LeNet.
 SHARE_OF_THE_LARGEST = 1 / 3
+# Of the memory there is, what the networks of a sweep that are trained at once may take.
+SHARE_OF_A_SWEEP = 1 / 2
+MOST_MEMBERS_UNSEEN = 100  # where the system does not say how much memory there is
 
 
 def check_memory(
@@ -43,6 +46,20 @@ def check_memory(
     if needed <= GIB:
         return None
     return f"{subject} needs about {gib_text(needed)} of memory, and {gib_text(checkpoint)} for a checkpoint"
+
+
+def members_that_fit(outline: Outline, config: TrainingConfig, own: OwnNetwork | None = None) -> int:
+    """How many networks a sweep can train at once beside the data, at least 1."""
+    available = available_memory()
+    if available is None:
+        return MOST_MEMBERS_UNSEEN
+    of_one, checkpoint = needed_bytes(outline, config, own)
+    weights = checkpoint // (1 + STATES[config.optimizer])
+    # Its weights as they are built; stacked, with the optimizer's state; a chunk's file as it is written.
+    each = weights + checkpoint + COPIES_IN_CHECKPOINT * checkpoint
+    if config.augment:  # a batch of its own, copied once into that of all
+        each += 2 * config.batch_size * outline.channels * outline.image_size**2
+    return max(1, int(available * SHARE_OF_A_SWEEP - of_one) // each)
 
 
 def needed_bytes(

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import lenet_ext.nn as lnn
 from lenet_ext.convert import convert
+from lenet_ext.engine.ensemble import FusedEnsemble, fuse_ensemble
 from lenet_ext.engine.fused import FusedNet, fuse
 from lenet_ext.engine.train_step import TrainStep
 from lenet_ext.models import LeNet
@@ -56,12 +58,25 @@ def convert_quietly(model: nn.Module) -> nn.Module:
 
 def fuse_network(model: nn.Module, network: dict[str, int], normalize: Normalization) -> FusedNet:
     """`model` in the fused engine, with the normalisation of uint8 images folded in."""
-    device = next(model.parameters()).device
-    example = torch.empty(
-        1, network["in_channels"], network["image_size"], network["image_size"], device=device
-    )
-    mean, std = ([value / 255 for value in values] for values in (normalize.mean, normalize.std))
-    return fuse(model, example, mean=mean, std=std)
+    example = _example(network).to(next(model.parameters()).device)
+    return fuse(model, example, mean=_share(normalize.mean), std=_share(normalize.std))
+
+
+def fuse_networks(
+    models: Sequence[nn.Module], network: dict[str, int], normalize: Normalization
+) -> FusedEnsemble:
+    """The same of many networks at once, on the CPU."""
+    mean, std = _share(normalize.mean), _share(normalize.std)
+    return fuse_ensemble(models, _example(network), mean=mean, std=std)
+
+
+def _example(network: dict[str, int]) -> Tensor:
+    return torch.empty(1, network["in_channels"], network["image_size"], network["image_size"])
+
+
+def _share(values: Sequence[float]) -> list[float]:
+    """Of the largest byte: the engine takes a byte for a number from 0 to 1."""
+    return [value / 255 for value in values]
 
 
 def why_not_fused(model: nn.Module, network: dict[str, int], device: str) -> str | None:

@@ -1,30 +1,31 @@
-"""The pictures of a run that is done."""
+"""Writing the pictures of a run, whose work is done and saved."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Protocol
 
-import torch
-from torch import Tensor
-
-from lenet_ext.training import plots
 from lenet_ext.training.errors import InputError, error_text
 from lenet_ext.training.files import write_atomically
-from lenet_ext.training.loop import Observer, Run
-
-PICTURES = ("curves.png", "filters.png", "confusion.png")
 
 
-def write_pictures(out: Path, run: Run, observer: Observer) -> None:
-    """The network is trained and saved: no failure here may cost more than a picture."""
-    drawings: tuple[Callable[[], bytes], ...] = (
-        lambda: plots.curves(run.records()),
-        lambda: plots.filters(first_filters(run.learners[0].model)),
-        lambda: plots.confusion(confusion_matrix(run), run.dataset.class_names),
-    )
-    for name, draw in zip(PICTURES, drawings, strict=True):
+class PictureObserver(Protocol):
+    """Who is told what becomes of the pictures."""
+
+    def note(self, text: str) -> None:
+        """Something that the user may not expect, and that is no error."""
+
+    def going_on(self) -> None:
+        """Called before each picture, and wherever else the run may end; may raise what ends it there."""
+
+    def picture_failed(self, name: str, message: str) -> None: ...
+
+
+def write_pictures(out: Path, drawings: Mapping[str, Callable[[], bytes]], observer: PictureObserver) -> None:
+    """Draw each and write it into `out` by its name; no failure may cost more than a picture."""
+    for name, draw in drawings.items():
         observer.going_on()
         try:
             with warnings.catch_warnings(record=True) as flaws:  # e.g. letters that the font lacks
@@ -38,20 +39,3 @@ def write_pictures(out: Path, run: Run, observer: Observer) -> None:
         else:
             if flaws:
                 observer.note(f"{out / name}: {error_text(flaws[0].message)}")
-
-
-def first_filters(model: torch.nn.Module) -> Tensor:
-    """The weight of the first Conv2d; an `InputError` where there is none."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            return module.weight.detach().cpu()
-    raise InputError(f"{PICTURES[1]}: the network has no Conv2d whose filters could be drawn")
-
-
-def confusion_matrix(run: Run) -> Tensor:
-    """(classes, classes) int64: how many test images of class (row) were taken for class (column)."""
-    classes = len(run.dataset.class_names)
-    test = run.dataset.test
-    run.learners[0].train(False)
-    predictions = run.learners[0].predict(test.images.to(run.config.device)).cpu()
-    return torch.bincount(test.labels * classes + predictions, minlength=classes**2).view(classes, classes)

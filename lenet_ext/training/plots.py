@@ -30,7 +30,7 @@ LONGEST_NAME = 20  # letters of a class that fit beside the matrix
 
 
 @contextmanager
-def _own_style() -> Iterator[None]:
+def own_style() -> Iterator[None]:
     """Matplotlib's defaults, whatever the user's matplotlibrc says, and no formulas: "$5-$10" is a name."""
     with rc_context():
         rcdefaults()
@@ -38,7 +38,7 @@ def _own_style() -> Iterator[None]:
         yield
 
 
-@_own_style()
+@own_style()
 def curves(records: Mapping[str, Sequence[EpochRecord]]) -> bytes:
     """Training loss and test accuracy over the epochs, for each engine; the first is the trained one."""
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -54,15 +54,15 @@ def curves(records: Mapping[str, Sequence[EpochRecord]]) -> bytes:
         axes.set_xlabel("epoch", color=INK)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(color=GRID, linewidth=0.8)
-        _remove_frame(axes)
+        remove_frame(axes)
     loss_axes.set_ylim(bottom=0)
     accuracy_axes.yaxis.set_major_formatter(PercentFormatter(xmax=1, decimals=None))
     if len(records) > 1:
         accuracy_axes.legend(frameon=False, loc="best")
-    return _png(figure)
+    return png(figure)
 
 
-@_own_style()
+@own_style()
 def filters(weight: Tensor) -> bytes:
     """The kernels of a first layer, `weight` (out_channels, in_channels, height, width), as small images.
 
@@ -84,10 +84,10 @@ def filters(weight: Tensor) -> bytes:
             axes.imshow(((kernel - low) / (high - low).clamp(min=1e-12)).permute(1, 2, 0).numpy())
         else:
             axes.imshow(kernel.mean(dim=0).numpy(), cmap="RdBu_r", vmin=-limit, vmax=limit)
-    return _png(figure)
+    return png(figure)
 
 
-@_own_style()
+@own_style()
 def confusion(counts: Tensor, class_names: Sequence[str]) -> bytes:
     """The confusion matrix `counts[true, predicted]` (classes, classes) int64, shaded by its rows' shares."""
     classes = len(class_names)
@@ -111,11 +111,11 @@ def confusion(counts: Tensor, class_names: Sequence[str]) -> bytes:
         axes.set_yticks(range(classes), names)
         _write_counts(axes, counts, shares)
     axes.tick_params(length=0)
-    _remove_frame(axes)
+    remove_frame(axes)
     bar = figure.colorbar(picture, ax=axes, fraction=0.045, format=PercentFormatter(xmax=1))
     bar.outline.set_visible(False)
     bar.set_label("share of the true class", color=INK)
-    return _png(figure)
+    return png(figure)
 
 
 def _write_counts(axes: Axes, counts: Tensor, shares: Tensor) -> None:
@@ -126,13 +126,15 @@ def _write_counts(axes: Axes, counts: Tensor, shares: Tensor) -> None:
         )
 
 
-def _remove_frame(axes: Axes) -> None:
+def remove_frame(axes: Axes) -> None:
+    """No lines around the axes, and ticks in the colour of the text."""
     axes.tick_params(colors=INK)
     for spine in axes.spines.values():
         spine.set_visible(False)
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """The figure as a file, without a screen."""
     FigureCanvasAgg(figure)
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", bbox_inches="tight", pad_inches=0.1)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,15 +21,16 @@ from lenet_ext.training.config import TrainingConfig, new_config, resumed_config
 from lenet_ext.training.data import Normalization, load_dataset
 from lenet_ext.training.data_parallel import check_divisible
 from lenet_ext.training.dataset import Dataset, Outline
-from lenet_ext.training.errors import InputError, os_error_text
-from lenet_ext.training.files import locked, write_atomically
+from lenet_ext.training.errors import InputError
+from lenet_ext.training.files import own_folder, write_atomically
 from lenet_ext.training.learner import LEARNERS
 from lenet_ext.training.loop import Observer, Run, fit
 from lenet_ext.training.needs import check_memory
 from lenet_ext.training.network import build_network, network_of, why_not_fused
 from lenet_ext.training.own_network import OwnNetwork, trusted
-from lenet_ext.training.pictures import PICTURES, write_pictures
+from lenet_ext.training.pictures import write_pictures
 from lenet_ext.training.processes import Processes
+from lenet_ext.training.run_pictures import PICTURES, drawings_of
 
 CHECKPOINT = "checkpoint.safetensors"
 METRICS = "metrics.jsonl"
@@ -70,7 +70,7 @@ def train_in_folder(
                 lambda outline: _announce(outline, start, processes, observer),
             )
             if own is not None and (processes.count > 1 or not checkpoint):
-                _check_batches(own, dataset, config, processes)
+                check_batches(own, dataset, config, processes)
             if own is not None and not checkpoint:
                 config = _engine_that_takes(own, dataset, config, options.get("engine") is not None, observer)
             data_sha256 = dataset.fingerprint()
@@ -101,7 +101,7 @@ def train_in_folder(
         observer.run_started(run)
         fit(run, save, observer)
         if processes.is_first:
-            write_pictures(out, run, observer)
+            write_pictures(out, drawings_of(run), observer)
     return run
 
 
@@ -125,7 +125,7 @@ def _start(
             "or use --resume=auto, which starts a run where there is none"
         )
     # The lock comes first: what is read here may otherwise be older than what another run writes meanwhile.
-    held.enter_context(_own_folder(out))
+    held.enter_context(own_folder(out))
     _refuse_to_overwrite(out, resume)
     if resume and path.exists():
         checkpoint = load_checkpoint(path)
@@ -144,7 +144,7 @@ def _announce(outline: Outline, start: _Start, processes: Processes, observer: O
         observer.note(remark)
 
 
-def _check_batches(own: OwnNetwork, dataset: Dataset, config: TrainingConfig, processes: Processes) -> None:
+def check_batches(own: OwnNetwork, dataset: Dataset, config: TrainingConfig, processes: Processes) -> None:
     """What a network may not take is to be said before an epoch and not behind it.
 
     That is a batch of one image, for batch norms, and a share of a batch, for what looks at a whole one.
@@ -203,30 +203,6 @@ def _refuse_to_overwrite(out: Path, resume: Resume) -> None:
     for name in (CONFIG, METRICS, *PICTURES):  # someone else's: a run's first file is its checkpoint
         if (out / name).exists():
             raise InputError(f"{out / name}: exists already, without a checkpoint; use another --out")
-
-
-@contextmanager
-def _own_folder(out: Path) -> Iterator[None]:
-    """`out`, made and locked; an error before there is anything in it takes it away again."""
-    missing = [folder for folder in (out, *out.parents) if not folder.exists()]
-    _make_folder(out)
-    try:
-        with locked(out):
-            yield
-    except BaseException:
-        with suppress(OSError):  # it is not empty
-            for folder in missing:
-                folder.rmdir()
-        raise
-
-
-def _make_folder(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"{out}: cannot be made a folder: {os_error_text(error)}") from error
-    if not os.access(out, os.W_OK):
-        raise InputError(f"{out}: cannot be written into")
 
 
 def _metrics_text(run: Run) -> str:

@@ -18,7 +18,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from lenet_ext.cli import main
-from lenet_ext.training.checkpoint import HEADER_ENTRY, NO_CHECKSUM
+from lenet_ext.training.checkpoint import HEADER_ENTRY
+from lenet_ext.training.sealed import NO_CHECKSUM
 
 
 class Result(NamedTuple):

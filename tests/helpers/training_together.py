@@ -21,6 +21,7 @@ from torch import Tensor
 
 from lenet_ext.training import session
 from lenet_ext.training.data import Normalization
+from lenet_ext.training.learner import optimizer_state
 from lenet_ext.training.loop import Run
 from lenet_ext.training.processes import Processes, joined
 from lenet_ext.training.session import Resume, train_in_folder
@@ -105,7 +106,7 @@ def tensors(run: Run) -> dict[str, Tensor]:
     """Weights and the optimizer's state, by name."""
     (learner,) = run.learners
     found = dict(learner.model.state_dict())
-    for key, states in learner.optimizer_state().items():
+    for key, states in optimizer_state(learner.model, learner.optimizer).items():
         found.update({f"{key} of {name}": state for name, state in states.items()})
     return found
 

@@ -17,7 +17,7 @@ from lenet_ext.training.data import Normalization
 from lenet_ext.training.dataset import Dataset, Split
 from lenet_ext.training.errors import InputError
 from lenet_ext.training.files import locked, write_atomically
-from lenet_ext.training.learner import LEARNERS
+from lenet_ext.training.learner import LEARNERS, optimizer_state
 from lenet_ext.training.loop import Run
 from lenet_ext.training.network import build_network, network_of
 
@@ -51,7 +51,11 @@ def state(run: Run) -> list[torch.Tensor]:
     tensors = []
     for learner in run.learners:
         tensors += [parameter.detach() for parameter in learner.model.parameters()]
-        tensors += [tensor for one in learner.optimizer_state().values() for tensor in one.values()]
+        tensors += [
+            tensor
+            for one in optimizer_state(learner.model, learner.optimizer).values()
+            for tensor in one.values()
+        ]
     return tensors
 
 

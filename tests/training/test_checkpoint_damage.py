@@ -16,21 +16,24 @@ import pytest
 import torch
 from test_checkpoint import make_run
 
-from lenet_ext.training.checkpoint import FORMAT, NO_CHECKSUM, load_checkpoint, save_checkpoint
+from lenet_ext.training.checkpoint import FORMAT, load_checkpoint, save_checkpoint
 from lenet_ext.training.config import TrainingConfig
 from lenet_ext.training.errors import InputError
 from lenet_ext.training.files import write_atomically
 from lenet_ext.training.learner import Learner
 from lenet_ext.training.loop import Run
 from lenet_ext.training.metadata import FIGURES
+from lenet_ext.training.sealed import NO_CHECKSUM
 
 
 def small_run() -> Run:
     """A run whose learner has 9 numbers and as many momenta, so that a test can go through all bytes."""
     run = make_run()
     model = torch.nn.Linear(2, 3)
-    state = {"momentum_buffer": {name: torch.zeros_like(value) for name, value in model.named_parameters()}}
-    learner = SimpleNamespace(name="small", model=model, optimizer_state=lambda: state)
+    optimizer = torch.optim.SGD(model.parameters(), momentum=0.9)
+    for parameter in model.parameters():
+        optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
+    learner = SimpleNamespace(name="small", model=model, optimizer=optimizer)
     return Run(run.config, run.dataset, run.normalize, [cast(Learner, learner)], run.history)
 
 

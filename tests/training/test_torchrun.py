@@ -1,4 +1,4 @@
-"""`train` under torchrun: two processes end as one does, and end together."""
+"""`train` under torchrun: two processes end as one does, and end together; `sweep` refuses them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from training_helpers import write_image_folders
 
 from lenet_ext.training.checkpoint import load_checkpoint
 from lenet_ext.training.files import locked
-from lenet_ext.training.pictures import PICTURES
+from lenet_ext.training.run_pictures import PICTURES
 
 pytestmark = pytest.mark.skipif(
     not (torch.distributed.is_available() and torch.distributed.is_gloo_available()),
@@ -207,6 +207,17 @@ def test_the_first_process_speaks_and_writes() -> None:
         1,
         2,
     ]
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_sweep_refuses_several_processes() -> None:
+    """Once, and before it makes its folder."""
+    result = python(*TORCHRUN, "-m", "lenet_ext", "sweep", "--out", "run", environment=ONE_THREAD)
+    assert result.returncode != 0
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("lenet-ext: ")]
+    wanted = "sweep trains in one process; start it without torchrun, and spread it by --ray"
+    assert line == f"lenet-ext: error: WORLD_SIZE=2: {wanted}"
+    assert not Path("run").exists()
 
 
 @pytest.mark.usefixtures("folder")

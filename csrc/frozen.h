@@ -80,8 +80,7 @@ class FrozenNetwork {
       const Tensor whole = dense(images);
       model_->run(*sized, sizes[0], whole.const_data_ptr(), pointers.data());
     }
-    const PythonTensors& torch = PythonTensors::get();
-    return collected(self, outputs.size(), [&](size_t i) { return torch.wrap(outputs[i]); });
+    return collected(self, PythonTensors::get().wrap(outputs));
   }
 
   pybind11::object on_array(pybind11::handle self, pybind11::handle images) {
@@ -99,18 +98,19 @@ class FrozenNetwork {
     const SizeList sizes = view->sizes();
     if (sizes.size() < 2) return self.attr("_refuse_array")(images);
     const auto sized = sized_for(self, sizes);
-    std::vector<pybind11::object> outputs;
+    pybind11::list outputs;
     std::vector<void*> pointers;
     for (const NetworkOutput& output : sized->network->outputs) {
       const SizeList shape = with_batch(sizes[0], output);
-      outputs.push_back(Numpy::get().empty(tuple_of(shape), name_->numpy));
-      pointers.push_back(ArrayView(outputs.back(), /*writable=*/true).data());
+      const pybind11::object array = Numpy::get().empty(tuple_of(shape), name_->numpy);
+      pointers.push_back(ArrayView(array, /*writable=*/true).data());
+      outputs.append(array);
     }
     {
       const pybind11::gil_scoped_release others_run;
       model_->run(*sized, sizes[0], view->data(), pointers.data());
     }
-    return collected(self, outputs.size(), [&](size_t i) { return outputs[i]; });
+    return collected(self, outputs);
   }
 
   // sizes: (N, ...).
@@ -124,12 +124,8 @@ class FrozenNetwork {
     return sized;
   }
 
-  template <class Output>
-  pybind11::object collected(pybind11::handle self, size_t count, const Output& output) const {
-    if (single_) return output(0);
-    pybind11::list all(count);
-    for (size_t i = 0; i < count; ++i) all[i] = output(i);
-    return self.attr("_collected")(all);
+  pybind11::object collected(pybind11::handle self, const pybind11::list& outputs) const {
+    return single_ ? pybind11::object(outputs[0]) : self.attr("_collected")(outputs);
   }
 
   static SizeList with_batch(int64_t batch, const NetworkOutput& output) {

@@ -7,7 +7,7 @@
 #include <optional>
 #include <string>
 
-#include "ops/tensor.h"
+#include "ops/network_tensors.h"
 
 namespace lenet_ext {
 
@@ -49,15 +49,15 @@ class PythonTensors {
     return Tensor(static_cast<AtenTensorHandle>(PyCapsule_GetPointer(capsule.ptr(), nullptr)));
   }
 
-  pybind11::object wrap(const Tensor& tensor) const {
-    AtenTensorHandle handle;  // which the Python object takes over
-    check_torch("copy a handle", aoti_torch_new_tensor_handle(tensor.get(), &handle));
-    try {
-      return take_(pybind11::capsule(static_cast<const void*>(handle)));
-    } catch (...) {
-      aoti_torch_delete_tensor_object(handle);
-      throw;
+  // A list. Its handles are freed by torch's function for several, and not by the one for a single tensor.
+  pybind11::list wrap(const Tensors& tensors) const {
+    pybind11::list capsules(tensors.size());
+    for (size_t i = 0; i < tensors.size(); ++i) {
+      AtenTensorHandle handle;  // which the Python object takes over
+      check_torch("copy a handle", aoti_torch_new_tensor_handle(tensors[i].get(), &handle));
+      capsules[i] = pybind11::capsule(static_cast<const void*>(handle));
     }
+    return take_(capsules);
   }
 
  private:
@@ -77,7 +77,7 @@ class PythonTensors {
       autocast_ = c.attr("_is_any_autocast_enabled");
       tangents_ = torch.attr("autograd").attr("forward_ad").attr("__dict__");
       const py::object inductor = c.attr("_aoti");
-      take_ = inductor.attr("alloc_tensor_by_stealing_from_void_ptr");
+      take_ = inductor.attr("alloc_tensors_by_stealing_from_void_ptrs");
       give_ = inductor.attr("unsafe_alloc_void_ptr_from_tensor");
     } catch (const py::error_already_set& error) {
       if (!error.matches(PyExc_AttributeError)) throw;

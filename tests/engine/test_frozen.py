@@ -264,6 +264,19 @@ def test_where_torch_gives_no_access(monkeypatch: pytest.MonkeyPatch) -> None:
     assert_same(torch.from_numpy(frozen._unusual(x.numpy())), expected)
 
 
+@pytest.mark.parametrize("name", ["residual", "nested outputs"])
+def test_nothing_is_kept(name: str) -> None:
+    """Neither images nor outputs are held after a call."""
+    network = NETWORKS[name]
+    frozen = lenet_ext.fuse(network.build(), images(network, 2).float()).freeze()
+    x = images(network, 3).float()
+    used = x._use_count()
+    for _ in range(3):
+        leaves = [leaf for leaf in tree_leaves(frozen(x)) if isinstance(leaf, Tensor)]
+        assert x._use_count() == used
+        assert all(leaf._use_count() == torch.zeros(1)._use_count() for leaf in leaves)
+
+
 def test_deepcopy_and_laid_out() -> None:
     fused = lenet_ext.fuse(lenet(), example())
     frozen = copy.deepcopy(fused.freeze())

@@ -35,7 +35,7 @@ class SampleBatch {
     }
     targets_.check_values(order_);
     if (count() > 0) targets_.check_batches(count(), count());
-    const int64_t* const numbers = seeds_of(t_, seeds, 1);
+    const int64_t* const numbers = seeds_of(t_, seeds, std::array{int64_t{1}});
     seed_ = numbers == nullptr ? 0 : static_cast<uint64_t>(numbers[0]);
   }
 

@@ -49,8 +49,8 @@ struct Steps {
   void* const* state;
   float* counts;  // of the steps of each parameter
   const double* options;
-  const int64_t* seeds;  // of each step, or null
-  char* losses;          // of each step
+  const int64_t* seeds = nullptr;  // of each step, or null
+  char* losses = nullptr;          // of each step
   int64_t member = 0;
 
   int64_t steps() const { return count / batch_size + (count % batch_size != 0); }

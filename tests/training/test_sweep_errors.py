@@ -265,6 +265,7 @@ def test_chunks_are_as_large_as_memory_allows(monkeypatch: pytest.MonkeyPatch) -
     assert two == pytest.approx(2 * one, rel=0.05)
 
 
+@pytest.mark.usefixtures("no_signal_is_ignored")
 def test_live_table(tmp_path: Path) -> None:
     """In a terminal, which is left in order by a signal; no cursor was hidden."""
     sweep = ("sweep", "--lr", "0.01,0.03", "--epochs", "1000", "--out", tmp_path / "out")

@@ -231,7 +231,7 @@ def test_a_process_that_dies_ends_the_other() -> None:
     assert load_checkpoint(Path("run/checkpoint.safetensors")).metadata.epoch == 0
 
 
-@pytest.mark.usefixtures("folder")
+@pytest.mark.usefixtures("folder", "no_signal_is_ignored")
 def test_interrupt_ends_all_in_order() -> None:
     """torchrun hands its signals on."""
     process = subprocess.Popen(

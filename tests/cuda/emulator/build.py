@@ -1,7 +1,8 @@
 """Builds the operators over emulated CUDA kernels: a library that, once loaded, replaces those of the CPU.
 
 The sources are the package's own, csrc/cuda/*.cu and csrc/ops, compiled by a C++ compiler; only
-csrc/ops/backend.cpp, which chooses between CPU and CUDA, is replaced.
+csrc/ops/backend.cpp, which chooses between CPU and CUDA, is replaced, and frozen.cpp, which is no operator and runs
+on the CPU alone, is left out.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ EMULATOR = Path(__file__).resolve().parent
 ROOT = EMULATOR.parents[2]
 CSRC = ROOT / "csrc"
 SANITIZERS = "-fsanitize=address,undefined -fno-sanitize-recover=undefined -fno-omit-frame-pointer -g"
-LEFT_OUT = {"backend.cpp"}
+LEFT_OUT = {"backend.cpp", "frozen.cpp"}
 COMPILER = os.environ.get("CXX") or shutil.which("g++")
 
 

@@ -136,7 +136,7 @@ def per_sample_opacus_run(task: Task) -> Run:
     """Opacus: the hooks of its GradSampleModule."""
     from opacus import GradSampleModule
 
-    network = GradSampleModule(task.module())
+    network = GradSampleModule(task.module(), loss_reduction="sum")
     images, labels = task.images(), task.labels()
 
     def run() -> list[Any]:

@@ -1,8 +1,8 @@
 """Builds the operators over emulated CUDA kernels: a library that, once loaded, replaces those of the CPU.
 
-The sources are the package's own, csrc/cuda/*.cu and csrc/ops, compiled by a C++ compiler; only
-csrc/ops/backend.cpp, which chooses between CPU and CUDA, is replaced; frozen.cpp, which is no operator and runs
-on the CPU alone, is left out.
+The sources are the package's own, csrc/cuda/*.cu and csrc/ops, compiled by a C++ compiler. Of these
+csrc/ops/backend.cpp, which chooses between CPU and CUDA, is replaced; frozen.cpp, which is no operator
+and runs on the CPU alone, is left out.
 """
 
 from __future__ import annotations

@@ -85,6 +85,23 @@ def test_clipping_alone(max_norm: float) -> None:
     torch.testing.assert_close(weights(step), expected, rtol=1e-10, atol=1e-12)
 
 
+def test_large_float32_gradients() -> None:
+    """Of a pooled convolution, another one and a linear layer: their squares would overflow in float32."""
+    torch.manual_seed(1)
+    model = nn.Sequential(
+        *(nn.Conv2d(2, 6, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(6, 9, 3, padding=1, bias=False)),
+        *(nn.ReLU(), nn.Flatten(), nn.Linear(9 * 16, 5)),
+    )
+    exact = copy.deepcopy(model).double()
+    step = make(model, noise_multiplier=0, lr=1.0)
+    optimizer = torch.optim.SGD(exact.parameters(), lr=1.0)
+    native = ByHand(exact, optimizer, F.cross_entropy, max_norm=NORM, noise=0, divisor=16)
+    x, targets = batch(7, torch.float32)
+    step(1e21 * x, targets), native(1e21 * x.double(), targets)
+    for one, other in zip(weights(step), weights(exact), strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-5, atol=1e-6)
+
+
 def test_frozen_and_grouped_parameters() -> None:
     """A frozen parameter has no part in the norm, and gets no noise; the noise comes by the groups' order."""
     model = network()

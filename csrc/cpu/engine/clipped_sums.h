@@ -1,8 +1,6 @@
 // The gradients of the images of tiles, clipped and added up.
 #pragma once
 
-#include <cmath>
-
 #include "cpu/engine/sample_run.h"
 #include "cpu/linear/linear.h"
 #include "cpu/microkernels/lanes.h"
@@ -16,18 +14,6 @@ void add_scaled(int64_t count, typename S::Scalar factor, const typename S::Scal
   const auto f = S::broadcast(factor);
   for_each_lanes<S>(count, [&](int64_t i, const auto& load, const auto& store) {
     store(to + i, S::fma(f, load(values + i), load(to + i)));
-  });
-}
-
-// The sums of all chunks, of `size` elements each, to those of the first.
-template <class S>
-void add_chunks(int64_t chunks, int64_t size, typename S::Scalar* sums) {
-  constexpr int64_t kBlock = 4096;
-  parallel_for((size + kBlock - 1) / kBlock, kBlock / 8 * chunks, [&](int64_t begin, int64_t end) {
-    const int64_t first = begin * kBlock, count = std::min(end * kBlock, size) - first;
-    for (int64_t chunk = 1; chunk < chunks; ++chunk) {
-      add_row<S>(sums + chunk * size + first, sums + first, count);
-    }
   });
 }
 
@@ -61,7 +47,7 @@ class ClippedSums {
     for (int64_t k = 0; k < count && shared > 0; ++k) {
       norms[k] += sum_of_squares<S>(tile.shared() + k * shared, shared);
     }
-    for (int64_t k = 0; k < count; ++k) norms[k] = factor(norms[k]);
+    for (int64_t k = 0; k < count; ++k) norms[k] = clipping_factor(max_norm_, norms[k]);
     for (size_t i = 0; i < offsets_.size(); ++i) add_stage(i, tile, count, values, norms, to + offsets_[i]);
     for (int64_t k = 0; k < count && shared > 0; ++k) {
       add_scaled<S>(shared, static_cast<T>(norms[k]), tile.shared() + k * shared, to + shared_);
@@ -89,12 +75,6 @@ class ClippedSums {
   }
 
  private:
-  // As in Opacus. A NaN stays one.
-  double factor(double squares) const {
-    const double factor = max_norm_ / (std::sqrt(squares) + 1e-6);
-    return factor > 1 ? 1 : factor;
-  }
-
   void add_squares(size_t i, typename Run::Tile& tile, int64_t count, const T* const* values,
                    double* squares) const {
     const Stage& stage = run_.network().stages[i];

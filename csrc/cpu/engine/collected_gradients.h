@@ -3,12 +3,12 @@
 #pragma once
 
 #include <algorithm>
-#include <cmath>
 #include <numeric>
 #include <optional>
 #include <vector>
 
 #include "cpu/engine/tensors.h"
+#include "cpu/microkernels/squares.h"
 
 namespace lenet_ext::cpu {
 
@@ -44,7 +44,8 @@ class CollectedGradients {
 
   // The optimizer's step of all parameters, after clipping, where this is asked for.
   void update() {
-    const T factor = network_.max_grad_norm ? clipping(*network_.max_grad_norm) : T(1);
+    const std::optional<double>& max_norm = network_.max_grad_norm;
+    const T factor = max_norm ? static_cast<T>(clipping_factor(*max_norm, squared_norm())) : T(1);
     for (size_t i = 0; i < first_of_.size(); ++i) {
       if (first_of_[i] < i || rows_[i].trained == 0) continue;
       update_parameter<S, Stored>(network_, pass_, rows_,
@@ -59,27 +60,15 @@ class CollectedGradients {
  private:
   T* of(size_t parameter) { return values_->data() + offsets_[parameter]; }
 
-  // What torch.nn.utils.clip_grad_norm_ multiplies gradients by; a NaN stays one.
-  T clipping(double max_norm) {
-    const double factor = max_norm / (std::sqrt(sum_of_squares()) + 1e-6);
-    return static_cast<T>(factor > 1 ? 1 : factor);
-  }
-
   // In blocks, so that it is the same for every number of threads.
-  double sum_of_squares() {
-    constexpr int64_t kBlock = 4096, kLanes = 8;
+  double squared_norm() {
+    constexpr int64_t kBlock = 4096;
     const int64_t blocks = (size_ + kBlock - 1) / kBlock;
     Scratch<double> sums(blocks);
     parallel_for(blocks, kBlock / 4, [&](int64_t begin, int64_t end) {
       for (int64_t block = begin; block < end; ++block) {
-        const T *at = values_->data() + block * kBlock, *const last =
-                                                            at + std::min(kBlock, size_ - block * kBlock);
-        double lanes[kLanes] = {};
-        for (; at + kLanes <= last; at += kLanes) {
-          for (int lane = 0; lane < kLanes; ++lane) lanes[lane] += double{at[lane]} * double{at[lane]};
-        }
-        for (; at != last; ++at) lanes[0] += double{*at} * double{*at};
-        sums.data()[block] = std::accumulate(lanes, lanes + kLanes, 0.0);
+        const int64_t first = block * kBlock;
+        sums.data()[block] = sum_of_squares<S>(values_->data() + first, std::min(kBlock, size_ - first));
       }
     });
     return std::accumulate(sums.data(), sums.data() + blocks, 0.0);

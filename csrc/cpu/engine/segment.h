@@ -34,6 +34,18 @@ int64_t stage_cost(const Stage& s) {
   return (s.weight_size * pixels + s.core_size) / S::width;
 }
 
+// The sums of all chunks, of `size` elements each, to those of the first.
+template <class S>
+void add_chunks(int64_t chunks, int64_t size, typename S::Scalar* sums) {
+  constexpr int64_t kBlock = 4096;
+  parallel_for((size + kBlock - 1) / kBlock, kBlock / 8 * chunks, [&](int64_t begin, int64_t end) {
+    const int64_t first = begin * kBlock, count = std::min(end * kBlock, size) - first;
+    for (int64_t chunk = 1; chunk < chunks; ++chunk) {
+      add_row<S>(sums + chunk * size + first, sums + first, count);
+    }
+  });
+}
+
 template <class S>
 class Segment {
   using T = typename S::Scalar;
@@ -142,7 +154,7 @@ class Segment {
         }
       }
     });
-    add_chunks(sums.data());
+    add_chunks<S>(chunks_, sums_, sums.data());
     for (size_t i = 0; i < stages_.size(); ++i) {
       stages_[i]->finish_sums(sums.data() + sum_offsets_[i], pieces);
     }
@@ -214,17 +226,6 @@ class Segment {
       slots[value - 1 - first_] = gradients_.add(network_.value_size(value), birth, last - (value - 1));
     }
     for (int slot : slots) gradient_offsets_.push_back(tile_ * gradients_.begin(slot));
-  }
-
-  // The sums of all chunks to those of the first.
-  void add_chunks(T* sums) const {
-    constexpr int64_t kBlock = 4096;
-    parallel_for((sums_ + kBlock - 1) / kBlock, kBlock / 8 * chunks_, [&](int64_t begin, int64_t end) {
-      const int64_t first = begin * kBlock, count = std::min(end * kBlock, sums_) - first;
-      for (int64_t chunk = 1; chunk < chunks_; ++chunk) {
-        add_row<S>(sums + chunk * sums_ + first, sums + first, count);
-      }
-    });
   }
 
   const Network& network_;

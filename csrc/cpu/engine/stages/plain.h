@@ -1,6 +1,7 @@
 // A stage that is conv2d, linear or nothing, then max_pool2d, then an activation.
 #pragma once
 
+#include <cmath>
 #include <optional>
 
 #include "cpu/activation.h"
@@ -91,7 +92,12 @@ class PlainStage final : public StageKernels<S> {
 
   void finish_sums(const T* sums, const GradientSink<T>& sink) override { give(sums, sink); }
   double squared_norm(const T* sums) override {
-    return pooled_ ? pooled_->squared_norm(sums, s_.bias >= 0) : StageKernels<S>::squared_norm(sums);
+    if (pooled_) {
+      // In the compute type, where a square may be too large.
+      const double norm = pooled_->squared_norm(sums, s_.bias >= 0);
+      if (std::isfinite(norm)) return norm;
+    }
+    return StageKernels<S>::squared_norm(sums);
   }
 
  private:

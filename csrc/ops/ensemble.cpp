@@ -123,7 +123,6 @@ Tensor ensemble_train(const Tensor& images, const Tensor& targets, std::optional
   if (batch_size < 1) fail(op, ": batch_size must be at least 1, got ", batch_size);
   const Backend kernels(op, t.images);
   if (!kernels.on_host()) fail(op, kOnHost);
-  if (t.network->outputs.size() != 1) fail(op, ": the network has several outputs, a loss is of one");
   const LossTargets wanted(t, targets, loss_weight, loss_pos_weight);
   const std::optional<Tensor> images_in_order = checked_order(t, kernels, order);
   const OptimizerTensors optimizer = optimizer_of(t, state, options, members);

@@ -3,13 +3,6 @@
 #include "cpu/dispatch/isa.h"
 
 namespace lenet_ext {
-namespace {
-
-int64_t bytes_of(DType dtype) {
-  return by_dtype([]<class Stored>() { return static_cast<int64_t>(sizeof(Stored)); })[dtype];
-}
-
-}  // namespace
 
 FrozenModel::FrozenModel(std::string program, DType dtype, Tensors parameters,
                          std::optional<Tensor> normalization)
@@ -28,13 +21,6 @@ FrozenModel::FrozenModel(std::string program, DType dtype, Tensors parameters,
                          normalization_->scalar_type() != ScalarType::Float)) {
     fail(kOp, ": normalization must be contiguous, on the CPU and float32");
   }
-}
-
-int64_t FrozenModel::element_size() const {
-  return bytes_of(dtype_);
-}
-int64_t FrozenModel::image_element_size() const {
-  return takes_bytes() ? 1 : element_size();
 }
 
 std::shared_ptr<const SizedFrozen> FrozenModel::find(Sizes image) const {

@@ -26,8 +26,6 @@ class FrozenModel {
   DType dtype() const { return dtype_; }
   bool takes_bytes() const { return normalization_.has_value(); }
   ScalarType image_type() const { return takes_bytes() ? ScalarType::Byte : kScalarTypes[dtype_]; }
-  int64_t image_element_size() const;
-  int64_t element_size() const;
 
   // Null where images of this size, without the batch, were not seen before, or too long ago. Neither this nor
   // add() may be called by two threads at once.

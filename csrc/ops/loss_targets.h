@@ -54,6 +54,7 @@ class LossTargets {
               const std::optional<Tensor>& pos_weight)
       : t_(t), targets_(targets) {
     if (!t.network->loss) fail(op(), ": program names no loss");
+    if (t.network->outputs.size() != 1) fail(op(), ": the network has several outputs, a loss is of one");
     const Loss& loss = *t.network->loss;
     if (loss.is_of_classes()) {
       check_class_targets();
@@ -98,6 +99,13 @@ class LossTargets {
     };
     check("weight", weight_, tensors_.weight_step);
     check("pos_weight", pos_weight_, tensors_.pos_weight_step);
+  }
+
+  // Where outputs have no loss.
+  [[noreturn]] void refuse_outputs() const {
+    fail(op(),
+         ": binary cross entropy needs outputs between 0 and 1: end the network with a sigmoid, or use "
+         "torch.nn.BCEWithLogitsLoss");
   }
 
  private:

@@ -4,9 +4,8 @@
 #include <optional>
 
 #include "ops/huge_pages.h"
-#include "ops/loss_targets.h"
-#include "ops/optimizer_tensors.h"
 #include "ops/registration.h"
+#include "ops/train_steps.h"
 
 namespace lenet_ext {
 namespace {
@@ -23,16 +22,11 @@ class SampleBatch {
       : t_(images, parameters, program, normalization),
         places_(places),
         kernels_(op(), t_.images),
-        targets_(targets_of_one_output(targets, weight, pos_weight)) {
+        targets_(t_, targets, weight, pos_weight) {
     if (!kernels_.on_host()) fail(op(), ": gradients of each image are computed on the CPU alone");
     check_stages();
     check_places();
-    if (order) {
-      check_int64(op(), "order", *order, 1);
-      check_same_device(op(), "images", t_.images, "order", *order);
-      order_ = dense(*order);
-      check_indices(op(), "order", *order_, t_.batch);
-    }
+    order_ = checked_order(t_, kernels_, order);
     targets_.check_values(order_);
     if (count() > 0) targets_.check_batches(count(), count());
     const int64_t* const numbers = seeds_of(t_, seeds, std::array{int64_t{1}});
@@ -57,7 +51,7 @@ class SampleBatch {
   SamplePass pass(bool& refused) const {
     Images images = t_.all_images();
     images.count = count();
-    if (order_) images.order = static_cast<const int64_t*>(order_->const_data_ptr());
+    images.order = numbers_of(order_);
     return {.images = images,
             .targets = targets_.from(0),
             .parameters = t_.pointers.data(),
@@ -68,19 +62,10 @@ class SampleBatch {
   }
 
   void check_refused(bool refused) const {
-    if (!refused) return;
-    fail(op(),
-         ": binary cross entropy needs outputs between 0 and 1: end the network with a sigmoid, or use "
-         "torch.nn.BCEWithLogitsLoss");
+    if (refused) targets_.refuse_outputs();
   }
 
  private:
-  LossTargets targets_of_one_output(const Tensor& targets, const std::optional<Tensor>& weight,
-                                    const std::optional<Tensor>& pos_weight) const {
-    if (t_.network->outputs.size() != 1) fail(op(), ": the network has several outputs, a loss is of one");
-    return {t_, targets, weight, pos_weight};
-  }
-
   void check_stages() const {
     for (const Stage& stage : t_.network->stages) {
       if (!stage.needs_statistics()) continue;
@@ -212,9 +197,9 @@ void network_noisy_update(Tensors parameters, Tensors state, const Tensor& optio
   network.name = op;
   network.optimizer = optimizer_named(op, optimizer);
   std::vector<void*> pointers;
+  check_contiguous(op, parameters);
   for (const Tensor& parameter : parameters) {
     check_same_kind(op, "a parameter", parameters[0], "another", parameter);
-    if (!parameter.is_contiguous()) fail(op, ": parameters must be contiguous");
     network.parameter_sizes.push_back(parameter.numel());
     pointers.push_back(parameter.mutable_data_ptr());
   }

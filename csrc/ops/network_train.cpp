@@ -23,7 +23,6 @@ Tensor network_train(const Tensor& images, const Tensor& targets, std::optional<
   check_contiguous(op, parameters);
   if (batch_size < 0) fail(op, ": batch_size must be at least 0, got ", batch_size);
   const Backend kernels(op, t.images);
-  if (t.network->outputs.size() != 1) fail(op, ": the network has several outputs, a loss is of one");
   const LossTargets wanted(t, targets, loss_weight, loss_pos_weight);
   const std::optional<Tensor> numbers = checked_order(t, kernels, order);
   const OptimizerTensors optimizer = optimizer_of(t, state, options);
@@ -55,11 +54,7 @@ Tensor network_train(const Tensor& images, const Tensor& targets, std::optional<
     return false;
   });
   if (taken == steps) return losses;
-  if (taken == 0) {
-    fail(op,
-         ": binary cross entropy needs outputs between 0 and 1: end the network with a sigmoid, or use "
-         "torch.nn.BCEWithLogitsLoss");
-  }
+  if (taken == 0) wanted.refuse_outputs();
   return torch::stable::narrow(losses, 0, 0, taken);
 }
 

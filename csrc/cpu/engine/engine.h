@@ -11,6 +11,12 @@
 
 namespace lenet_ext::cpu {
 
+// Whether a stage's weight is too large for the second-level cache.
+inline bool is_wide(const Stage& s) {
+  constexpr int64_t kWideWeights = 512 * 1024;  // elements
+  return s.core == LayerKind::kLinear && s.weight_size > kWideWeights;
+}
+
 template <class S>
 class Engine {
   using T = typename S::Scalar;
@@ -71,11 +77,7 @@ class Engine {
 
  private:
   size_t first_wide_stage() const {
-    constexpr int64_t kWideWeights = 512 * 1024;  // elements
     const auto& stages = network_->stages;
-    const auto is_wide = [](const Stage& s) {
-      return s.core == LayerKind::kLinear && s.weight_size > kWideWeights;
-    };
     return std::ranges::find_if(stages, is_wide) - stages.begin();
   }
 

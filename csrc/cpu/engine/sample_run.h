@@ -168,6 +168,10 @@ class SampleRun {
   };
 
  private:
+  static bool gives_rows(const Stage& stage) {
+    return stage.core == LayerKind::kLinear && stage.linear.rows == 1;
+  }
+
   // From sizes alone. The gradients of linear layers that read a row of each image are not in memory; others
   // may together be as large as the parameters, beyond what stays in the cache, as they are read once. A weight
   // too large for the cache is to be read for as many images as can be.
@@ -175,21 +179,20 @@ class SampleRun {
     constexpr int64_t kMostTileImages = 16, kMostImagesOfWide = 64, kLeastTiles = 4;
     constexpr int64_t kTileValues = 256 * 1024;     // 1 MiB of float32, a second-level cache
     constexpr int64_t kTileGradients = 512 * 1024;  // or the number of all parameters
-    constexpr int64_t kWideWeights = 512 * 1024;    // as in engine.h
-    int64_t values = network.image_size(), gradients = 1, parameters = 0, widest = 0;
+    int64_t values = network.image_size(), gradients = 1, parameters = 0;
+    bool any_wide = false;
     for (const int64_t size : network.parameter_sizes) parameters += size;
     for (const Stage& stage : network.stages) {
       values += stage.output_size;
-      if (stage.core == LayerKind::kLinear && stage.linear.rows == 1) {
-        widest = std::max(widest, stage.weight_size);
+      if (gives_rows(stage)) {
+        any_wide = any_wide || is_wide(stage);
         continue;
       }
       for (int64_t parameter : stage.trained) gradients += network.parameter_sizes[parameter];
     }
-    const bool is_wide = widest > kWideWeights;
-    const int64_t wanted = is_wide ? pass.images.count : (pass.images.count + kLeastTiles - 1) / kLeastTiles;
-    int64_t most = std::clamp<int64_t>(wanted, 1, is_wide ? kMostImagesOfWide : kMostTileImages);
-    if (!is_wide) most = std::clamp<int64_t>(kTileValues / std::max<int64_t>(values, 1), 1, most);
+    const int64_t wanted = any_wide ? pass.images.count : (pass.images.count + kLeastTiles - 1) / kLeastTiles;
+    int64_t most = std::clamp<int64_t>(wanted, 1, any_wide ? kMostImagesOfWide : kMostTileImages);
+    if (!any_wide) most = std::clamp<int64_t>(kTileValues / std::max<int64_t>(values, 1), 1, most);
     return std::clamp<int64_t>(std::max(kTileGradients, parameters) / gradients, 1, most);
   }
 
@@ -220,7 +223,7 @@ class SampleRun {
       }
       return {SampleWay::kShared, 0, sums};
     }
-    if (stage.core == LayerKind::kLinear && stage.linear.rows == 1) {
+    if (gives_rows(stage)) {
       return {SampleWay::kRows, reserve(rows_, stage.core_size), stage.core_size};
     }
     return {SampleWay::kSums, reserve(sums_, sums), sums};

@@ -86,7 +86,7 @@ def _fake_ensemble(
 ) -> list[Tensor]:
     own = [parameter.new_empty(parameter.shape[1:]) for parameter in parameters]
     outputs = _fake_forward(images, own, program, normalization, seeds)[0]
-    batch = len(images) // max(members, 1) if own_images and members > 0 else len(images)
+    batch = images.shape[0] // members if own_images and members > 0 else images.shape[0]
     return [output.new_empty((members, batch, *output.shape[1:])) for output in outputs]
 
 

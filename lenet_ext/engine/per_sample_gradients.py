@@ -9,6 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from lenet_ext.engine.ensemble import FusedEnsemble
 from lenet_ext.engine.fused import FusedNet
 from lenet_ext.engine.losses import EngineLoss
 from lenet_ext.engine.network import Network
@@ -50,6 +51,11 @@ def per_sample_gradients(
         raise TypeError(
             f"{NAME}: fused must come from lenet_ext.fuse, got {type(fused).__name__}: "
             "call lenet_ext.fuse(model, example_input) first"
+        )
+    if isinstance(fused, FusedEnsemble):
+        raise TypeError(
+            f"{NAME}: fused is an ensemble, and gradients are those of one network: load member(k) into a "
+            "model and call lenet_ext.fuse(model, example_input)"
         )
     for name, value in (("images", images), ("targets", targets)):
         if not isinstance(value, Tensor):

@@ -72,7 +72,8 @@ class TrainStep:
         from lenet_ext.engine.private_step import PrivateStep  # which derive from this
 
         kind, use = TrainStep, ""
-        private = next((name for name in PRIVATE if options.get(name) not in (None, False)), None)
+        given = {name for name, value in options.items() if value is not None and value is not False}
+        private = next((name for name in PRIVATE if name in given), None)
         if private is not None:
             kind, use = PrivateStep, "train privately"
         if isinstance(fused, FusedEnsemble):
@@ -187,25 +188,44 @@ class TrainStep:
         self._next(images)  # refuses what the step would, before its forward is called
         self._check_indices(images, targets, permutation)
         images, targets = images.contiguous(), targets.contiguous()  # once, not for every part
-        done, steps = 0, -(-len(order) // batch_size)
+
+        def take(done: int, count: int, losses: list[Tensor]) -> None:
+            part = order[done * batch_size : (done + count) * batch_size]
+            with self._pace.measured(len(part)):
+                self._train(images, targets, part, batch_size, losses)
+
+        steps = -(-len(order) // batch_size)
+        return self._paced(take, steps, batch_size, images, callback, callback_steps)
+
+    def _paced(
+        self,
+        take: Callable[[int, int, list[Tensor]], None],
+        steps: int,
+        step_images: int,
+        images: Tensor,
+        callback: Callable[[int, Tensor], None] | None,
+        callback_steps: int,
+    ) -> Tensor:
+        """The losses of so many steps, some in each call of take(done, count, losses), which appends them."""
+        done, losses = 0, list[Tensor]()
         try:
             while done < steps:
-                count = min(self._pace.steps(batch_size), steps - done)
+                count = min(self._pace.steps(step_images), steps - done)
                 if callback is not None:
                     count = min(count, callback_steps - done % callback_steps)
-                part = order[done * batch_size : (done + count) * batch_size]
                 before = len(losses)
-                with self._pace.measured(len(part)):
-                    self._train(images, targets, part, batch_size, losses)
+                take(done, count, losses)
                 # Fewer where the next one cannot be taken, which then raises as the first of its part.
-                done += sum(map(len, losses[before:]))
+                done += sum(part.shape[-1] for part in losses[before:])
                 if callback is not None and (done % callback_steps == 0 or done == steps):
-                    callback(done, torch.cat(losses))
+                    callback(done, self._joined(losses, images))
         except BaseException as error:
-            taken = torch.cat(losses) if losses else torch.empty(0, device=images.device)
-            error.losses = taken  # type: ignore[attr-defined]
+            error.losses = self._joined(losses, images)  # type: ignore[attr-defined]
             raise
-        return torch.cat(losses)
+        return self._joined(losses, images)
+
+    def _joined(self, losses: Sequence[Tensor], images: Tensor) -> Tensor:
+        return torch.cat(list(losses)) if losses else torch.empty(0, device=images.device)
 
     def state_dict(self) -> dict[str, Any]:
         """That of `optimizer`."""

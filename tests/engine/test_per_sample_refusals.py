@@ -33,6 +33,8 @@ def test_refusals() -> None:
         x,
         targets,
     )
+    many = lenet_ext.fuse_ensemble(model, x[:1], copies=2)
+    refused(TypeError, f"{NAME}: fused is an ensemble", many, x, targets)
     refused(TypeError, f"{NAME}: images must be a torch.Tensor, got list", fused, [x], targets)
     refused(TypeError, f"{NAME}: targets must be a torch.Tensor, got int", fused, x, 3)
     refused(IndexError, rf"{NAME}: target 5 at position 2 is out of range \[0, 5\)",

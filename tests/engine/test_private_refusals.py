@@ -35,6 +35,13 @@ def test_refusals(message: str) -> None:
         make(**WRONG[message])
 
 
+@pytest.mark.parametrize("name", ["noise_multiplier", "expected_batch_size"])
+@pytest.mark.parametrize("value", [0, 0.0, 1.5])
+def test_nothing_private_is_passed_over(name: str, value: float) -> None:
+    with pytest.raises(TypeError, match=f"TrainStep: {name} is for private training"):
+        TrainStep(fuse(network()), lr=0.1, **{name: value})
+
+
 def test_none_asks_for_a_plain_step() -> None:
     step = TrainStep(
         fuse(network()), lr=0.1, max_sample_grad_norm=None, noise_multiplier=None, secure_mode=False

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lenet_ext.engine.flat_state import StepCounts
-from lenet_ext.engine.optimizer_rules import STEP, Group
+from lenet_ext.engine.optimizer_rules import STEP, Group, Option
 from lenet_ext.engine.optimizers import EngineOptimizer, _Plan
 
 if TYPE_CHECKING:
@@ -31,31 +31,35 @@ class EnsembleOptimizer(EngineOptimizer):
 
     def _options_of(self, plan: _Plan) -> Tensor:
         """float64 (K, parameters, options), or (1, ...) where all members have the same."""
-        groups = self.optimizer.param_groups
-        tables = [self._columns(group) for group in groups]
-        first = [self._columns({**group, **self._rule.first}) for group in groups]
-        untrained = torch.zeros(1, 1 + len(self._options), dtype=torch.float64)
-        rows = [
-            untrained if number is None else (first if i in plan.first else tables)[number]
-            for i, number in enumerate(plan.groups)
+        table, groups, members = super()._options_of(plan), self.optimizer.param_groups, len(self._network)
+        columns = [
+            (number, column, option)
+            for number, group in enumerate(groups)
+            for column, option in enumerate(self._options, start=1)
+            if self._differs(option, group)
         ]
-        members = max(len(row) for row in rows) if len(self._network) > 0 else 0
-        return torch.stack([row.expand(members, -1) for row in rows], dim=1)
+        table = table.repeat(members, 1, 1) if columns or members == 0 else table[None]
+        for number, column, option in columns:
+            # In the step that makes a parameter's state, the rule's own value may be there instead.
+            stays = plan.first if option.key in self._rule.first else ()
+            rows = [i for i, of in enumerate(plan.groups) if of == number and i not in stays]
+            table[:, rows, column] = option.of(groups[number]).detach().to(table)[:, None]
+        return table
 
-    def _columns(self, group: Group) -> Tensor:
-        """Of a group: a row for each member, or one for all."""
-        members, values = len(self._network), []
-        for option in self._options:
-            value = option.of(group)
-            if isinstance(value, Tensor) and value.dim() > 0 and value.numel() != 1:
-                if value.shape != (members,):
-                    shape = tuple(value.shape)
-                    self._refuse(f"{option.key} must be a number or ({members},), one a member, got {shape}")
-                values.append(value.detach().to("cpu", torch.float64))
-            else:
-                values.append(torch.tensor([float(value)], dtype=torch.float64))
-        count = members if any(len(value) != 1 for value in values) else 1
-        return torch.stack([torch.ones(count), *(value.expand(count) for value in values)], dim=1)
+    def _row(self, group: Group) -> list[float]:
+        # What differs between members is filled in later.
+        values = (0.0 if self._differs(option, group) else option.of(group) for option in self._options)
+        return [1.0, *map(float, values)]
+
+    def _differs(self, option: Option, group: Group) -> bool:
+        """Whether there is one for each member."""
+        value, members = option.of(group), len(self._network)
+        if not isinstance(value, Tensor) or value.dim() == 0 or value.numel() == 1:
+            return False
+        if value.shape != (members,):
+            shape = tuple(value.shape)
+            self._refuse(f"{option.key} must be a number or ({members},), one a member, got {shape}")
+        return True
 
     def _state_of(self, group: Group) -> tuple[str, ...]:
         # What one member has all have: it stays zero where a member's own options do not use it.

@@ -28,11 +28,12 @@ SECONDS = 0.25
 class _Work(NamedTuple):
     """What the members take their steps over.
 
-    images, targets: of all members, one after the other where they are their own. order: the numbers of
-    images, of one member after the other, or None. begins, ends: of each member, (K,), in the order, or in
-    the images. seeds: (K, steps), or None.
+    given: the images as the step was given them. images, targets: of all members, one after the other where
+    they are their own. order: the numbers of images, of one member after the other, or None. begins, ends: of
+    each member, (K,), in the order, or in the images. seeds: (K, steps), or None.
     """
 
+    given: Tensor
     images: Tensor
     targets: Tensor
     order: Tensor | None
@@ -74,11 +75,20 @@ class EnsembleStep(TrainStep):
     @serial_in_forked_child
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         """The losses before the update, (K,). A bad target raises IndexError, changing nothing."""
+        check_tensors(images, targets)
+        step = self._next(images)
         work = self._work(images, targets, None, None)
         if work.steps() == 0 and len(self.fused) > 0:
             raise RuntimeError("TrainStep: the batch is empty")
         losses: list[Tensor] = []
-        self._take(work, losses)
+        refused = None
+        try:
+            self._take(step, work, losses)
+        except (IndexError, RuntimeError) as error:
+            refused = error
+        if refused is not None:
+            self._check_targets(step, images, targets)  # which says it in the shapes that the user gave
+            raise refused
         # Of no member there are no steps.
         return losses[0][:, 0] if len(self.fused) > 0 else losses[0].flatten()
 
@@ -106,38 +116,33 @@ class EnsembleStep(TrainStep):
         """
         if batch_size < 1 or callback_steps < 1:
             raise ValueError("TrainStep: batch_size and callback_steps must be at least 1")
+        check_tensors(images, targets)
+        step = self._next(images)  # refuses what the step would
         work = self._work(images, targets, batch_size, orders)
-        steps, done, losses = work.steps(), 0, list[Tensor]()
+        self._check_targets(step, images, targets)
+        steps = work.steps()
         work = work._replace(seeds=self._seeds(steps, seeds))
-        ragged = None if orders is None or isinstance(orders, Tensor) else work.ends - work.begins
-        try:
-            while done < steps:
-                count = min(self._pace.steps(batch_size * len(self.fused)), steps - done)
-                if callback is not None:
-                    count = min(count, callback_steps - done % callback_steps)
-                part = work.part(done, count)
-                with self._pace.measured(max(1, int((part.ends - part.begins).sum()))):
-                    self._take(part, losses)
-                done += count
-                if callback is not None and (done % callback_steps == 0 or done == steps):
-                    callback(done, torch.cat(losses, dim=1))
-        except BaseException as error:
-            error.losses = self._joined(losses, images)  # type: ignore[attr-defined]
-            raise
-        whole = self._joined(losses, images)
-        if ragged is None:
-            return whole
-        return [row[: -(-int(n) // batch_size)] for row, n in zip(whole, ragged, strict=True)]
 
-    def _take(self, work: _Work, losses: list[Tensor]) -> None:
+        def take(done: int, count: int, losses: list[Tensor]) -> None:
+            part = work.part(done, count)
+            with self._pace.measured(max(1, int((part.ends - part.begins).sum()))):
+                self._take(self._next(images), part, losses)
+
+        step_images = batch_size * len(self.fused)
+        whole = self._paced(take, steps, step_images, images, callback, callback_steps)
+        if orders is None or isinstance(orders, Tensor):
+            return whole
+        counts = (work.ends - work.begins).tolist()
+        return [row[: -(-count // batch_size)] for row, count in zip(whole, counts, strict=True)]
+
+    def _take(self, step: Step, work: _Work, losses: list[Tensor]) -> None:
         """Appends the losses of all its steps, (K, steps)."""
-        step = self._next(work.images)
         steps = work.steps()
         if step.made:
             self._check_first(step, work)
             if steps > 1:  # the first makes state, with options of its own
-                self._take(work.part(0, 1), losses)
-                return self._take(work.part(1, steps - 1), losses)
+                self._take(step, work.part(0, 1), losses)
+                return self._take(self._next(work.given), work.part(1, steps - 1), losses)
         known, members = len(losses), len(self.fused)
         loss_line, loss_tensors = self._loss.arguments(work.images, work.targets)
         program, normalization = self._program(loss_line), self.fused._normalization
@@ -175,24 +180,24 @@ class EnsembleStep(TrainStep):
         batch_size: int | None,
         orders: Tensor | Sequence[Tensor] | None,
     ) -> _Work:
-        check_tensors(images, targets)
-        self._next(images)  # refuses what the step would
-        members, own = len(self.fused), self.fused.has_own(images)
+        members, own, given = len(self.fused), self.fused.has_own(images), images
         count = images.shape[1] if own else len(images)
-        self._check_targets(images, targets, own)
         if own:
+            if targets.shape[:2] != images.shape[:2]:
+                wanted = f"({members}, {count}, ...) like the images"
+                raise RuntimeError(f"TrainStep: targets must be {wanted}, got {tuple(targets.shape)}")
             images, targets = images.flatten(0, 1), targets.flatten(0, 1)
         images, targets = images.contiguous(), targets.contiguous()
         offsets = torch.arange(members) * count if own else torch.zeros(members, dtype=torch.int64)
         if orders is None:
             ends = offsets + count
-            return _Work(images, targets, None, offsets, ends, batch_size or max(count, 1), None)
+            return _Work(given, images, targets, None, offsets, ends, batch_size or max(count, 1), None)
         parts = self._orders(orders, count)
         lengths = torch.tensor([len(part) for part in parts], dtype=torch.int64)
         ends = lengths.cumsum(0)
         shifted = [part + offset for part, offset in zip(parts, offsets.tolist(), strict=True)]
         order = torch.cat(shifted) if shifted else torch.empty(0, dtype=torch.int64)
-        return _Work(images, targets, order, ends - lengths, ends, batch_size or 1, None)
+        return _Work(given, images, targets, order, ends - lengths, ends, batch_size or 1, None)
 
     def _orders(self, orders: Tensor | Sequence[Tensor], count: int) -> list[Tensor]:
         """That of each member. Raises TypeError, RuntimeError or IndexError for what is none."""
@@ -216,14 +221,13 @@ class EnsembleStep(TrainStep):
                     check_range(f"order of member {member}:", part, count)
         return [part.cpu() for part in parts]
 
-    def _check_targets(self, images: Tensor, targets: Tensor, own: bool) -> None:
-        shapes = [tuple(tensor.shape[1:]) for tensor in self.fused._checked_tensors(images)]
+    def _check_targets(self, step: Step, images: Tensor, targets: Tensor) -> None:
+        """Raises IndexError or RuntimeError for the first target that is none, as the operator does."""
+        own = self.fused.has_own(images)
+        shapes = [tuple(tensor.shape[1:]) for tensor in step.parameters]
         sizes = tuple(images.shape[1:] if own else images.shape)
         (output, *_), *_ = saved_sizes(self._mode.program, sizes, shapes)
         lead = (len(self.fused),) if own else ()
-        if own and targets.shape[:2] != images.shape[:2]:
-            wanted = f"({images.shape[0]}, {images.shape[1]}, ...) like the images"
-            raise RuntimeError(f"TrainStep: targets must be {wanted}, got {tuple(targets.shape)}")
         expected = len(output) + (0 if self._loss.of_classes and targets.dtype == torch.int64 else 1)
         if not own and targets.dim() == expected + 1 and len(targets) == len(self.fused):
             raise RuntimeError(

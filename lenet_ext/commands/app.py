@@ -8,6 +8,7 @@ from shutil import get_terminal_size
 import typer
 
 from lenet_ext.commands import check, export, info, predict, sweep, train
+from lenet_ext.commands.options import RESUME_ALONE
 from lenet_ext.training.errors import InputError, error_text
 
 PROGRAM = "lenet-ext"
@@ -34,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
     """Run the program with these arguments; returns its exit code."""
     given = list(arguments)
     if given[:1] in (["train"], ["sweep"]):
-        given = [train.RESUME_ALONE if text == "--resume" else text for text in given]
+        given = [RESUME_ALONE if text == "--resume" else text for text in given]
     if given[:1] == ["sweep"]:
         following = [*given[1:], "-"]
         given = [

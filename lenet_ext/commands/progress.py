@@ -1,14 +1,20 @@
-"""The live line of a training run."""
+"""The live line of a training run, and what observers do that show it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.console import Console
 from rich.measure import Measurement
-from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
+
+from lenet_ext.commands.stopping import StoppedInOrder
+from lenet_ext.training.dataset import Dataset
+from lenet_ext.training.errors import printable
 
 
 class SteadyConsole(Console):
@@ -46,3 +52,42 @@ class TrainingProgress(Progress):
             if Measurement.get(self.screen, unlimited, table).maximum <= self.screen.width:
                 break
         return table
+
+
+class LiveReport(StoppedInOrder):
+    """An observer; a context manager while the live display is on the screen.
+
+    pictures: the names of the files that are to be drawn. From its first line on, signals end the program in
+    order.
+    """
+
+    def __init__(self, console: Console, progress: TrainingProgress, pictures: Iterable[str]) -> None:
+        super().__init__()
+        self.console, self.progress, self.pictures = console, progress, list(pictures)
+        self.task = TaskID(0)
+
+    def note(self, text: str) -> None:
+        print(f"lenet-ext: {printable(text)}", file=sys.stderr)
+
+    def picture_failed(self, name: str, message: str) -> None:
+        self.pictures.remove(name)
+        self.note(message)
+
+    def show_start(self, name: str, dataset: Dataset, rest: str, total: int, completed: int) -> None:
+        """The first lines, and the live one. name: of the data. total, completed: in the units of the bar."""
+        self.begin()
+        self.cleanup.callback(self.progress.stop)
+        self.console.print(
+            f"{name}: {len(dataset.train):,} training and {len(dataset.test):,} test images, "
+            f"{'x'.join(map(str, dataset.train.images.shape[1:]))}, {len(dataset.class_names)} classes\n"
+            f"{rest}",
+            highlight=False,
+        )
+        self.task = self.progress.add_task(
+            "starting", total=total, completed=completed, engine="", loss="", speed=""
+        )
+        self.progress.start()
+
+    def show_written(self, folder: Path, names: Sequence[str]) -> None:
+        written = f"written to {printable(str(folder))}: {', '.join([*names, *self.pictures])}"
+        self.console.print(written, markup=False, highlight=False, soft_wrap=True)

@@ -2,78 +2,37 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from types import TracebackType
 
 from rich.console import Console
-from rich.progress import TaskID
 from rich.table import Table
 
-from lenet_ext.commands.progress import TrainingProgress
-from lenet_ext.commands.stopping import signals_noted
+from lenet_ext.commands.progress import LiveReport, TrainingProgress
+from lenet_ext.commands.stopping import StoppedInOrder
 from lenet_ext.commands.tables import print_table
 from lenet_ext.training.config import ENGINE_TITLES
-from lenet_ext.training.errors import printable
 from lenet_ext.training.loop import EpochRecord, Run
 from lenet_ext.training.run_pictures import PICTURES
 
 
-class TrainingReport:
-    """An observer of a training run; a context manager while the live display is on the screen.
-
-    From its first line on, signals end the program in order (`signals_noted`).
-    """
+class TrainingReport(LiveReport):
+    """An observer of a training run."""
 
     def __init__(self, console: Console) -> None:
-        self.console = console
-        self.progress = TrainingProgress(console)
-        self.task = TaskID(0)
+        super().__init__(console, TrainingProgress(console), PICTURES)
         self.steps_of_learner: dict[str, int] = {}
-        self.pictures = list(PICTURES)
-        self.cleanup = ExitStack()
-
-    def __enter__(self) -> TrainingReport:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.cleanup.close()
-
-    def note(self, text: str) -> None:
-        print(f"lenet-ext: {printable(text)}", file=sys.stderr)
 
     def run_started(self, run: Run) -> None:
-        self.raise_noted = self.cleanup.enter_context(signals_noted())
-        self.cleanup.callback(self.progress.stop)
-        dataset, config = run.dataset, run.config
+        config, steps = run.config, run.steps_per_epoch
         engines = " and ".join(ENGINE_TITLES[learner.name] for learner in run.learners)
         together = f" in {run.processes.count} processes" if run.processes.count > 1 else ""
-        self.console.print(
-            f"{config.data}: {len(dataset.train):,} training and {len(dataset.test):,} test images, "
-            f"{'x'.join(map(str, dataset.train.images.shape[1:]))}, {len(dataset.class_names)} classes\n"
-            f"{engines} on {config.device}{together}, {run.epoch} of {config.epochs} epochs done",
-            highlight=False,
-        )
-        steps = run.steps_per_epoch
+        done = f"{engines} on {config.device}{together}, {run.epoch} of {config.epochs} epochs done"
         self.steps_of_learner = {learner.name: run.epoch * steps for learner in run.learners}
-        self.task = self.progress.add_task(
-            "starting",
-            total=config.epochs * steps * len(run.learners),
-            completed=sum(self.steps_of_learner.values()),
-            engine="",
-            loss="",
-            speed="",
-        )
-        self.progress.start()
-
-    def going_on(self) -> None:
-        self.raise_noted()
+        total = config.epochs * steps * len(run.learners)
+        self.show_start(config.data, run.dataset, done, total, sum(self.steps_of_learner.values()))
 
     def batch_done(self, learner: str, epoch: int, step: int, loss: float, images_per_second: float) -> None:
         self.steps_of_learner[learner] = step
@@ -93,39 +52,19 @@ class TrainingReport:
             highlight=False,
         )
 
-    def picture_failed(self, name: str, message: str) -> None:
-        self.pictures.remove(name)
-        self.note(message)
-
     def summarize(self, run: Run, folder: Path) -> None:
         """Print the table of results and where the files are."""
         print_table(self.console, results_table(run))
-        names = ["checkpoint.safetensors", "metrics.jsonl", *self.pictures]
-        written = f"written to {printable(str(folder))}: " + ", ".join(names)
-        self.console.print(written, markup=False, highlight=False, soft_wrap=True)
+        self.show_written(folder, ["checkpoint.safetensors", "metrics.jsonl"])
 
 
-class SilentReport:
-    """That of a process that trains along with the first, which reports: signals end it in order, too."""
-
-    def __init__(self) -> None:
-        self.cleanup = ExitStack()
-
-    def __enter__(self) -> SilentReport:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.cleanup.close()
+class SilentReport(StoppedInOrder):
+    """That of a process that trains along with the first, which reports."""
 
     def note(self, text: str) -> None: ...
 
     def run_started(self, run: Run) -> None:
-        self.raise_noted = self.cleanup.enter_context(signals_noted())
-
-    def going_on(self) -> None:
-        self.raise_noted()
+        self.begin()
 
     def batch_done(
         self, learner: str, epoch: int, step: int, loss: float, images_per_second: float

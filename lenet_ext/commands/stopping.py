@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
+from contextlib import ExitStack, contextmanager
+from types import FrameType, TracebackType
+from typing import TYPE_CHECKING
 
 from _lenet_ext_cli import exit_at_once
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SIGNALS = ("SIGINT", "SIGTERM", "SIGHUP", "SIGQUIT")  # Windows lacks the last two
 
@@ -52,3 +56,24 @@ def signals_noted() -> Iterator[Callable[[], None]]:
     finally:
         for number, handler in handlers.items():
             signal.signal(number, handler)
+
+
+class StoppedInOrder:
+    """A context manager in which signals end the program in order once `begin` was called."""
+
+    def __init__(self) -> None:
+        self.cleanup = ExitStack()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.cleanup.close()
+
+    def begin(self) -> None:
+        self.raise_noted = self.cleanup.enter_context(signals_noted())
+
+    def going_on(self) -> None:
+        self.raise_noted()

@@ -8,14 +8,9 @@ from typing import Annotated
 
 import typer
 
+from lenet_ext.commands import options as common
+from lenet_ext.commands.options import option
 from lenet_ext.commands.stopping import Stopped
-from lenet_ext.commands.train import (
-    DATA_HELP,
-    keep_matplotlib_to_itself,
-    option,
-    resume_of,
-    resuming_command,
-)
 from lenet_ext.training.errors import InputError, require
 from lenet_ext.training.own_network import FORM
 
@@ -33,34 +28,21 @@ def sweep(
     ] = None,
     seeds: Annotated[int | None, option("How many seeds each combination is trained with", "1")] = None,
     seed: Annotated[int | None, option("The first seed", "0")] = None,
-    data: Annotated[str | None, option(DATA_HELP, "digits", metavar="NAME")] = None,
-    root: Annotated[
-        Path | None, option("The folder the data lies in, as torchvision lays it out", "data")
-    ] = None,
+    data: common.Data = None,
+    root: common.Root = None,
     model: Annotated[
         str | None, option("A network of your own, as for train", "the LeNet", metavar=FORM)
     ] = None,
     trust_model: Annotated[
         bool, typer.Option("--trust-model", help="Run the text of the network in the sweep to resume")
     ] = False,
-    image_size: Annotated[
-        int | None,
-        option("Resize the images of a folder to so many pixels, and crop them square", "as they are"),
-    ] = None,
-    epochs: Annotated[
-        int | None, option("How often to go through the training images", "by data set")
-    ] = None,
-    batch_size: Annotated[int | None, option("Images in a step", "64, digits 32")] = None,
-    optimizer: Annotated[str | None, option("sgd, adam or adamw", "sgd", metavar="NAME")] = None,
-    schedule: Annotated[
-        str | None,
-        option("Of the learning rate: cosine, linear, step or constant", "cosine", metavar="NAME"),
-    ] = None,
-    label_smoothing: Annotated[float | None, option("That of the cross entropy", "0")] = None,
-    augment: Annotated[
-        bool | None,
-        option("Train on images shifted by up to 4 pixels and, but for digits, mirrored", "no-augment"),
-    ] = None,
+    image_size: common.ImageSize = None,
+    epochs: common.Epochs = None,
+    batch_size: common.BatchSize = None,
+    optimizer: common.Optimizer = None,
+    schedule: common.Schedule = None,
+    label_smoothing: common.LabelSmoothing = None,
+    augment: common.Augment = None,
     chunk: Annotated[
         int | None, option("How many networks are trained at once", "as many as memory holds")
     ] = None,
@@ -85,7 +67,7 @@ def sweep(
     ] = None,
 ) -> None:
     """Train all combinations of learning rates, momenta, weight decays and seeds at once."""
-    keep_matplotlib_to_itself()
+    common.keep_matplotlib_to_itself()
     require("numpy", "PIL", "safetensors", "matplotlib")
     from lenet_ext.commands.progress import SteadyConsole
     from lenet_ext.commands.sweep_report import SweepReport
@@ -117,14 +99,13 @@ def sweep(
         "label_smoothing": label_smoothing,
         "augment": augment,
     }
-    name = "" if model is None else f"-{model.rpartition(':')[2]}"
-    folder = out or Path("runs") / f"sweep-{data or 'digits'}{name}"
+    folder = common.folder_of(out, "sweep-", data, model)
     try:
         with SweepReport(SteadyConsole()) as report:
             result = sweep_in_folder(
                 folder,
                 options,
-                resume_of(resume),
+                common.resume_of(resume),
                 report,
                 trusts_model=trust_model,
                 chunk=chunk,
@@ -132,7 +113,7 @@ def sweep(
             )
     except Stopped as stopped:
         spread = [] if ray is None else ["--ray", *([ray] if ray else [])]
-        again = resuming_command("sweep", folder, model, trust_model, *spread)
+        again = common.resuming_command("sweep", folder, model, trust_model, *spread)
         print(f"lenet-ext: {stopped}; {again} goes on from what is done", file=sys.stderr)
         raise
     report.summarize(result, folder)

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterable, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from statistics import fmean, median
-from types import TracebackType
 
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
-from rich.progress import TaskID
 from rich.table import Table
 
-from lenet_ext.commands.progress import TrainingProgress
-from lenet_ext.commands.stopping import signals_noted
+from lenet_ext.commands.progress import LiveReport, TrainingProgress
 from lenet_ext.commands.tables import print_table
-from lenet_ext.training.errors import printable
 from lenet_ext.training.sweep.session import BEST, PICTURES, RECORDS
 from lenet_ext.training.sweep.state import Combination, Sweep, values_text
 
@@ -26,56 +20,21 @@ MOST_ROWS = 20  # of the table at the end
 LINES_BESIDE = 8  # the live table's own, and the progress line's
 
 
-class SweepReport:
-    """An observer of a sweep; a context manager while the live display is on the screen.
+class SweepReport(LiveReport):
+    """An observer of a sweep."""
 
-    From its first line on, signals end the program in order (`signals_noted`).
-    """
+    progress: _SweepProgress
 
     def __init__(self, console: Console) -> None:
-        self.console = console
-        self.progress = _SweepProgress(console)
-        self.task = TaskID(0)
-        self.pictures = list(PICTURES)
-        self.cleanup = ExitStack()
-
-    def __enter__(self) -> SweepReport:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.cleanup.close()
-
-    def note(self, text: str) -> None:
-        print(f"lenet-ext: {printable(text)}", file=sys.stderr)
+        super().__init__(console, _SweepProgress(console), PICTURES)
 
     def sweep_started(self, sweep: Sweep) -> None:
-        self.raise_noted = self.cleanup.enter_context(signals_noted())
-        self.cleanup.callback(self.progress.stop)
-        dataset, config = sweep.dataset, sweep.config.first
-        self.sweep = sweep
-        self.steps = math.ceil(len(dataset.train) / config.batch_size)
-        self.console.print(
-            f"{config.data}: {len(dataset.train):,} training and {len(dataset.test):,} test images, "
-            f"{'x'.join(map(str, dataset.train.images.shape[1:]))}, {len(dataset.class_names)} classes\n"
-            f"{len(sweep.members):,} networks in {len(sweep.ranges()):,} "
-            f"{'chunk' if len(sweep.ranges()) == 1 else 'chunks'}, {config.epochs} epochs each",
-            highlight=False,
-        )
-        self.task = self.progress.add_task(
-            "starting",
-            total=len(sweep.members) * config.epochs,
-            completed=self._done(),
-            engine="",
-            loss="",
-            speed="",
-        )
+        self.sweep, config, members = sweep, sweep.config.first, len(sweep.members)
+        self.steps = math.ceil(len(sweep.dataset.train) / config.batch_size)
+        chunks = f"{len(sweep.ranges()):,} {'chunk' if len(sweep.ranges()) == 1 else 'chunks'}"
+        plan = f"{members:,} networks in {chunks}, {config.epochs} epochs each"
+        self.show_start(config.data, sweep.dataset, plan, members * config.epochs, self._done())
         self.progress.show(sweep)
-        self.progress.start()
-
-    def going_on(self) -> None:
-        self.raise_noted()
 
     def steps_done(self, chunk: int, epoch: int, steps: int) -> None:
         members = self.sweep.ranges()[chunk]
@@ -104,10 +63,6 @@ class SweepReport:
             ]
             self.console.print("  ".join(parts), highlight=False, soft_wrap=True)
 
-    def picture_failed(self, name: str, message: str) -> None:
-        self.pictures.remove(name)
-        self.note(message)
-
     def summarize(self, sweep: Sweep, folder: Path) -> None:
         """Print the table of results, the best network and where the files are."""
         ranked = _ranked(sweep)
@@ -123,9 +78,7 @@ class SweepReport:
                 f"best: {values}, seed {config.seed}: {accuracy} of the test images, by which it was chosen"
             )
             self.console.print(text, highlight=False, soft_wrap=True)
-        names = ", ".join([BEST, RECORDS, *self.pictures])
-        written = f"written to {printable(str(folder))}: {names}"
-        self.console.print(written, markup=False, highlight=False, soft_wrap=True)
+        self.show_written(folder, [BEST, RECORDS])
 
     def _done(self) -> int:
         """Epochs of all members. One that has diverged has nothing left to do."""

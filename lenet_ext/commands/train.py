@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import os
-import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
+from lenet_ext.commands import options as common
+from lenet_ext.commands.options import option
 from lenet_ext.commands.stopping import Stopped
-from lenet_ext.training.errors import InputError, printable, require
+from lenet_ext.training.errors import require
 from lenet_ext.training.own_network import FORM
-
-if TYPE_CHECKING:
-    from lenet_ext.training.session import Resume
-
-# What `--resume` stands for: typer has no options whose value may be left out.
-RESUME_ALONE = "--resume=always"
-DATA_HELP = "digits (inside scikit-learn), mnist, fashion-mnist, cifar10 or folder"
-
-
-def option(text: str, default: str, **extra: Any) -> Any:
-    """An option whose default depends on the data or on the run to resume, so None stands for "not given"."""
-    return typer.Option(help=text, show_default=default, **extra)
 
 
 def train(
-    data: Annotated[str | None, option(DATA_HELP, "digits", metavar="NAME")] = None,
-    root: Annotated[
-        Path | None, option("The folder the data lies in, as torchvision lays it out", "data")
-    ] = None,
+    data: common.Data = None,
+    root: common.Root = None,
     model: Annotated[
         str | None,
         option(
@@ -44,27 +30,16 @@ def train(
     trust_model: Annotated[
         bool, typer.Option("--trust-model", help="Run the text of the network in the checkpoint to resume")
     ] = False,
-    image_size: Annotated[
-        int | None,
-        option("Resize the images of a folder to so many pixels, and crop them square", "as they are"),
-    ] = None,
-    epochs: Annotated[
-        int | None, option("How often to go through the training images", "by data set")
-    ] = None,
-    batch_size: Annotated[int | None, option("Images in a step", "64, digits 32")] = None,
-    optimizer: Annotated[str | None, option("sgd, adam or adamw", "sgd", metavar="NAME")] = None,
+    image_size: common.ImageSize = None,
+    epochs: common.Epochs = None,
+    batch_size: common.BatchSize = None,
+    optimizer: common.Optimizer = None,
     lr: Annotated[float | None, option("Peak learning rate", "0.02, adam and adamw 0.001")] = None,
     momentum: Annotated[float | None, option("Momentum of SGD", "0.9")] = None,
     weight_decay: Annotated[float | None, option("The optimizer's weight decay", "0")] = None,
-    schedule: Annotated[
-        str | None,
-        option("Of the learning rate: cosine, linear, step or constant", "cosine", metavar="NAME"),
-    ] = None,
-    label_smoothing: Annotated[float | None, option("That of the cross entropy", "0")] = None,
-    augment: Annotated[
-        bool | None,
-        option("Train on images shifted by up to 4 pixels and, but for digits, mirrored", "no-augment"),
-    ] = None,
+    schedule: common.Schedule = None,
+    label_smoothing: common.LabelSmoothing = None,
+    augment: common.Augment = None,
     engine: Annotated[
         str | None,
         option(
@@ -89,7 +64,7 @@ def train(
     ] = None,
 ) -> None:
     """Train a network, write its checkpoint, metrics and pictures, and compare it with native torch."""
-    keep_matplotlib_to_itself()
+    common.keep_matplotlib_to_itself()
     require("numpy", "PIL", "safetensors", "matplotlib")
     from lenet_ext.commands.progress import SteadyConsole
     from lenet_ext.commands.report import SilentReport, TrainingReport
@@ -115,11 +90,10 @@ def train(
         "seed": seed,
         "compare": compare,
     }
-    name = "" if model is None else f"-{model.rpartition(':')[2]}"
-    folder = out or Path("runs") / f"{data or 'digits'}{name}"
+    folder = common.folder_of(out, "", data, model)
     with joined() as processes:
         with processes.agreed():
-            resumes = resume_of(resume)
+            resumes = common.resume_of(resume)
         report = TrainingReport(SteadyConsole()) if processes.is_first else SilentReport()
         try:
             with report:
@@ -128,7 +102,7 @@ def train(
                 )
         except Stopped as stopped:
             if processes.is_first:
-                again = resuming_command("train", folder, model, trust_model)
+                again = common.resuming_command("train", folder, model, trust_model)
                 again += ", started by torchrun again," if processes.count > 1 else ""
                 print(
                     f"lenet-ext: {stopped}; {again} goes on from the last epoch that was done",
@@ -136,24 +110,3 @@ def train(
                 )
             raise
         report.summarize(run, folder)
-
-
-def resuming_command(command: str, folder: Path, model: str | None, trusts_model: bool, *options: str) -> str:
-    """What the user types to go on. options: those of `command` alone."""
-    network = [] if model is None else ["--model", model]
-    network += ["--trust-model"] if trusts_model else []
-    words = ["lenet-ext", command, "--resume", "--out", str(folder), *network, *options]
-    return printable(shlex.join(words))
-
-
-def resume_of(value: str | None) -> Resume:
-    """What `--resume` says; `RESUME_ALONE` is put in place of the option without a value."""
-    known: dict[str | None, Resume] = {None: False, "always": True, "auto": "auto"}
-    if value not in known:
-        raise InputError(f"--resume={value}: wanted --resume or --resume=auto")
-    return known[value]
-
-
-def keep_matplotlib_to_itself() -> None:
-    """What matplotlib reads as it is imported: a notebook's backend or a bad matplotlibrc would stop that."""
-    os.environ.update(MPLBACKEND="agg", MATPLOTLIBRC=os.devnull)

@@ -150,12 +150,15 @@ def check_batches(own: OwnNetwork, dataset: Dataset, config: TrainingConfig, pro
     That is a batch of one image, for batch norms, and a share of a batch, for what looks at a whole one.
     """
     count, network = len(dataset.train), network_of(dataset)
+    batches = {min(config.batch_size, count), count % config.batch_size}
+    leaves_one = any(0 < batch < 2 * processes.count for batch in batches)
+    if processes.count == 1 and not leaves_one:
+        return
     model = build_network(network, "torch", own, config.seed).train()
     if processes.count > 1:
         check_divisible(model, network, own.title)
-    whom = "a batch of" if processes.count == 1 else "a process"
-    batches = {min(config.batch_size, count), count % config.batch_size}
-    if any(0 < batch < 2 * processes.count for batch in batches):
+    if leaves_one:
+        whom = "a batch of" if processes.count == 1 else "a process"
         own.check_output(model, network, 1, f"--batch-size {config.batch_size} leaves {whom} one image: ")
 
 

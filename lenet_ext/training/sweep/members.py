@@ -96,7 +96,8 @@ class Members:
         batches = {seed: shuffled_batches(len(train), first.batch_size, seed, epoch) for seed in seeds}
         steps = math.ceil(len(train) / first.batch_size)
         begin, total_steps = steps * (epoch - 1), steps * first.epochs
-        dropout = self._by_seed({seed: _dropout_seeds(seed, epoch, steps) for seed in seeds})
+        of_seeds = {seed: _dropout_seeds(seed, epoch, steps) for seed in seeds}
+        dropout = torch.stack(self._by_seed(of_seeds))
         changes = {
             seed: torch.Generator().manual_seed(derived_seed(seed, epoch, "augment")) for seed in seeds
         }
@@ -118,7 +119,7 @@ class Members:
                 labels,
                 first.batch_size,
                 of_members,
-                seeds=torch.stack(dropout)[:, low:high].contiguous(),
+                seeds=dropout[:, low:high],
             )
             resting = torch.full((len(sizes),), math.nan)
             table = torch.stack([row if len(row) else resting for row in losses])

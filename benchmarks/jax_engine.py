@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from torch import Tensor
@@ -25,12 +25,30 @@ def jax_run(task: Task) -> Run | None:
     if task.direction == INFERENCE:
         forward = jax.jit(lambda parameters, images: _forward(module, parameters, images))
         return result_run("output", lambda: forward(parameters, images).block_until_ready())
-    update, labels = jax.jit(update_of(module), donate_argnums=0), _array(task.labels())
+    return _training_run(_update_of(module), parameters, images, _array(task.labels()))
+
+
+def jax_vmap_run(task: Task, members: int) -> Run:
+    """The step of one network under vmap and jit, for many networks."""
+    import jax
+
+    use_threads(task.threads)
+    module = task.module()
+    parameters = [jax.numpy.stack([_array(one)] * members) for one in module.parameters()]
+    update = jax.vmap(_update_of(module), in_axes=(0, None, None, None))
+    return _training_run(update, parameters, _array(task.images()), _array(task.labels()))
+
+
+def _training_run(update: Callable[..., Any], parameters: Arrays, images: Any, labels: Any) -> Run:
+    """Of `update` under jit, which overwrites the parameters."""
+    import jax
+
+    compiled = jax.jit(update, donate_argnums=0)
     state, rate = (parameters, [jax.numpy.zeros_like(one) for one in parameters]), CHECKED_RATE
 
     def step() -> Any:
         nonlocal state
-        state, loss = jax.block_until_ready(update(state, images, labels, rate))
+        state, loss = jax.block_until_ready(compiled(state, images, labels, rate))
         return loss
 
     def slow_down() -> None:
@@ -40,11 +58,7 @@ def jax_run(task: Task) -> Run | None:
     return training_run(step, lambda: state[0], slow_down)
 
 
-def arrays_of(tensors: Iterable[Tensor]) -> Arrays:
-    return [_array(tensor) for tensor in tensors]
-
-
-def update_of(module: Module) -> Callable[..., Any]:
+def _update_of(module: Module) -> Callable[..., Any]:
     """Of parameters and their momenta."""
     import jax
 

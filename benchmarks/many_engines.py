@@ -14,7 +14,7 @@ from torch.nn.functional import cross_entropy
 
 import lenet_ext
 from benchmarks.engines import CHECKED_RATE, MOMENTUM, TIMED_RATE, Engine, Run, training_run
-from benchmarks.jax_engine import arrays_of, update_of, use_threads
+from benchmarks.jax_engine import jax_vmap_run
 from benchmarks.tasks import Task
 
 PRIVATE_NORM, PRIVATE_NOISE, NOISE_SEED = 1.0, 1.1, 5
@@ -79,29 +79,6 @@ def vmap_run(task: Task, members: int) -> Run:
         return losses
 
     return _optimizers_run(step, lambda: list(parameters.values()), [optimizer])
-
-
-def jax_vmap_run(task: Task, members: int) -> Run:
-    """JAX: the step of one network under vmap and jit, which overwrites the parameters."""
-    import jax
-
-    use_threads(task.threads)
-    module = task.module()
-    (images, labels), own = arrays_of([task.images(), task.labels()]), arrays_of(module.parameters())
-    parameters = [jax.numpy.stack([one] * members) for one in own]
-    update = jax.jit(jax.vmap(update_of(module), in_axes=(0, None, None, None)), donate_argnums=0)
-    state, rate = (parameters, [jax.numpy.zeros_like(one) for one in parameters]), CHECKED_RATE
-
-    def step() -> Any:
-        nonlocal state
-        state, losses = jax.block_until_ready(update(state, images, labels, rate))
-        return losses
-
-    def slow_down() -> None:
-        nonlocal rate
-        rate = TIMED_RATE
-
-    return training_run(step, lambda: state[0], slow_down)
 
 
 def per_sample_run(task: Task) -> Run:

@@ -1,13 +1,14 @@
 #include "ops/backend.h"
 #include "ops/registration.h"
 #include "ops/tensor.h"
+#include "ops/text.h"
 
 namespace lenet_ext {
 namespace {
 
 constexpr ActivationCall kReLU{Activation::kReLU};
 
-ActivationCall activation_named(const char* op, const std::string& name, const std::vector<double>& options) {
+ActivationCall activation_named(const char* op, std::string_view name, const std::vector<double>& options) {
   for (size_t i = 1; i < std::size(kActivations); ++i) {
     const ActivationInfo& info = kActivations[i];
     if (name != info.name) continue;
@@ -55,12 +56,12 @@ Tensor relu_grad(const Tensor& grad_output, const Tensor& output) {
 }
 
 // Of the engine's activations, by name.
-Tensor activation(const Tensor& input, std::string name, std::vector<double> options) {
+Tensor activation(const Tensor& input, const Text& name, std::vector<double> options) {
   return activated("activation", activation_named("activation", name, options), input);
 }
 
 // saved: the output or, for what gradient_from_output says no to, the input.
-Tensor activation_grad(const Tensor& grad_output, const Tensor& saved, std::string name,
+Tensor activation_grad(const Tensor& grad_output, const Tensor& saved, const Text& name,
                        std::vector<double> options) {
   const ActivationCall call = activation_named("activation_grad", name, options);
   return input_grad("activation_grad", call, grad_output, "saved", saved);

@@ -41,7 +41,7 @@ void for_each_member(int64_t members, const Body& body) {
 // Inference. images: (N, ...) for all members, or those of one member after the other, if they are their own.
 // The outputs are (members, N, ...).
 Tensors ensemble(const Tensor& images, Tensors parameters, int64_t members, bool own_images,
-                 std::string program, std::optional<Tensor> normalization, std::optional<Tensor> seeds) {
+                 const Text& program, std::optional<Tensor> normalization, std::optional<Tensor> seeds) {
   if (members < 0) fail("ensemble: members must be at least 0, got ", members);
   const NetworkTensors t(images, parameters, program, normalization, /*keeps=*/false, members);
   const char* const op = t.op();
@@ -113,7 +113,7 @@ class Ranges {
 // before the first step. A step whose outputs have no loss has the loss NaN and changes nothing.
 Tensor ensemble_train(const Tensor& images, const Tensor& targets, std::optional<Tensor> order,
                       const Tensor& ranges, Tensors parameters, Tensors state, const Tensor& options,
-                      Tensors counts, std::optional<Tensor> seeds, std::string program,
+                      Tensors counts, std::optional<Tensor> seeds, const Text& program,
                       std::optional<Tensor> normalization, int64_t batch_size,
                       std::optional<Tensor> loss_weight, std::optional<Tensor> loss_pos_weight) {
   const int64_t members = ranges.sizes().empty() ? 0 : ranges.size(0);

@@ -28,7 +28,7 @@ uint64_t seed_of(const NetworkTensors& t, const std::optional<Tensor>& seed) {
 }
 
 // Inference.
-Tensors network(const Tensor& input, Tensors parameters, std::string program,
+Tensors network(const Tensor& input, Tensors parameters, const Text& program,
                 std::optional<Tensor> normalization, std::optional<Tensor> seed) {
   const NetworkTensors t(input, parameters, program, normalization, /*keeps=*/false);
   t.check_statistics(t.batch);
@@ -48,7 +48,7 @@ Tensors network(const Tensor& input, Tensors parameters, std::string program,
 
 // (outputs, saved, argmax): the last two for network_backward.
 std::tuple<Tensors, Tensor, Tensor> network_forward(const Tensor& input, Tensors parameters,
-                                                    std::string program, std::optional<Tensor> normalization,
+                                                    const Text& program, std::optional<Tensor> normalization,
                                                     std::optional<Tensor> seed) {
   const NetworkTensors t(input, parameters, program, normalization);
   t.check_statistics(t.batch);
@@ -76,7 +76,7 @@ std::tuple<Tensors, Tensor, Tensor> network_forward(const Tensor& input, Tensors
 
 // The gradients of the input and of all parameters; empty ones where they are not asked for.
 Tensors network_backward(Tensors grad_outputs, const Tensor& input, Tensors parameters, const Tensor& saved,
-                         const Tensor& argmax, std::string program, std::optional<Tensor> normalization,
+                         const Tensor& argmax, const Text& program, std::optional<Tensor> normalization,
                          std::optional<Tensor> seed, bool input_grad, bool parameter_grads) {
   const NetworkTensors t(input, parameters, program, normalization);
   const char* const op = t.op();
@@ -133,7 +133,7 @@ Tensors network_backward(Tensors grad_outputs, const Tensor& input, Tensors para
 // parameters, take their part of those of the batch, and `counts`, the batches that each batch norm with
 // running statistics has seen, grow by 1.
 void network_statistics(const Tensor& saved, const Tensor& input, Tensors parameters, Tensors counts,
-                        std::string program, std::optional<Tensor> normalization) {
+                        const Text& program, std::optional<Tensor> normalization) {
   const NetworkTensors t(input, parameters, program, normalization);
   if (!Backend(t.op(), t.images).on_host())
     fail(t.op(), ": on CUDA no batch_norm uses statistics of a batch");

@@ -16,7 +16,7 @@ class SampleBatch {
   // places: see SamplePass.
   SampleBatch(const Tensor& images, const Tensor& targets, const std::optional<Tensor>& order,
               const Tensors& parameters, const std::vector<int64_t>& places,
-              const std::optional<Tensor>& seeds, const std::string& program,
+              const std::optional<Tensor>& seeds, std::string_view program,
               const std::optional<Tensor>& normalization, const std::optional<Tensor>& weight,
               const std::optional<Tensor>& pos_weight)
       : t_(images, parameters, program, normalization),
@@ -109,7 +109,7 @@ class SampleBatch {
 // Of each parameter that is wanted the gradients of all images, (N, ...): each image is a batch of its own.
 Tensors network_sample_gradients(const Tensor& images, const Tensor& targets, Tensors parameters,
                                  std::vector<int64_t> places, std::optional<Tensor> seeds,
-                                 std::string program, std::optional<Tensor> normalization,
+                                 const Text& program, std::optional<Tensor> normalization,
                                  std::optional<Tensor> loss_weight, std::optional<Tensor> loss_pos_weight) {
   const SampleBatch batch(images, targets, std::nullopt, parameters, places, seeds, program, normalization,
                           loss_weight, loss_pos_weight);
@@ -138,7 +138,7 @@ Tensors network_sample_gradients(const Tensor& images, const Tensor& targets, Te
 std::tuple<Tensor, Tensor> network_clipped_sums(const Tensor& images, const Tensor& targets,
                                                 std::optional<Tensor> order, Tensors parameters,
                                                 std::vector<int64_t> places, std::optional<Tensor> seeds,
-                                                std::string program, std::optional<Tensor> normalization,
+                                                const Text& program, std::optional<Tensor> normalization,
                                                 double max_norm, std::optional<Tensor> loss_weight,
                                                 std::optional<Tensor> loss_pos_weight) {
   const SampleBatch batch(images, targets, order, parameters, places, seeds, program, normalization,
@@ -175,7 +175,7 @@ std::tuple<Tensor, Tensor> network_clipped_sums(const Tensor& images, const Tens
   return {sums, loss};
 }
 
-Optimizer optimizer_named(const char* op, const std::string& name) {
+Optimizer optimizer_named(const char* op, std::string_view name) {
   for (size_t i = 0; i < std::size(kOptimizers); ++i) {
     if (name == kOptimizers[i].name) return static_cast<Optimizer>(i);
   }
@@ -187,7 +187,7 @@ Optimizer optimizer_named(const char* op, const std::string& name) {
 // of network_train, of all parameters.
 void network_noisy_update(Tensors parameters, Tensors state, const Tensor& options,
                           std::vector<int64_t> wanted, Tensor sums, std::optional<Tensor> noise,
-                          double divisor, std::string optimizer) {
+                          double divisor, const Text& optimizer) {
   const char* const op = "network_noisy_update";
   if (parameters.empty()) fail(op, ": there are no parameters");
   const Backend kernels(op, parameters[0]);

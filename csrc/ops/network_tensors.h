@@ -9,6 +9,7 @@
 #include "engine/network_builder.h"
 #include "engine/passes.h"
 #include "ops/backend.h"
+#include "ops/text.h"
 
 namespace lenet_ext {
 
@@ -16,8 +17,8 @@ using Tensors = std::vector<Tensor>;
 
 // The network that a program describes, which a thread remembers for its last few calls: to read it takes
 // longer than a small stage. folds: see build_network.
-inline NetworkPtr known_network(Sizes images, const std::vector<Sizes>& parameters,
-                                const std::string& program, bool folds) {
+inline NetworkPtr known_network(Sizes images, const std::vector<Sizes>& parameters, std::string_view program,
+                                bool folds) {
   struct Known {
     SizeList images;  // without the batch
     std::string program;
@@ -34,7 +35,7 @@ inline NetworkPtr known_network(Sizes images, const std::vector<Sizes>& paramete
       },
       [&] {
         const Description description = DescriptionReader(program).read();
-        Known one{{image.begin(), image.end()}, program, folds, {}, {}};
+        Known one{{image.begin(), image.end()}, std::string(program), folds, {}, {}};
         for (const Sizes& sizes : parameters) one.parameters.emplace_back(sizes.begin(), sizes.end());
         one.network = std::make_shared<Network>(build_network(description, images, parameters, folds));
         return std::make_shared<Known>(std::move(one));
@@ -65,7 +66,7 @@ inline void check_batch(const Network& network, int64_t images) {
 struct NetworkTensors {
   // With normalization images are uint8, else of the dtype of the parameters, which must outlive this. keeps:
   // whether anything is kept for backward. members: of an ensemble, whose parameters are stacked, (members, ...).
-  NetworkTensors(const Tensor& all_images, const Tensors& all_parameters, const std::string& program,
+  NetworkTensors(const Tensor& all_images, const Tensors& all_parameters, std::string_view program,
                  const std::optional<Tensor>& wanted_normalization, bool keeps = true,
                  std::optional<int64_t> members = std::nullopt)
       : images(all_images), parameters(all_parameters) {
@@ -103,7 +104,7 @@ struct NetworkTensors {
     }
   }
 
-  NetworkTensors(const Tensor& all_images, Tensors&&, const std::string& program,
+  NetworkTensors(const Tensor& all_images, Tensors&&, std::string_view program,
                  const std::optional<Tensor>& wanted_normalization, bool keeps = true,
                  std::optional<int64_t> members = std::nullopt) = delete;  // they must live on
 

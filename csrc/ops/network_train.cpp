@@ -15,7 +15,7 @@ namespace {
 // a bad one changes nothing and has the loss NaN.
 Tensor network_train(const Tensor& images, const Tensor& targets, std::optional<Tensor> order,
                      Tensors parameters, Tensors state, const Tensor& options, Tensors counts,
-                     std::optional<Tensor> seeds, std::string program, std::optional<Tensor> normalization,
+                     std::optional<Tensor> seeds, const Text& program, std::optional<Tensor> normalization,
                      int64_t batch_size, std::optional<Tensor> loss_weight,
                      std::optional<Tensor> loss_pos_weight) {
   const NetworkTensors t(images, parameters, program, normalization);

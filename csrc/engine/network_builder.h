@@ -57,6 +57,11 @@ class NetworkBuilder {
  private:
   const char* op() const { return d_.name.c_str(); }
   Stage& stage(int number) { return net_.stages[number]; }
+  // Whether a layer of the stage is its core, and not what follows one.
+  bool is_core(const Node& node, int number) const {
+    const int core = groups_.stages()[number].core;
+    return core >= 0 && &node == &d_.nodes[core];
+  }
 
   void begin_stage(int layer, const StageLayers& layers) {
     Stage s{.number = layer, .name = at_, .inputs = layers.inputs, .input_sizes = inputs_};
@@ -99,11 +104,9 @@ class NetworkBuilder {
       case LayerKind::kMaxPool2d:
         return add_max_pool2d(node, stage(number));
       case LayerKind::kActivation:
-        if (groups_.stages()[number].core < 0 || groups_.stages()[number].activation >= 0) {
-          stage(number).activation = activation_of(node);
-          return inputs_[0];
-        }
-        break;
+        if (is_core(node, number)) break;
+        stage(number).activation = activation_of(node);
+        return inputs_[0];
       case LayerKind::kBatchNorm:
         if (groups_.stages()[number].norm < 0) break;
         for (int64_t parameter_number : node.parameters) {

@@ -96,6 +96,14 @@ def test_activation(name: str, place: str) -> None:
     assert_same(chain, tensors[: used(chain)])
 
 
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_any_activation_behind_another(name: str) -> None:
+    first, *others = ((Activation(kind.split()[0], ACTIVATIONS[kind]), ()) for kind in (name, *ACTIVATIONS))
+    for second in others:
+        assert_same([first, second], [])
+        assert_same([CONV, first, second], [0.1 * normal(shape, torch.float64, 0) for shape in SHAPES[:2]])
+
+
 @pytest.mark.parametrize("weights", [1, "channels"])
 @pytest.mark.parametrize("place", PLACES)
 def test_prelu(place: str, weights: int | str) -> None:

@@ -117,11 +117,15 @@ void pack_planar(const Image<const Stored>& image, const Window& window, const P
 
 // element (channel, y, x)  at  (y * window.width + x) * channels + channel
 template <class S, class Stored>
-void pack_channels_last(const Image<const Stored>& image, const Window& window, typename S::Scalar* packed) {
+void pack_channels_last(Image<const Stored> image, Window window, typename S::Scalar* packed) {
   using T = typename S::Scalar;
-  // A transposition moves whole vectors: for so few channels it would do most of its work for nothing.
-  constexpr int64_t kFewChannels = 4;
   const int64_t channels = image.channels;
+  // Whole rows of the image: one long row.
+  if (window.left == 0 && window.width == image.width && window.top >= 0 &&
+      window.top + window.height <= image.height && image.row_stride == image.width * image.pixel_stride) {
+    image.data = image.at(0, window.top, 0), image.width *= window.height, image.height = 1;
+    window = {0, 0, 1, image.width};
+  }
   const Range x = inside(window.left, 1, image.width, window.width);
   for (int64_t y = 0; y < window.height; ++y, packed += window.width * channels) {
     const bool outside = window.top + y < 0 || window.top + y >= image.height;
@@ -133,9 +137,7 @@ void pack_channels_last(const Image<const Stored>& image, const Window& window, 
     std::fill_n(packed + x.end * channels, (window.width - x.end) * channels, T(0));
     const Stored* from = image.at(0, window.top + y, window.left + x.begin);
     T* to = packed + x.begin * channels;
-    if (image.planar() && channels <= kFewChannels) {
-      interleave<S>(from, image.channel_stride, to, channels, x.end - x.begin);
-    } else if (image.planar()) {
+    if (image.planar()) {
       transpose<S>(from, image.channel_stride, to, channels, channels, x.end - x.begin);
     } else if (image.pixel_stride == channels) {
       copy_row<S>(from, to, (x.end - x.begin) * channels);

@@ -52,7 +52,8 @@ class PooledConv2dGradient {
         input_grad_(input_grad),
         last_offset_(static_cast<int32_t>(offset(conv.out_height - 1, conv.out_width - 1))),
         weights_(input_grad ? conv.out_channels * channel_size() : 0) {
-    find_places();
+    // Lanes behind a run stay zero.
+    if (input_grad) std::fill_n(weights_.data(), conv.out_channels * channel_size(), T(0));
     for (int64_t oh = 0; oh < pool.out_height; ++oh) {
       for (int64_t ow = 0; ow < pool.out_width; ++ow) {
         corners_.push_back(
@@ -68,20 +69,26 @@ class PooledConv2dGradient {
   // weight: (O, C, KH, KW); needed for the input gradient only.
   void set_weight(const T* weight) {
     if (!input_grad_) return;
-    std::fill_n(weights_.data(), s_.out_channels * channel_size(), T(0));
-    for_each_weight([&](int64_t index, int64_t place) { weights_[place] = weight[index]; });
+    Scratch<T> pixels(taps() * s_.in_channels);
+    for (int64_t o = 0; o < s_.out_channels; ++o, weight += taps() * s_.in_channels) {
+      transpose<S>(weight, taps(), pixels.data(), s_.in_channels, s_.in_channels, taps());
+      for_each_row([&](int64_t pixel, int64_t row) {
+        copy_row<S>(pixels.data() + pixel, weights_.data() + o * channel_size() + row, row_taps());
+      });
+    }
   }
 
   // Partial sums: as the weights, [output channel][run][kernel row][vectors], then a bias sum per channel.
   int64_t sums_size() const { return s_.out_channels * (channel_size() + 1); }
 
-  // Working memory of a thread: two padded images, channels last. Whole vectors are touched beyond a run.
+  // Working memory of a thread: padded images, channels last. Whole vectors are touched beyond a run. Two output
+  // channels at once add to two images.
   struct Memory {
     explicit Memory(const PooledConv2dGradient& g, bool input_grad)
         : input(g.frame_size()),
-          grad_input(input_grad ? g.frame_size() : 0),
-          factors(g.windows_ + kWidth),
-          offsets(g.windows_ + kWidth) {}
+          grad_input(input_grad ? (g.pairs() ? 2 : 1) * g.frame_size() : 0),
+          factors(2 * (g.windows_ + kWidth)),
+          offsets(2 * (g.windows_ + kWidth)) {}
     Scratch<T> input, grad_input, factors;
     Scratch<int32_t> offsets;
   };
@@ -94,32 +101,29 @@ class PooledConv2dGradient {
       return image_of(data, Format::kContiguous, s_.in_channels, s_.height, s_.width, 0, 0, s_.in_channels);
     };
     if (sums != nullptr) pack_channels_last<S>(image(input), frame_, memory.input.data());
-    if (grad_input != nullptr) std::fill_n(memory.grad_input.data(), frame_size(), T(0));
-    for (int64_t o = 0; o < s_.out_channels; ++o, grads += windows_, argmax += windows_) {
-      const PatchList<T> list = list_patches(grads, argmax, memory);
-      if (sums != nullptr) {
-        sums[s_.out_channels * channel_size() + o] += sum(list);
-        over_runs<false>(list, memory.input.data(), sums + o * channel_size());
-      }
-      if (grad_input != nullptr) {
-        over_runs<true>(list, memory.grad_input.data(), const_cast<T*>(weights_.data()) + o * channel_size());
-      }
+    T* const padded = memory.grad_input.data();
+    if (grad_input != nullptr) std::fill_n(padded, (pairs() ? 2 : 1) * frame_size(), T(0));
+    int64_t o = 0;
+    for (; pairs() && o + 2 <= s_.out_channels; o += 2) {
+      add_channels<2>(o, grads, argmax, sums, grad_input != nullptr, memory);
     }
+    for (; o < s_.out_channels; ++o) add_channels<1>(o, grads, argmax, sums, grad_input != nullptr, memory);
     if (grad_input == nullptr) return;
-    const T* inner = memory.grad_input.data() + s_.pad_top * row_pitch_ + s_.pad_left * s_.in_channels;
+    if (pairs()) add_row<S>(padded + frame_size(), padded, frame_size());
+    const T* inner = padded + s_.pad_top * row_pitch_ + s_.pad_left * s_.in_channels;
     unpack<S>(inner, 1, row_pitch_, s_.in_channels, image(grad_input), 0, 0, 1, 1, s_.height, s_.width);
   }
 
   // Of what write() would give, without the rearrangement: what lies behind a run does not count.
   double squared_norm(const T* sums, bool with_bias) const {
-    const int64_t rows = runs_ * s_.kernel_height, taps = run_taps_ * s_.in_channels;
+    const int64_t rows = runs_ * s_.kernel_height;
     double total =
         with_bias ? sum_of_squares<S>(sums + s_.out_channels * channel_size(), s_.out_channels) : 0;
     for (int64_t o = 0; o < s_.out_channels; ++o) {
       typename S::Vector squares[2] = {S::zero(), S::zero()};
       for (int64_t row = 0; row < rows; ++row, sums += vectors_ * kWidth) {
         for (int64_t k = 0; k < vectors_; ++k) {
-          const auto n = static_cast<int>(std::min<int64_t>(kWidth, taps - k * kWidth));
+          const auto n = static_cast<int>(std::min<int64_t>(kWidth, row_taps() - k * kWidth));
           const auto v = S::load_partial(sums + k * kWidth, n);
           squares[k % 2] = S::fma(v, v, squares[k % 2]);
         }
@@ -131,8 +135,14 @@ class PooledConv2dGradient {
 
   // Writes grad_weight (O, C, KH, KW); returns grad_bias (O).
   const T* write(const T* sums, T* grad_weight) const {
-    for_each_weight([&](int64_t index, int64_t place) { grad_weight[index] = sums[place]; });
-    return sums + s_.out_channels * channel_size();
+    Scratch<T> pixels(taps() * s_.in_channels);
+    for (int64_t o = 0; o < s_.out_channels; ++o, sums += channel_size()) {
+      for_each_row(
+          [&](int64_t pixel, int64_t row) { copy_row<S>(sums + row, pixels.data() + pixel, row_taps()); });
+      transpose<S>(pixels.data(), s_.in_channels, grad_weight, taps(), taps(), s_.in_channels);
+      grad_weight += taps() * s_.in_channels;
+    }
+    return sums;
   }
 
  private:
@@ -143,31 +153,58 @@ class PooledConv2dGradient {
     return row * s_.stride_h * row_pitch_ + column * s_.stride_w * s_.in_channels;
   }
 
-  // body(index in (O, C, KH, KW), place in [output channel][run][kernel row][vectors])
+  int64_t taps() const { return s_.kernel_height * s_.kernel_width; }
+  int64_t row_taps() const { return run_taps_ * s_.in_channels; }
+  // body(place in (KH, KW, C), place in [run][kernel row][vectors]) for the rows of a patch.
   template <class Body>
-  void for_each_weight(const Body& body) const {
-    const auto count = static_cast<int64_t>(places_.size());
-    for (int64_t o = 0; o < s_.out_channels; ++o) {
-      for (int64_t i = 0; i < count; ++i) body(o * count + i, o * channel_size() + places_[i]);
-    }
-  }
-  void find_places() {
-    for (int64_t c = 0; c < s_.in_channels; ++c) {
+  void for_each_row(const Body& body) const {
+    for (int64_t run = 0; run < runs_; ++run) {
       for (int64_t y = 0; y < s_.kernel_height; ++y) {
-        for (int64_t x = 0; x < s_.kernel_width; ++x) {
-          const int64_t row = x / run_taps_ * s_.kernel_height + y;
-          places_.push_back(
-              static_cast<int32_t>(row * vectors_ * kWidth + x % run_taps_ * s_.in_channels + c));
-        }
+        body((y * s_.kernel_width + run * run_taps_) * s_.in_channels,
+             (run * s_.kernel_height + y) * vectors_ * kWidth);
       }
     }
   }
 
+  bool pairs() const { return PatchKernels<S>::takes_two(s_.kernel_height, vectors_); }
+
+  // Output channels [o, o + Lists).
+  template <int Lists>
+  void add_channels(int64_t o, const T* grads, const uint8_t* argmax, T* sums, bool of_input,
+                    Memory& memory) const {
+    std::array<PatchList<T>, Lists> lists;
+    for (int l = 0; l < Lists; ++l) {
+      const int64_t place = (o + l) * windows_, room = l * (windows_ + kWidth);
+      lists[l] = list_patches(grads + place, argmax + place, memory.factors.data() + room,
+                              memory.offsets.data() + room);
+      if (sums == nullptr) continue;
+      sums[s_.out_channels * channel_size() + o + l] += sum(lists[l]);
+      for (int64_t run = 0; run < runs_; ++run) {
+        const auto block = block_of(run, memory.input.data(), sums + (o + l) * channel_size());
+        PatchKernels<S>::gather(lists[l], block, s_.kernel_height, vectors_);
+      }
+    }
+    if (!of_input) return;
+    T* const weights = const_cast<T*>(weights_.data());  // which are read alone
+    for (int64_t run = 0; run < runs_; ++run) {
+      std::array<PatchBlock<T>, Lists> blocks;
+      for (int l = 0; l < Lists; ++l) {
+        blocks[l] =
+            block_of(run, memory.grad_input.data() + l * frame_size(), weights + (o + l) * channel_size());
+      }
+      PatchKernels<S>::template scatter<Lists>(lists, blocks, s_.kernel_height, vectors_);
+    }
+  }
+  // values: of an output channel.
+  PatchBlock<T> block_of(int64_t run, T* image, T* values) const {
+    const int64_t row_size = vectors_ * kWidth;
+    return {image + run * s_.dilation_w * s_.in_channels, s_.dilation_h * row_pitch_,
+            values + run * s_.kernel_height * row_size, row_size};
+  }
+
   // The windows of a channel whose gradient is not zero. Without branches, which nobody could predict. Argmax
   // comes from the caller: none leads out of the image.
-  PatchList<T> list_patches(const T* grads, const uint8_t* argmax, Memory& memory) const {
-    T* const factors = memory.factors.data();
-    int32_t* const offsets = memory.offsets.data();
+  PatchList<T> list_patches(const T* grads, const uint8_t* argmax, T* factors, int32_t* offsets) const {
     int64_t count = 0, i = 0;
     if constexpr (requires { &S::compress_nonzero; }) {
       for (; few_taps_ && i < windows_; i += kWidth) {
@@ -191,24 +228,13 @@ class PooledConv2dGradient {
     return S::reduce_add(S::add(total, S::load_partial(list.factors + k, static_cast<int>(list.count - k))));
   }
 
-  template <bool kScatter>
-  void over_runs(const PatchList<T>& list, T* image, T* values) const {
-    const int64_t row_size = vectors_ * kWidth;
-    for (int64_t run = 0; run < runs_; ++run, values += s_.kernel_height * row_size) {
-      const PatchBlock<T> block{image + run * s_.dilation_w * s_.in_channels, s_.dilation_h * row_pitch_,
-                                values, row_size};
-      PatchKernels<S>::template run<kScatter>(list, block, s_.kernel_height, vectors_);
-    }
-  }
-
   const Conv2dShape s_;
   const Window frame_;
   // A run: the taps that are neighbours in memory, a kernel row or with dilation a single tap.
   const int64_t windows_, row_pitch_, run_taps_, runs_, vectors_;
   const bool few_taps_, input_grad_;
   const int32_t last_offset_;
-  std::vector<int32_t> places_;   // of the weights of an output channel: a table, since divisions take long
-  std::vector<int32_t> corners_;  // of the pooling windows
+  std::vector<int32_t> corners_;        // of the pooling windows
   std::array<int32_t, 256> offsets_{};  // of a tap of the pool from its corner
   Scratch<T> weights_;
 };

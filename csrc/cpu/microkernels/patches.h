@@ -5,7 +5,10 @@
 //   gather_patches   sums[r][v] += sum over k of  factor[k] * patch[k][r][v]      accumulators in registers
 //   scatter_patches  patch[k][r][v] += factor[k] * weights[r][v]  for every k     weights in registers
 //
-// Registers: Rows * Vectors, one for the factor, one for what is loaded.
+// The second may walk two lists in turn, with weights and an image for each: patches of one list overlap, and a load
+// from what was stored a moment ago has to wait for it.
+//
+// Registers: Lists * Rows * Vectors, one for the factor, one for what is loaded.
 #pragma once
 
 #include <algorithm>
@@ -59,76 +62,121 @@ void gather_patches(const PatchList<typename S::Scalar>& list, const PatchBlock<
   }
 }
 
-template <class S, int Rows, int Vectors>
-void scatter_patches(const PatchList<typename S::Scalar>& list, const PatchBlock<typename S::Scalar>& block) {
+template <class S, int Rows, int Vectors, int Lists>
+void scatter_patches(const std::array<PatchList<typename S::Scalar>, Lists>& lists,
+                     const std::array<PatchBlock<typename S::Scalar>, Lists>& blocks) {
   using T = typename S::Scalar;
-  typename S::Vector weights[Rows][Vectors];
-  const int64_t pitch = block.pitch;
+  typename S::Vector weights[Lists][Rows][Vectors];
+#pragma GCC unroll 2
+  for (int l = 0; l < Lists; ++l) {
 #pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r) {
+    for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 16
-    for (int v = 0; v < Vectors; ++v)
-      weights[r][v] = S::load(block.values + r * block.row_size + v * S::width);
+      for (int v = 0; v < Vectors; ++v)
+        weights[l][r][v] = S::load(blocks[l].values + r * blocks[l].row_size + v * S::width);
+    }
   }
-  const auto add = [&](int64_t k) {
-    T* patch = block.patches + list.offsets[k];
-    const auto factor = S::broadcast(list.factors[k]);
+  const int64_t pitch = blocks[0].pitch;
+  const auto add = [&](int l, int64_t k) __attribute__((always_inline)) {
+    T* patch = blocks[l].patches + lists[l].offsets[k];
+    const auto factor = S::broadcast(lists[l].factors[k]);
 #pragma GCC unroll 16
     for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 16
       for (int v = 0; v < Vectors; ++v) {
         T* p = patch + r * pitch + v * S::width;
-        S::store(p, S::fma(factor, weights[r][v], S::load(p)));
+        S::store(p, S::fma(factor, weights[l][r][v], S::load(p)));
       }
     }
   };
-  // Neighbours in the list mostly overlap, and a load from what was stored a moment ago has to wait for it:
-  // so one from the first half of the list, one from the second.
-  const int64_t half = list.count / 2;
-  for (int64_t k = 0; k < half; ++k) {
-    add(k);
-    add(half + k);
+  // Neighbours in a list mostly overlap: so one from its first half, one from the second.
+  const auto add_two = [&](int l, int64_t k) __attribute__((always_inline)) {
+    add(l, k);
+    add(l, lists[l].count / 2 + k);
+  };
+  int64_t both = lists[0].count / 2;
+  for (int l = 1; l < Lists; ++l) both = std::min(both, lists[l].count / 2);
+  for (int64_t k = 0; k < both; ++k) {
+#pragma GCC unroll 2
+    for (int l = 0; l < Lists; ++l) add_two(l, k);
   }
-  if (list.count % 2 != 0) add(list.count - 1);
+#pragma GCC unroll 2
+  for (int l = 0; l < Lists; ++l) {
+    for (int64_t k = both; k < lists[l].count / 2; ++k) add_two(l, k);
+    if (lists[l].count % 2 != 0) add(l, lists[l].count - 1);
+  }
 }
 
-// The compiled blocks: rows * vectors <= kMost, vectors <= kMostVectors, rows <= kMostRows.
+// The compiled blocks: lists * rows * vectors <= kMost, vectors <= kMostVectors, rows <= kMostRows.
 template <class S>
 class PatchKernels {
   using T = typename S::Scalar;
-  using Function = void (*)(const PatchList<T>&, const PatchBlock<T>&);
+  template <int Lists>
+  using Blocks = std::array<PatchBlock<T>, Lists>;
+  template <int Lists>
+  using Scatter = void (*)(const std::array<PatchList<T>, Lists>&, const Blocks<Lists>&);
+  using Gather = void (*)(const PatchList<T>&, const PatchBlock<T>&);
 
  public:
   static constexpr int kMost = S::registers >= 32 ? 24 : 12, kMostVectors = 4, kMostRows = 8;
 
   // Any number of rows and vectors, in blocks.
-  template <bool kScatter>
-  static void run(const PatchList<T>& list, PatchBlock<T> block, int64_t rows, int64_t vectors) {
-    const PatchBlock<T> whole = block;
+  static void gather(const PatchList<T>& list, const PatchBlock<T>& block, int64_t rows, int64_t vectors) {
+    for_each_block<1>({block}, rows, vectors, [&](const Blocks<1>& part, int64_t height, int64_t columns) {
+      kGather[columns - 1][height - 1](list, part[0]);
+    });
+  }
+  template <int Lists>
+  static void scatter(const std::array<PatchList<T>, Lists>& lists, const Blocks<Lists>& blocks, int64_t rows,
+                      int64_t vectors) {
+    for_each_block<Lists>(blocks, rows, vectors,
+                          [&](const Blocks<Lists>& part, int64_t height, int64_t columns) {
+                            kScatter<Lists>[columns - 1][height - 1](lists, part);
+                          });
+  }
+  // Whether two lists, with so many rows and vectors each, are a single block.
+  static constexpr bool takes_two(int64_t rows, int64_t vectors) {
+    return rows <= kMostRows && vectors <= kMostVectors && 2 * rows * vectors <= kMost;
+  }
+
+ private:
+  template <int Lists, class Body>
+  static void for_each_block(const Blocks<Lists>& whole, int64_t rows, int64_t vectors, const Body& body) {
     for (int64_t v = 0; v < vectors; v += kMostVectors) {
       const int64_t columns = std::min<int64_t>(kMostVectors, vectors - v);
-      const int64_t most = std::min<int64_t>(kMostRows, kMost / columns);
+      const int64_t most = std::min<int64_t>(kMostRows, kMost / Lists / columns);
       for (int64_t r = 0; r < rows; r += most) {
-        const int64_t height = std::min(most, rows - r);
-        block.patches = whole.patches + r * whole.pitch + v * S::width;
-        block.values = whole.values + r * whole.row_size + v * S::width;
-        kTable<kScatter>[columns - 1][height - 1](list, block);
+        Blocks<Lists> part = whole;
+        for (PatchBlock<T>& block : part) {
+          block.patches += r * block.pitch + v * S::width;
+          block.values += r * block.row_size + v * S::width;
+        }
+        body(part, std::min(most, rows - r), columns);
       }
     }
   }
 
- private:
-  template <bool kScatter, int Vectors>
-  static constexpr auto make_row() {
-    std::array<Function, kMostRows> row{};
-    [&]<int... R>(std::integer_sequence<int, R...>) {
-      ((row[R] = kScatter ? &scatter_patches<S, R + 1, Vectors> : &gather_patches<S, R + 1, Vectors>), ...);
-    }(std::make_integer_sequence<int, std::min(kMostRows, kMost / Vectors)>{});
-    return row;
+  // [vectors - 1][rows - 1] of what function(rows, vectors) gives.
+  template <class Function, int Lists, class Make>
+  static constexpr auto make_table(const Make& make) {
+    std::array<std::array<Function, kMostRows>, kMostVectors> table{};
+    const auto fill = [&]<int V>(std::integral_constant<int, V> vectors) {
+      [&]<int... R>(std::integer_sequence<int, R...>) {
+        ((table[V - 1][R] = make(std::integral_constant<int, R + 1>{}, vectors)), ...);
+      }(std::make_integer_sequence<int, std::min(kMostRows, kMost / Lists / V)>{});
+    };
+    [&]<int... V>(std::integer_sequence<int, V...>) {
+      (fill(std::integral_constant<int, V + 1>{}), ...);
+    }(std::make_integer_sequence<int, kMostVectors>{});
+    return table;
   }
-  template <bool kScatter>
-  static constexpr std::array kTable = {make_row<kScatter, 1>(), make_row<kScatter, 2>(),
-                                        make_row<kScatter, 3>(), make_row<kScatter, 4>()};
+  static constexpr auto kGather = make_table<Gather, 1>([](auto rows, auto vectors) {
+    return &gather_patches<S, decltype(rows)::value, decltype(vectors)::value>;
+  });
+  template <int Lists>
+  static constexpr auto kScatter = make_table<Scatter<Lists>, Lists>([](auto rows, auto vectors) {
+    return &scatter_patches<S, decltype(rows)::value, decltype(vectors)::value, Lists>;
+  });
 };
 
 }  // namespace lenet_ext::cpu

@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "cpu/microkernels/zip.h"
 #include "dtype.h"
 
 namespace lenet_ext::cpu {
@@ -50,20 +51,23 @@ void copy_strided(const From* source, int64_t source_stride, To* destination, in
   }
 }
 
-// destination[i * rows + row] = source[row * source_stride + i]: a transposition for few rows.
+// destination[i * rows + row] = source[row * source_stride + i]: a transposition for few rows; returns whether there
+// is a way for so few.
 template <class S, class From, class To>
-void interleave(const From* source, int64_t source_stride, To* destination, int64_t rows, int64_t count) {
-  if (rows == 1) return copy_row<S>(source, destination, count);
-  int64_t i = 0;
-  if constexpr (requires { &S::interleave3; }) {
+bool interleave(const From* source, int64_t source_stride, To* destination, int64_t rows, int64_t count) {
+  if (rows == 1) return copy_row<S>(source, destination, count), true;
+  if constexpr (requires { &S::interleave3; } && std::is_same_v<To, typename S::Scalar>) {
     const From *second = source + source_stride, *third = second + source_stride;
+    int64_t i = 0;
     for (; rows == 3 && i + S::width <= count; i += S::width) {
       S::interleave3(S::load(source + i), S::load(second + i), S::load(third + i), destination + 3 * i);
     }
+    source += i, destination += rows * i, count -= i;
+    if (count == 0) return true;
   }
-  for (int64_t row = 0; row < rows; ++row) {
-    copy_strided(source + row * source_stride + i, 1, destination + i * rows + row, rows, count - i);
-  }
+  return with_few_rows<S>(rows, [&]<int kRows>(std::integral_constant<int, kRows>) {
+    zip_rows<S, kRows>(source, source_stride, destination, static_cast<int>(rows), count);
+  });
 }
 
 // destination[column * destination_stride + row] = source[row * source_stride + column]
@@ -71,6 +75,11 @@ template <class S, class From, class To>
 void transpose(const From* source, int64_t source_stride, To* destination, int64_t destination_stride,
                int64_t rows, int64_t columns) {
   constexpr int width = S::width;
+  if (destination_stride == rows && interleave<S>(source, source_stride, destination, rows, columns)) return;
+  const auto unzip = [&]<int kRows>(std::integral_constant<int, kRows>) {
+    unzip_rows<S, kRows>(source, destination, destination_stride, static_cast<int>(columns), rows);
+  };
+  if (source_stride == columns && with_few_rows<S>(columns, unzip)) return;
   for (int64_t r = 0; r < rows; r += width) {
     const int height = static_cast<int>(std::min<int64_t>(width, rows - r));
     for (int64_t c = 0; c < columns; c += width) {

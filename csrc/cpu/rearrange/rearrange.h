@@ -91,14 +91,9 @@ class Rearranger {
     }
   }
   void transpose_all(const T* x, T* y) const {
-    constexpr int64_t kFewRows = 4;
     const auto [rows, columns] = *transposition_;
     for (int64_t at = 0; at < size_; at += rows * columns) {
-      if (rows <= kFewRows) {
-        interleave<S>(x + at, columns, y + at, rows, columns);
-      } else {
-        transpose<S>(x + at, columns, y + at, rows, rows, columns);
-      }
+      transpose<S>(x + at, columns, y + at, rows, rows, columns);
     }
   }
   void copy_elements(const T* x, T* y) const {

@@ -125,6 +125,11 @@ struct Avx2<float> {
     return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31);
   }
 
+  // Lane i is v[index[i]].
+  static Vector permute(Vector v, const int32_t* index) {
+    return _mm256_permutevar8x32_ps(v, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)));
+  }
+
   static void store_bytes(uint8_t* p, Vector v, int n) {
     const __m256i whole = _mm256_cvttps_epi32(v);
     const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));

@@ -123,6 +123,11 @@ struct Avx512<float> {
     return _mm512_permutex2var_ps(a, index, b);
   }
 
+  // Lane i is v[index[i]].
+  static Vector permute(Vector v, const int32_t* index) {
+    return _mm512_permutexvar_ps(_mm512_loadu_epi32(index), v);
+  }
+
   // a[0], b[0], c[0], a[1] ...: 3 * width elements.
   static void interleave3(Vector a, Vector b, Vector c, float* p) {
     // Element j of the result is element j / 3 of one of the three; b's are numbered from 16 on.

@@ -56,9 +56,18 @@ class Segment {
       : network_(network), first_(first), batch_(batch) {
     constexpr int64_t kTileValues = 256 * 1024;  // 1 MiB of float32, a second-level cache
     constexpr int64_t kMostTileImages = 32, kLeastTiles = 4;
+    // A tile of less work is not worth a thread and all the weights that it reads; on the way back it must also be
+    // worth sums of gradients of its own, as large as the parameters.
+    const int64_t least_cycles = purpose.backward ? 150'000 : 60'000;
     // Chunks: enough for many threads, few enough to keep their sums small: no more where tiles are small.
     constexpr int64_t kMostChunks = 32, kMostSums = 4 * 1024 * 1024;
-    tile_ = whole ? batch : std::clamp<int64_t>((batch + kLeastTiles - 1) / kLeastTiles, 1, kMostTileImages);
+    for (size_t i = first; i < last; ++i) image_cost_ += stage_cost<S>(network.stages[i]);
+    const auto share = [](int64_t all, int64_t part) {
+      return (all + part - 1) / std::max<int64_t>(part, 1);
+    };
+    tile_ = std::max(share(batch, kLeastTiles), share(least_cycles, image_cost_ + 1));
+    tile_ = std::clamp<int64_t>(std::min(tile_, batch), 1, kMostTileImages);
+    if (whole) tile_ = batch;
     const int64_t most_chunks = std::min((batch + tile_ - 1) / tile_, kMostChunks);
     if (!whole) tile_ = std::clamp<int64_t>(kTileValues / std::max<int64_t>(image_values(last), 1), 1, tile_);
     std::vector<bool> wanted = {purpose.input_grad};
@@ -116,11 +125,7 @@ class Segment {
   int64_t added_size() const { return added_; }
 
   // About the cycles of one image.
-  int64_t image_cost() const {
-    int64_t cost = 0;
-    for (size_t i = begin(); i < end(); ++i) cost += stage_cost<S>(network_.stages[i]);
-    return cost;
-  }
+  int64_t image_cost() const { return image_cost_; }
 
   // To be called before each pass.
   void set_parameters(const StageParameters<T>& parameters) {
@@ -233,7 +238,7 @@ class Segment {
   const int64_t batch_;
   std::vector<std::unique_ptr<StageKernels<S>>> stages_;
   std::vector<int64_t> sum_offsets_;
-  int64_t tile_, tiles_, chunks_, sums_ = 0, added_ = 0;
+  int64_t image_cost_ = 0, tile_, tiles_, chunks_, sums_ = 0, added_ = 0;
   bool needs_statistics_ = false, uses_images_ = false;
   Slots values_, gradients_;
   std::vector<int64_t> value_offsets_, kept_offsets_, gradient_offsets_;

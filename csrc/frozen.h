@@ -14,6 +14,7 @@
 #include <string>
 #include <vector>
 
+#include "callable.h"
 #include "ops/frozen.h"
 #include "python_arrays.h"
 
@@ -39,18 +40,27 @@ class FrozenNetwork {
                                            std::move(scales));
   }
 
-  pybind11::object operator()(pybind11::handle self, pybind11::handle images) {
-    if (model_) {
-      if (const auto tensor = PythonTensors::get().plain(images)) {
-        if (tensor->scalar_type() != model_->image_type() || tensor->dim() < 2) return unusual(self, images);
-        return on_tensor(self, *tensor);
-      }
-      if (Numpy::is_array(images)) return on_array(self, images);
-    }
-    return unusual(self, images);
+  pybind11::object call(pybind11::handle self, PyObject* args, PyObject* kwargs) {
+    const Py_ssize_t named = kwargs == nullptr ? 0 : PyDict_GET_SIZE(kwargs);
+    PyObject* images = nullptr;
+    if (PyTuple_GET_SIZE(args) == 1 && named == 0) images = PyTuple_GET_ITEM(args, 0);
+    if (PyTuple_GET_SIZE(args) == 0 && named == 1) images = PyDict_GetItemString(kwargs, "images");
+    if (images == nullptr) throw pybind11::type_error("FrozenNet: a call takes one argument, images");
+    return of(self, images);
   }
 
  private:
+  pybind11::object of(pybind11::handle self, pybind11::handle images) {
+    const PythonTensors& torch = PythonTensors::get();
+    if (model_ && Numpy::is_array(images)) return on_array(self, images);
+    if (!model_ || torch.is_followed()) return unusual(self, images);
+    const auto tensor = torch.plain(images);
+    if (!tensor || tensor->scalar_type() != model_->image_type() || tensor->dim() < 2) {
+      return unusual(self, images);
+    }
+    return on_tensor(self, *tensor);
+  }
+
   // numpy: the dtype of an array; null where it has none. format: see ArrayView.
   struct TypeName {
     const char *torch, *numpy, *format;
@@ -144,35 +154,8 @@ class FrozenNetwork {
   std::unique_ptr<FrozenModel> model_;  // null where this torch gives no access to tensors
 };
 
-// tp_call: to find a method and to match its arguments takes a good part of a microsecond.
-inline PyObject* call_frozen(PyObject* self, PyObject* args, PyObject* kwargs) {
-  try {
-    const auto* const instance = reinterpret_cast<pybind11::detail::instance*>(self);
-    if (!instance->simple_holder_constructed) fail("FrozenNet: it was not initialized");
-    auto& network = *static_cast<FrozenNetwork*>(instance->simple_value_holder[0]);
-    const Py_ssize_t named = kwargs == nullptr ? 0 : PyDict_GET_SIZE(kwargs);
-    PyObject* images = nullptr;
-    if (PyTuple_GET_SIZE(args) == 1 && named == 0) images = PyTuple_GET_ITEM(args, 0);
-    if (PyTuple_GET_SIZE(args) == 0 && named == 1) images = PyDict_GetItemString(kwargs, "images");
-    if (images == nullptr) {
-      PyErr_SetString(PyExc_TypeError, "FrozenNet: a call takes one argument, images");
-      return nullptr;
-    }
-    return network(self, images).release().ptr();
-  } catch (pybind11::error_already_set& error) {
-    error.restore();
-  } catch (const std::bad_alloc&) {
-    PyErr_NoMemory();
-  } catch (const std::exception& error) {
-    PyErr_SetString(PyExc_RuntimeError, error.what());
-  }
-  return nullptr;
-}
-
 inline void define_frozen(pybind11::module_& m) {
-  const pybind11::custom_type_setup slots(
-      [](PyHeapTypeObject* type) { type->ht_type.tp_call = &call_frozen; });
-  pybind11::class_<FrozenNetwork>(m, "FrozenNetwork", slots)
+  pybind11::class_<FrozenNetwork>(m, "FrozenNetwork", callable<FrozenNetwork>())
       .def(pybind11::init<std::string, const std::string&, const pybind11::sequence&, const pybind11::object&,
                           bool>());
 }

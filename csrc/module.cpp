@@ -3,6 +3,7 @@
 #include <pybind11/stl.h>
 #include <torch/csrc/stable/version.h>
 
+#include "bound_step.h"
 #include "cpu/dispatch/isa.h"
 #include "engine/network_builder.h"
 #include "frozen.h"
@@ -100,4 +101,5 @@ PYBIND11_MODULE(_C, m) {
   m.def("in_forked_child", &lenet_ext::in_forked_child, "Whether this process is the child of a fork.");
   lenet_ext::define_watch(m);
   lenet_ext::define_frozen(m);
+  lenet_ext::define_bound_step(m);
 }

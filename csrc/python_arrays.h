@@ -3,6 +3,8 @@
 
 #include <pybind11/pybind11.h>
 
+#include <algorithm>
+#include <array>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -27,15 +29,24 @@ class PythonTensors {
 
   bool available() const { return static_cast<bool>(give_); }
 
-  // None for what is no tensor in the memory of the CPU with plain values, and where something follows or changes
-  // the operators that are called: transforms of torch.func, tangents, dispatch modes, autocast, autograd.
+  // Whether something follows or changes the operators that are called: transforms of torch.func, tangents, dispatch
+  // modes, autocast, the profiler.
+  bool is_followed() const {
+    if (transforms_().ptr() == Py_True || autocast_().ptr() == Py_True) return true;
+    if (profiler_().ptr() == Py_True || PyObject_IsTrue(modes_().ptr()) != 0) return true;
+    PyObject* const level = PyDict_GetItemWithError(tangents_.ptr(), level_.ptr());
+    return level == nullptr || PyLong_AsLong(level) >= 0;
+  }
+
+  // None for what is no tensor in the memory of the CPU with plain values, or is one that autograd follows.
   std::optional<Tensor> plain(pybind11::handle object) const {
     const PyTypeObject* const type = Py_TYPE(object.ptr());
     if (type != tensor_type_ && type != parameter_type_) return std::nullopt;
-    if (is_followed()) return std::nullopt;
     if (object.attr(requires_grad_).ptr() == Py_True && grad_enabled_().ptr() == Py_True) return std::nullopt;
     if (call_method(object, is_negative_).ptr() == Py_True) return std::nullopt;
     Tensor tensor = unwrap(object);
+    const int32_t dtype = dtype_number(tensor);
+    if (std::ranges::find(dtypes_, dtype) == dtypes_.end()) return std::nullopt;
     int32_t device, layout;
     check_torch("tell a device", aoti_torch_get_device_type(tensor.get(), &device));
     check_torch("tell a layout", aoti_torch_get_layout(tensor.get(), &layout));
@@ -75,6 +86,7 @@ class PythonTensors {
       transforms_ = c.attr("_are_functorch_transforms_active");
       modes_ = c.attr("_len_torch_dispatch_stack");
       autocast_ = c.attr("_is_any_autocast_enabled");
+      profiler_ = torch.attr("autograd").attr("_profiler_enabled");
       tangents_ = torch.attr("autograd").attr("forward_ad").attr("__dict__");
       const py::object inductor = c.attr("_aoti");
       take_ = inductor.attr("alloc_tensors_by_stealing_from_void_ptrs");
@@ -85,21 +97,18 @@ class PythonTensors {
     }
   }
 
-  bool is_followed() const {
-    if (transforms_().ptr() == Py_True || autocast_().ptr() == Py_True) return true;
-    if (PyObject_IsTrue(modes_().ptr()) != 0) return true;
-    PyObject* const level = PyDict_GetItemWithError(tangents_.ptr(), level_.ptr());
-    return level == nullptr || PyLong_AsLong(level) >= 0;
-  }
-
   static pybind11::object call_method(pybind11::handle object, const pybind11::object& name) {
     PyObject* const result = PyObject_CallMethodNoArgs(object.ptr(), name.ptr());
     if (result == nullptr) throw pybind11::error_already_set();
     return pybind11::reinterpret_steal<pybind11::object>(result);
   }
 
+  // Of images and targets. Of quantized tensors even to ask for the dtype fails.
+  const std::array<int32_t, 6> dtypes_ = {aoti_torch_dtype_float32(),  aoti_torch_dtype_float64(),
+                                          aoti_torch_dtype_bfloat16(), aoti_torch_dtype_float16(),
+                                          aoti_torch_dtype_uint8(),    aoti_torch_dtype_int64()};
   PyTypeObject *tensor_type_, *parameter_type_;
-  pybind11::object give_, take_, transforms_, modes_, autocast_, tangents_, grad_enabled_;
+  pybind11::object give_, take_, transforms_, modes_, autocast_, profiler_, tangents_, grad_enabled_;
   pybind11::object requires_grad_, is_negative_, level_;
 };
 

@@ -50,6 +50,27 @@ class FrozenNetwork:
     ) -> None: ...
     def __call__(self, images: Any) -> Any: ...
 
+class BoundStep:
+    """A step of network_train with all that it takes but images, targets and the seeds of dropout."""
+
+    def __init__(
+        self,
+        parameters: Sequence[Tensor],
+        state: Sequence[Tensor],
+        options: Tensor,
+        counts: Sequence[Tensor],
+        program: str,
+        normalization: Tensor | None,
+        loss_weight: Tensor | None,
+        loss_pos_weight: Tensor | None,
+    ) -> None: ...
+    def __call__(self, images: Tensor, targets: Tensor, seeds: Tensor | None, /) -> Tensor | None:
+        """The loss; None where it is left to the operator.
+
+        For tensors that are not plain ones on the CPU, and where something follows the operators that are
+        called: autograd, transforms, dispatch modes, autocast, the profiler.
+        """
+
 class Watch:
     """True while containers and attributes hold the very objects that they held when they were first watched.
 

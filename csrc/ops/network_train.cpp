@@ -1,23 +1,14 @@
-// The training step of the fused engine.
+#include "ops/network_train.h"
+
 #include "ops/registration.h"
 #include "ops/train_steps.h"
 
 namespace lenet_ext {
-namespace {
-
-// One step of the program's optimizer for each batch of `batch_size` images, in the order of `order`; the
-// loss of each. With batch_size 0 one step with all of them, and its loss as a 0-d tensor. Changes parameters
-// and state. options: see TrainPass. loss_weight, loss_pos_weight: see LossTargets.
-//
-// On the CPU everything is checked before the first step but outputs that are no probabilities where the loss
-// needs them: the losses end before the step that has one, and an error is raised if it is the first. On
-// CUDA, where the host cannot look at targets, order and outputs without waiting for the device, a step with
-// a bad one changes nothing and has the loss NaN.
-Tensor network_train(const Tensor& images, const Tensor& targets, std::optional<Tensor> order,
-                     Tensors parameters, Tensors state, const Tensor& options, Tensors counts,
-                     std::optional<Tensor> seeds, const Text& program, std::optional<Tensor> normalization,
-                     int64_t batch_size, std::optional<Tensor> loss_weight,
-                     std::optional<Tensor> loss_pos_weight) {
+Tensor network_train(const Tensor& images, const Tensor& targets, const std::optional<Tensor>& order,
+                     const Tensors& parameters, const Tensors& state, const Tensor& options,
+                     const Tensors& counts, const std::optional<Tensor>& seeds, std::string_view program,
+                     const std::optional<Tensor>& normalization, int64_t batch_size,
+                     const std::optional<Tensor>& loss_weight, const std::optional<Tensor>& loss_pos_weight) {
   const NetworkTensors t(images, parameters, program, normalization);
   const char* const op = t.op();
   check_contiguous(op, parameters);
@@ -58,11 +49,22 @@ Tensor network_train(const Tensor& images, const Tensor& targets, std::optional<
   return torch::stable::narrow(losses, 0, 0, taken);
 }
 
+namespace {
+
+Tensor network_train_operator(const Tensor& images, const Tensor& targets, std::optional<Tensor> order,
+                              Tensors parameters, Tensors state, const Tensor& options, Tensors counts,
+                              std::optional<Tensor> seeds, const Text& program,
+                              std::optional<Tensor> normalization, int64_t batch_size,
+                              std::optional<Tensor> loss_weight, std::optional<Tensor> loss_pos_weight) {
+  return network_train(images, targets, order, parameters, state, options, counts, seeds, program,
+                       normalization, batch_size, loss_weight, loss_pos_weight);
+}
+
 const Registration registration = {
     {"network_train(Tensor images, Tensor targets, Tensor? order, Tensor(a!)[] parameters, "
      "Tensor(b!)[] state, Tensor options, Tensor(c!)[] counts, Tensor? seeds, str program, Tensor? "
      "normalization, int batch_size, Tensor? loss_weight=None, Tensor? loss_pos_weight=None) -> Tensor",
-     TORCH_BOX(&network_train)},
+     TORCH_BOX(&network_train_operator)},
 };
 
 }  // namespace

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import torch
@@ -42,6 +42,7 @@ FUNCTIONS: dict[Callable[..., Tensor], str] = {
 }
 OF_CLASSES = ("cross_entropy", "nll")
 REDUCTIONS = ("mean", "sum")
+NO_TENSORS = (None, None)  # the same object for all steps
 # Up to here float64, in which options travel, has every integer.
 MOST_INDEX = 2**53
 
@@ -81,7 +82,7 @@ class EngineLoss:
         """That of the module: "mean" or "sum"."""
         return str(self._module.reduction)
 
-    def arguments(self, images: Tensor, targets: Tensor) -> tuple[str, list[Tensor | None]]:
+    def arguments(self, images: Tensor, targets: Tensor) -> tuple[str, Sequence[Tensor | None]]:
         """The line of the program, and the tensors among the options, for a step with these.
 
         Raises ValueError or RuntimeError for what the module has become.
@@ -89,7 +90,7 @@ class EngineLoss:
         if not self._watch:
             self._read()
         if not self._tensors:
-            return self._line, [None, None]
+            return self._line, NO_TENSORS
         given: list[Tensor | None] = []
         for name in ("weight", "pos_weight"):
             tensor = self._tensors.get(name)

@@ -94,10 +94,13 @@ class PrivateStep(TrainStep):
         """What the sum is divided by where the loss is a mean."""
         return self._expected
 
+    def _one(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self._take(images, targets, None)
+
     def _train(
-        self, images: Tensor, targets: Tensor, order: Tensor | None, batch_size: int, losses: list[Tensor]
+        self, images: Tensor, targets: Tensor, order: Tensor, batch_size: int, losses: list[Tensor]
     ) -> None:
-        if batch_size == 0 or order is None or order.dim() != 1:
+        if order.dim() != 1:  # which the operator refuses
             losses.append(self._take(images, targets, order))
             return
         taken: list[Tensor] = []

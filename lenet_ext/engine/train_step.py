@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
-from lenet_ext._C import saved_sizes
+from lenet_ext._C import BoundStep, saved_sizes
 from lenet_ext.engine.fused import FusedNet
 from lenet_ext.engine.losses import EngineLoss
 from lenet_ext.engine.operators import draw_seeds, train, train_in_c
@@ -120,6 +120,8 @@ class TrainStep:
         self._optimizer_line = f"optimizer {self._optimizer.name}{clipped}"
         self._step: Step | None = None  # the last one
         self._loss_line: str | None = None  # of the last one, too
+        self._bound: BoundStep | None = None  # the last one with all that it takes
+        self._loss_tensors: Sequence[Tensor | None] = ()  # of its loss
         self._graphs: StepGraphs | None = None
         self._pace = self._new_pace()
 
@@ -146,9 +148,51 @@ class TrainStep:
             check_tensors(images, targets)
         if images.is_cuda and not torch.cuda.is_current_stream_capturing():
             return self._replay(images, targets)
-        losses: list[Tensor] = []
-        self._train(images, targets, None, 0, losses)
+        return self._one(images, targets)
+
+    def _one(self, images: Tensor, targets: Tensor) -> Tensor:
+        """A step, and its loss."""
+        step = self._step
+        if step is None or not step.watch or images.shape != self.fused._registered.shape:
+            step = self._next(images)
+        loss_line, loss_tensors = self._loss.arguments(images, targets)
+        bound, counted = self._bound, self._counted
+        if bound is None or loss_line is not self._loss_line or loss_tensors is not self._loss_tensors:
+            program, normalization = self._program(loss_line), self.fused._normalization
+            state = (step.parameters, step.state, step.options, counted, program, normalization)
+            bound = self._bound = BoundStep(*state, *loss_tensors)
+            self._loss_tensors = loss_tensors
+        seeds = draw_seeds(1) if self._mode.is_random else None
+        losses: list[Tensor | None] = []
+        try:
+            # In one call into C: no KeyboardInterrupt comes between a step and its loss.
+            losses.extend(starmap(bound, ((images, targets, seeds),)))
+            if losses[0] is None:
+                losses.clear()
+                step = self._next(images)  # which refuses what is not for the operator either
+                losses.extend(starmap(train_in_c, (self._arguments(step, images, targets, seeds),)))
+        except NotImplementedError as error:  # for tensors of other kinds
+            raise self._reason(images, targets) or error from error
+        finally:
+            if losses and losses[0] is not None:
+                self._taken(step, counted)
+        assert losses[0] is not None
         return losses[0]
+
+    def _arguments(
+        self,
+        step: Step,
+        images: Tensor,
+        targets: Tensor,
+        seeds: Tensor | None,
+        order: Tensor | None = None,
+        batch_size: int = 0,
+    ) -> tuple[Any, ...]:
+        """What the operator takes, of one step or with a batch size of several."""
+        loss_line, loss_tensors = self._loss.arguments(images, targets)
+        program, normalization = self._program(loss_line), self.fused._normalization
+        state = (step.parameters, step.state, step.options, self._counted, seeds, program, normalization)
+        return (images, targets, order, *state, batch_size, *loss_tensors)
 
     @serial_in_forked_child
     def epoch(
@@ -237,7 +281,7 @@ class TrainStep:
 
     def __getstate__(self) -> dict[str, Any]:
         # These belong to this process and these parameters.
-        return {**self.__dict__, "_graphs": None, "_step": None, "_pace": self._new_pace()}
+        return {**self.__dict__, "_graphs": None, "_step": None, "_bound": None, "_pace": self._new_pace()}
 
     def _program(self, loss_line: str) -> str:
         """What the engine does in a step, in the mode of the network in the last `_next`."""
@@ -247,7 +291,7 @@ class TrainStep:
                 own = replace(self._mode.network.first, name="TrainStep")  # whose errors the user gets
                 program = own.program(loss_line, self._optimizer_line)
                 self._programs[self._mode.program, loss_line] = program
-            self._loss_line, self._last_program = loss_line, program
+            self._loss_line, self._last_program, self._bound = loss_line, program, None
         return self._last_program
 
     def _next(self, images: Tensor) -> Step:
@@ -258,7 +302,7 @@ class TrainStep:
         if step is None or not step.watch or step.options.get_device() != images.get_device():
             tensors = fused._checked_tensors(images)
             watch = fused._registered.watch
-            self._mode, self._loss_line = fused._mode, None
+            self._mode, self._loss_line, self._bound = fused._mode, None, None
             self._counted = fused._registered.counts
             read, names = self._read(tensors), fused._layout.tensors
             # Its watch sees where any of these change.
@@ -287,24 +331,21 @@ class TrainStep:
         return read
 
     def _train(
-        self, images: Tensor, targets: Tensor, order: Tensor | None, batch_size: int, losses: list[Tensor]
+        self, images: Tensor, targets: Tensor, order: Tensor, batch_size: int, losses: list[Tensor]
     ) -> None:
-        """Appends the loss to `losses`; with a batch size those of all batches."""
+        """Appends the losses of all batches to `losses`."""
         step = self._next(images)
-        if step.made and order is not None and order.dim() == 1 and len(order) > batch_size:
+        if step.made and order.dim() == 1 and len(order) > batch_size:
             # The first batch makes state, with options of its own.
             for part in (order[:batch_size], order[batch_size:]):
                 self._train(images, targets, part, batch_size, losses)
             return
-        known, normalization = len(losses), self.fused._normalization
-        loss_line, loss_tensors = self._loss.arguments(images, targets)
-        steps = 1 if batch_size == 0 or order is None else -(-len(order) // batch_size)
-        counted, seeds = self._counted, draw_seeds(steps) if self._mode.is_random else None
-        program = self._program(loss_line)
-        state = (step.parameters, step.state, step.options, counted, seeds, program, normalization)
+        known, counted, steps = len(losses), self._counted, -(-order.numel() // batch_size)
+        seeds = draw_seeds(steps) if self._mode.is_random else None
+        arguments = self._arguments(step, images, targets, seeds, order, batch_size)
         try:
             # In one call into C: no KeyboardInterrupt comes between a step and its losses.
-            losses.extend(starmap(train_in_c, [(images, targets, order, *state, batch_size, *loss_tensors)]))
+            losses.extend(starmap(train_in_c, (arguments,)))
         except NotImplementedError as error:  # for tensors of other kinds
             raise self._reason(images, targets) or error from error
         finally:

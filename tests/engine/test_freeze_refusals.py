@@ -31,6 +31,11 @@ IMAGES: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "bytes": (lambda: X.to(torch.uint8), RuntimeError, "uint8 images need mean and std"),
     "complex": (lambda: X.to(torch.complex64), RuntimeError, "got torch.complex64"),
     "sparse": (X.to_sparse, RuntimeError, "must be a dense tensor, got torch.sparse_coo"),
+    "quantized": (
+        lambda: torch.quantize_per_tensor(X, 0.1, 0, torch.quint8),
+        RuntimeError,
+        "must be a dense tensor, got quantized",
+    ),
     "meta": (lambda: X.to("meta"), RuntimeError, "must be on cpu like 0.weight, got meta"),
     "scalar": (lambda: torch.tensor(1.0), RuntimeError, "FrozenNet"),
     "1-d": (lambda: torch.randn(36), RuntimeError, "FrozenNet"),

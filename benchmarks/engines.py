@@ -180,6 +180,13 @@ def train_step_run(task: Task) -> Run | None:
     return _optimizer_run(partial(step, task.images(), task.labels()), fused, step.optimizer)
 
 
+def frozen_run(task: Task) -> Run | None:
+    """Of our network for inference alone."""
+    if task.direction != INFERENCE:
+        return None
+    return result_run("output", partial(_fuse(task.module(), task).freeze(), task.images()))
+
+
 def _fuse(module: Module, task: Task) -> lenet_ext.FusedNet:
     return lenet_ext.fuse(module, task.images()[:1])
 
@@ -192,6 +199,7 @@ EAGER = Engine("torch eager", torch_run)
 CHANNELS_LAST = Engine("torch eager channels_last", partial(torch_run, memory_format=torch.channels_last))
 COMPILED = Engine("torch.compile", compiled_run, compiles=True)
 LAYERS = Engine("lenet_ext layers", partial(torch_run, convert=_convert), ours=True)
+FREEZE = Engine("lenet_ext freeze", frozen_run, ours=True)
 FUSE = Engine("lenet_ext fuse", partial(torch_run, convert=_fuse, directions=(INFERENCE,)), ours=True)
 FUSE_SGD = Engine(
     "lenet_ext fuse + SGD", partial(torch_run, convert=_fuse, directions=(TRAINING_STEP,)), ours=True

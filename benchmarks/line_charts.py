@@ -25,10 +25,10 @@ OURS: Sequence[dict[str, Any]] = (
     {"color": "#1f5fa8", "linewidth": 1.4, "linestyle": ":", "zorder": 3},
 )
 # Of peers: what differs is said by the name at a line's end, not by its colour alone.
-PEERS = ("#8c6d31", "#c27ba0", "#d1605e", "#e7969c", "#5b9a68", "#8a8a8a")
-PANEL_INCHES = 3.0
-LABEL_GAP = 0.052  # between the names at the ends of lines, of a panel's height
-NAMES_SHARE = 1.55  # of the width of the lines: that and the names
+PEERS = ("#8c6d31", "#c9ad6e", "#d1605e", "#8c6bb1", "#e58a2e", "#4f9a5f", "#8a8a8a")
+PANEL_INCHES = 3.4
+LABEL_GAP = 0.05  # between the names at the ends of lines, of a panel's height
+NAMES_SHARE = 1.6  # of the width of the lines: that and the names
 LARGEST_BATCH = 256  # the times of larger ones are those of this one
 
 

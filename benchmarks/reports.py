@@ -6,7 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmarks.engines import CHANNELS_LAST, COMPILED, EAGER, FUSE, FUSE_SGD, LAYERS, TRAIN_STEP, Engine
+from benchmarks.engines import (
+    CHANNELS_LAST,
+    COMPILED,
+    EAGER,
+    FREEZE,
+    FUSE,
+    FUSE_SGD,
+    LAYERS,
+    TRAIN_STEP,
+    Engine,
+)
+from benchmarks.executorch_engine import EXECUTORCH
 from benchmarks.graph_engines import ONNX_RUNTIME, OPENVINO
 from benchmarks.jax_engine import JAX
 from benchmarks.measure import Measurement
@@ -26,8 +37,8 @@ THREADS = (1, 2)
 
 PEERS = "peers"  # the group of all networks
 ENGINES = (
-    *(TRAIN_STEP, FUSE, FUSE_SGD, LAYERS),  # ours, the fastest first
-    *(EAGER, CHANNELS_LAST, COMPILED, ONNX_RUNTIME, OPENVINO, JAX),
+    *(TRAIN_STEP, FREEZE, FUSE, FUSE_SGD, LAYERS),  # ours, the fastest first
+    *(EAGER, CHANNELS_LAST, COMPILED, EXECUTORCH, ONNX_RUNTIME, OPENVINO, JAX),
 )
 
 

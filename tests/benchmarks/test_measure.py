@@ -15,7 +15,19 @@ from torch import Tensor
 from torch.nn import Conv2d, Flatten, Linear, MaxPool2d, Module, ReLU, Sequential
 
 from benchmarks import measure as measure_module
-from benchmarks.engines import COMPILED, EAGER, FUSE, FUSE_SGD, LAYERS, TRAIN_STEP, Engine, torch_run
+from benchmarks import processes
+from benchmarks.engines import (
+    COMPILED,
+    EAGER,
+    FREEZE,
+    FUSE,
+    FUSE_SGD,
+    LAYERS,
+    TRAIN_STEP,
+    Engine,
+    Run,
+    torch_run,
+)
 from benchmarks.measure import measure
 from benchmarks.memory import training_memory
 from benchmarks.models import FEMNIST, LENET, LENET5, MNIST, lenet_layer_tasks
@@ -31,7 +43,7 @@ OURS = [engine for engine in ENGINES if engine.ours]
 BY_DIRECTION = {
     FORWARD: {LAYERS.name},
     BACKWARD: {LAYERS.name},
-    INFERENCE: {LAYERS.name, FUSE.name},
+    INFERENCE: {LAYERS.name, FUSE.name, FREEZE.name},
     TRAINING_STEP: {LAYERS.name, FUSE_SGD.name, TRAIN_STEP.name},
 }
 
@@ -78,7 +90,37 @@ def test_a_task_is_timed_on_every_engine(task: Task, threads: None) -> None:
     assert one.speedup("absent", [EAGER.name]) is None
 
 
-@pytest.mark.parametrize("network", [LENET, LENET5, MNIST, FEMNIST], ids=lambda network: network.name)
+def settings(task: Task) -> Run:
+    def check() -> dict[str, int]:
+        return {"process": os.getpid(), "threads": torch.get_num_threads(), "grad": torch.is_grad_enabled()}
+
+    return Run(lambda: None, check)
+
+
+def test_engines_that_run_apart_are_told_threads_and_grad_mode() -> None:
+    """Task by task; the process stays."""
+    found = []
+    for task in (STEP, replace(STEP, direction=INFERENCE, threads=2)):
+        prepared = processes.prepare(Engine("settings", settings), task)
+        assert prepared is not None
+        found.append({name: int(value) for name, value in prepared[1].items()})
+    process = found[0]["process"]
+    assert process != os.getpid()
+    assert found == [
+        {"process": process, "threads": 1, "grad": True},
+        {"process": process, "threads": 2, "grad": False},
+    ]
+
+
+def test_engines_may_all_run_apart() -> None:
+    one = measure(STEP, [TRAIN_STEP, FREEZE, EAGER], BRIEF, apart=True)
+    assert not one.wrong
+    assert list(one.timings) == [TRAIN_STEP.name, EAGER.name]
+
+
+@pytest.mark.parametrize(
+    "network", [ATARI, CIFAR, FEMNIST, LENET, LENET5, MNIST], ids=lambda network: network.name
+)
 def test_all_networks_can_be_fused(network: Model) -> None:
     one = measure(Task(model=network, batch=2, direction=INFERENCE), OURS, BRIEF)
     assert one.timings.keys() == BY_DIRECTION[INFERENCE]

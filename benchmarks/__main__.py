@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--only", action="append", choices=names, metavar="REPORT", help=f"{', '.join(names)}; repeatable"
     )
     options = parser.parse_args(arguments)
-    needed = ["tabulate", *(["matplotlib"] if options.out else [])]
+    needed = ["numpy", "tabulate", *(["matplotlib"] if options.out else [])]
     absent = [name for name in needed if find_spec(name) is None]
     if absent:
         parser.error(f"{', '.join(absent)} is not installed: pip install -r benchmarks/requirements.txt")
@@ -86,7 +86,7 @@ def _measure(report: Report, quick: bool, findings: Findings) -> list[Measuremen
     measurements = []
     for number, task in enumerate(tasks, 1):
         _show_progress(f"{report.name} {number}/{len(tasks)}: {task}")
-        one = measure(task, engines, QUICK if quick else FULL)
+        one = measure(task, engines, QUICK if quick else FULL, apart=report.has_peers)
         for engine in engines:
             if engine.ours and engine.name in one.wrong:
                 raise SystemExit(one.wrong[engine.name])

@@ -45,7 +45,7 @@ class Engine:
     """A way to do tasks. prepare: makes a task ready to run; None for what the engine cannot do.
 
     packages: of Python, its own and then what else it needs besides torch. Such an engine has threads of its
-    own, and gets a process of its own. compiles: for many seconds, with a C++ compiler.
+    own, and always gets a process of its own. compiles: for many seconds, with a C++ compiler.
     """
 
     name: str

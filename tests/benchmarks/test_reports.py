@@ -27,7 +27,7 @@ ALL = {target.name: target for targets in TARGETS for target in targets.targets}
 MEMORY = {TRAIN_STEP.name: 5.0, FUSE_SGD.name: 30.0, EAGER.name: 100.0}
 
 
-def measured(task: Task, engines: Sequence[Engine], effort: Effort) -> Measurement:
+def measured(task: Task, engines: Sequence[Engine], effort: Effort, **_: object) -> Measurement:
     """Made up: ours take a second, torch eager 9, ONNX Runtime 3; half of it on two threads."""
     seconds = {EAGER.name: 9.0, ONNX_RUNTIME.name: 3.0, **{one.name: 1.0 for one in engines if one.ours}}
     taking_part = [engine.name for engine in engines if engine.name in seconds]
@@ -145,7 +145,7 @@ def test_some_reports_are_enough(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.usefixtures("made_up")
 def test_a_wrong_result_of_ours_ends_the_program(monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(task: Task, *_: object) -> Measurement:
+    def wrong(task: Task, *_: object, **__: object) -> Measurement:
         return Measurement(task, {}, {LAYERS.name: "output differs"})
 
     monkeypatch.setattr(program, "measure", wrong)
@@ -180,7 +180,7 @@ def test_what_is_not_installed_is_named(
     monkeypatch.setattr(program, "find_spec", lambda name: None)
     with pytest.raises(SystemExit):
         program.main(["--out", "charts"])
-    assert "tabulate, matplotlib is not installed" in capsys.readouterr().err
+    assert "numpy, tabulate, matplotlib is not installed" in capsys.readouterr().err
 
 
 def test_roofline(

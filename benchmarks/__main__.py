@@ -12,12 +12,12 @@ from benchmarks.environment import environment
 from benchmarks.measure import Measurement, measure
 from benchmarks.memory import BATCH, training_memory
 from benchmarks.peak import measured_peak
-from benchmarks.reports import ENGINES, REPORTS, THREADS, Findings, Report
+from benchmarks.reports import ENGINES, NETWORK_BATCH, REPORTS, THREADS, Findings, Report
 from benchmarks.tables import report_json, report_markdown, targets_json, targets_markdown
 from benchmarks.targets import TARGETS, Targets
 from benchmarks.timing import FULL, QUICK, keep_freed_memory
 
-QUICK_BATCHES = (1, 64)  # of networks beside the peers
+QUICK_BATCHES = (1, NETWORK_BATCH, 64)  # of networks beside the peers
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

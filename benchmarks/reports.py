@@ -22,6 +22,8 @@ from benchmarks.graph_engines import ONNX_RUNTIME, OPENVINO
 from benchmarks.jax_engine import JAX
 from benchmarks.measure import Measurement
 from benchmarks.models import (
+    ATARI,
+    CIFAR,
     FEMNIST,
     LENET,
     LENET5,
@@ -36,6 +38,7 @@ from benchmarks.tasks import Model, Task
 THREADS = (1, 2)
 
 PEERS = "peers"  # the group of all networks
+NETWORK_BATCH = 32  # of networks other than the LeNet
 ENGINES = (
     *(TRAIN_STEP, FREEZE, FUSE, FUSE_SGD, LAYERS),  # ours, the fastest first
     *(EAGER, CHANNELS_LAST, COMPILED, EXECUTORCH, ONNX_RUNTIME, OPENVINO, JAX),
@@ -91,8 +94,8 @@ def _layers(name: str, title: str, tasks: Sequence[Task]) -> Report:
     return Report(name, title, _on_threads(tasks), name, (LAYERS, EAGER))
 
 
-def _peers(network: Model, title: str, *batches: int) -> Report:
-    tasks = _on_threads(network_tasks(network, batches))
+def _peers(network: Model, title: str, batches: Sequence[int], steps: Sequence[int]) -> Report:
+    tasks = _on_threads(network_tasks(network, batches, steps))
     return Report(f"{PEERS}_{network.name}", f"{title}, beside every peer", tasks, PEERS, ENGINES)
 
 
@@ -103,8 +106,15 @@ REPORTS = (
         for name in LENET_LAYERS
     ),
     _layers("suite", "Layers of small convolutional networks", suite_tasks()),
-    _peers(LENET, "The LeNet on 3x32x32", 1, 8, 64, 256, 1024),
-    _peers(LENET5, "LeNet-5 on 1x28x28", 1, 64, 256),
-    _peers(MNIST, "The network of torch's MNIST example", 1, 64),
-    _peers(FEMNIST, "LEAF's FEMNIST network", 1, 64),
+    _peers(LENET, "The LeNet on 3x32x32", (1, 2, 4, 8, 16, 64, 256, 1024), (1, 8, 64, 256, 1024)),
+    *(
+        _peers(network, title, (1, NETWORK_BATCH), (NETWORK_BATCH,))
+        for network, title in (
+            (ATARI, "The DQN for Atari games on 4x84x84"),
+            (LENET5, "LeNet-5 on 1x28x28"),
+            (MNIST, "The network of torch's MNIST example"),
+            (FEMNIST, "LEAF's FEMNIST network"),
+            (CIFAR, "Three convolutions for CIFAR-10"),
+        )
+    ),
 )

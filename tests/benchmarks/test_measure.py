@@ -31,7 +31,7 @@ from benchmarks.engines import (
 )
 from benchmarks.measure import measure
 from benchmarks.memory import training_memory
-from benchmarks.models import FEMNIST, LENET, LENET5, MNIST, lenet_layer_tasks
+from benchmarks.models import ATARI, CIFAR, FEMNIST, LENET, LENET5, MNIST, lenet_layer_tasks
 from benchmarks.peak import measured_peak
 from benchmarks.reports import ENGINES, REPORTS
 from benchmarks.tasks import BACKWARD, FORWARD, INFERENCE, TRAINING_STEP, Model, Task

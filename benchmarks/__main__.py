@@ -104,7 +104,7 @@ def _publish(
     from benchmarks.charts import draw  # which need matplotlib
     from benchmarks.line_charts import draw_lines
 
-    if isinstance(source, Report) and source.has_peers:
+    if isinstance(source, Report) and source.is_over_batches:
         picture = draw_lines(source, findings)
     else:
         picture = draw(source, findings)

@@ -59,6 +59,11 @@ class Report:
     def has_peers(self) -> bool:
         return self.group == PEERS
 
+    @property
+    def is_over_batches(self) -> bool:
+        """Whether its times over the batch size make lines."""
+        return self.has_peers and len({task.batch for task in self.tasks}) > 2
+
 
 @dataclass
 class Findings:

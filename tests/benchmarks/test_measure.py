@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import platform
 from collections.abc import Callable
 from dataclasses import replace
@@ -16,7 +15,6 @@ from torch import Tensor
 from torch.nn import Conv2d, Flatten, Linear, MaxPool2d, Module, ReLU, Sequential
 
 from benchmarks import measure as measure_module
-from benchmarks import processes
 from benchmarks.engines import (
     COMPILED,
     EAGER,
@@ -26,7 +24,6 @@ from benchmarks.engines import (
     LAYERS,
     TRAIN_STEP,
     Engine,
-    Run,
     torch_run,
 )
 from benchmarks.measure import measure
@@ -89,34 +86,6 @@ def test_a_task_is_timed_on_every_engine(task: Task, threads: None) -> None:
     assert one.speedup(LAYERS.name, [EAGER.name, "absent"]) == native / ours
     assert one.speedup(LAYERS.name, ["absent"]) is None
     assert one.speedup("absent", [EAGER.name]) is None
-
-
-def settings(task: Task) -> Run:
-    def check() -> dict[str, int]:
-        return {"process": os.getpid(), "threads": torch.get_num_threads(), "grad": torch.is_grad_enabled()}
-
-    return Run(lambda: None, check)
-
-
-def test_engines_that_run_apart_are_told_threads_and_grad_mode() -> None:
-    """Task by task; the process stays."""
-    found = []
-    for task in (STEP, replace(STEP, direction=INFERENCE, threads=2)):
-        prepared = processes.prepare(Engine("settings", settings), task)
-        assert prepared is not None
-        found.append({name: int(value) for name, value in prepared[1].items()})
-    process = found[0]["process"]
-    assert process != os.getpid()
-    assert found == [
-        {"process": process, "threads": 1, "grad": True},
-        {"process": process, "threads": 2, "grad": False},
-    ]
-
-
-def test_engines_may_all_run_apart() -> None:
-    one = measure(STEP, [TRAIN_STEP, FREEZE, EAGER], BRIEF, apart=True)
-    assert not one.wrong
-    assert list(one.timings) == [TRAIN_STEP.name, EAGER.name]
 
 
 @pytest.mark.parametrize(

@@ -12,12 +12,12 @@ from benchmarks.environment import environment
 from benchmarks.measure import Measurement, measure
 from benchmarks.memory import BATCH, training_memory
 from benchmarks.peak import measured_peak
-from benchmarks.reports import ENGINES, REPORTS, THREADS, Findings, Report
+from benchmarks.reports import ENGINES, NETWORK_BATCH, REPORTS, THREADS, Findings, Report
 from benchmarks.tables import report_json, report_markdown, targets_json, targets_markdown
 from benchmarks.targets import TARGETS, Targets
 from benchmarks.timing import FULL, QUICK, keep_freed_memory
 
-QUICK_BATCHES = (1, 64)  # of networks beside the peers
+QUICK_BATCHES = (1, NETWORK_BATCH, 64)  # of networks beside the peers
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "--only", action="append", choices=names, metavar="REPORT", help=f"{', '.join(names)}; repeatable"
     )
     options = parser.parse_args(arguments)
-    needed = ["tabulate", *(["matplotlib"] if options.out else [])]
+    needed = ["numpy", "tabulate", *(["matplotlib"] if options.out else [])]
     absent = [name for name in needed if find_spec(name) is None]
     if absent:
         parser.error(f"{', '.join(absent)} is not installed: pip install -r benchmarks/requirements.txt")
@@ -86,7 +86,7 @@ def _measure(report: Report, quick: bool, findings: Findings) -> list[Measuremen
     measurements = []
     for number, task in enumerate(tasks, 1):
         _show_progress(f"{report.name} {number}/{len(tasks)}: {task}")
-        one = measure(task, engines, QUICK if quick else FULL)
+        one = measure(task, engines, QUICK if quick else FULL, apart=report.has_peers)
         for engine in engines:
             if engine.ours and engine.name in one.wrong:
                 raise SystemExit(one.wrong[engine.name])
@@ -104,7 +104,7 @@ def _publish(
     from benchmarks.charts import draw  # which need matplotlib
     from benchmarks.line_charts import draw_lines
 
-    if isinstance(source, Report) and source.has_peers:
+    if isinstance(source, Report) and source.is_over_batches:
         picture = draw_lines(source, findings)
     else:
         picture = draw(source, findings)

@@ -1,4 +1,4 @@
-"""Charts of speed-ups over native torch: horizontal bars on a logarithmic axis, as PNG bytes."""
+"""Charts of speed-ups over native torch or each peer: horizontal bars on a logarithmic axis, as PNG bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from benchmarks.engines import LAYERS
 from benchmarks.environment import environment_text
 from benchmarks.reports import THREADS, Findings, Report
 from benchmarks.tables import significant
-from benchmarks.targets import NATIVE, Targets
+from benchmarks.targets import ALL_PEERS, FASTEST, NATIVE, Targets
 from benchmarks.tasks import threads_text
 
 # Blue and orange differ to every kind of colour vision, and in brightness. One for each number of threads.
@@ -54,6 +54,12 @@ def draw(source: Report | Targets, findings: Findings) -> bytes:
             if one.unit == "x"
         ]
         title, panels = source.title, {"": rows}
+    elif source.has_peers:
+        cases = dict.fromkeys(
+            (one.task.direction, one.task.batch) for one in findings.measurements[source.name]
+        )
+        panels = {f"{way}, B={batch}": _peer_rows(source, way, batch, findings) for way, batch in cases}
+        title = f"{source.title}: times as fast as each"
     else:
         directions = dict.fromkeys(one.task.direction for one in findings.measurements[source.name])
         panels = {direction: _rows(source, direction, findings) for direction in directions}
@@ -68,6 +74,17 @@ def _rows(report: Report, direction: str, findings: Findings) -> list[Bars]:
     for one in findings.of(report.name, direction=direction):  # whose numbers of threads follow each other
         speedups.setdefault(one.label, []).append(one.speedup(LAYERS.name, NATIVE))
     return [Bars(label, values) for label, values in speedups.items() if any(values)]
+
+
+def _peer_rows(report: Report, direction: str, batch: int, findings: Findings) -> list[Bars]:
+    """One for each peer that takes part in the report, of the fastest of ours over it."""
+    timed = {name for one in findings.of(report.name) for name in one.timings}
+    found = findings.of(report.name, direction=direction, batch=batch)
+    return [
+        Bars(name, [one.speedup(FASTEST[direction], [name]) for one in found])
+        for name in ALL_PEERS
+        if name in timed
+    ]
 
 
 def bar_chart(title: str, caption: str, panels: dict[str, list[Bars]], series: Sequence[str]) -> bytes:

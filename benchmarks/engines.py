@@ -45,7 +45,7 @@ class Engine:
     """A way to do tasks. prepare: makes a task ready to run; None for what the engine cannot do.
 
     packages: of Python, its own and then what else it needs besides torch. Such an engine has threads of its
-    own, and gets a process of its own. compiles: for many seconds, with a C++ compiler.
+    own, and always gets a process of its own. compiles: for many seconds, with a C++ compiler.
     """
 
     name: str
@@ -180,6 +180,13 @@ def train_step_run(task: Task) -> Run | None:
     return _optimizer_run(partial(step, task.images(), task.labels()), fused, step.optimizer)
 
 
+def frozen_run(task: Task) -> Run | None:
+    """Of our network for inference alone."""
+    if task.direction != INFERENCE:
+        return None
+    return result_run("output", partial(_fuse(task.module(), task).freeze(), task.images()))
+
+
 def _fuse(module: Module, task: Task) -> lenet_ext.FusedNet:
     return lenet_ext.fuse(module, task.images()[:1])
 
@@ -192,6 +199,7 @@ EAGER = Engine("torch eager", torch_run)
 CHANNELS_LAST = Engine("torch eager channels_last", partial(torch_run, memory_format=torch.channels_last))
 COMPILED = Engine("torch.compile", compiled_run, compiles=True)
 LAYERS = Engine("lenet_ext layers", partial(torch_run, convert=_convert), ours=True)
+FREEZE = Engine("lenet_ext freeze", frozen_run, ours=True)
 FUSE = Engine("lenet_ext fuse", partial(torch_run, convert=_fuse, directions=(INFERENCE,)), ours=True)
 FUSE_SGD = Engine(
     "lenet_ext fuse + SGD", partial(torch_run, convert=_fuse, directions=(TRAINING_STEP,)), ours=True

@@ -81,7 +81,7 @@ NETWORK_ENGINES = (
 def work(what: str, device: str) -> list[tuple[Task, tuple[Engine, ...]]]:
     """Tasks, each with the engines that it is timed on."""
     batches = LENET_BATCHES if device != "cpu" else LENET_BATCHES[:1]
-    lenet = network_tasks(LENET, batches, device)
+    lenet = network_tasks(LENET, batches, device=device)
     if what == "layers":
         batch = LAYER_BATCH if device != "cpu" else batches[0]
         layers = [task for name in LENET_LAYERS for task in lenet_layer_tasks(name, (batch,), device)]

@@ -24,7 +24,7 @@ GPU_TOLERANCE = 1e-3  # cuDNN's fastest convolutions may be Winograd's or the FF
 # is the larger, or whether one is above zero, gradients go elsewhere.
 UPDATE_TOLERANCE = 2e-2
 
-# The threads of a library wait busily for more work at first. Where libraries take turns, those of the one
+# The threads of a library wait busily for more work at first. Where processes take turns, those of the one
 # before must have fallen asleep, and meanwhile this one's wake up; a pause would put all to sleep.
 WARM_UP_SECONDS = 3e-3
 WARM_UP_SECONDS_THREADS = 30e-3
@@ -76,9 +76,17 @@ class Measurement:
 
 
 def measure(
-    task: Task, engines: Sequence[Engine], effort: Effort, reference_engine: Engine = EAGER
+    task: Task,
+    engines: Sequence[Engine],
+    effort: Effort,
+    reference_engine: Engine = EAGER,
+    *,
+    apart: bool = False,
 ) -> Measurement:
-    """Time `task` on each of these engines whose results are those of torch eager, `reference_engine`."""
+    """Time `task` on each of these engines whose results are those of torch eager, `reference_engine`.
+
+    apart: each engine in a process of its own; otherwise those alone that have threads of their own.
+    """
     calls: dict[str, Timed] = {}
     wrong: dict[str, str] = {}
     with set_torch_threads(task.threads), torch.set_grad_enabled(task.with_autograd):
@@ -87,7 +95,7 @@ def measure(
         expected = reference.check()
         del reference  # and its memory
         for engine in engines:
-            prepared = _prepare(engine, task)
+            prepared = (processes.prepare if apart or engine.packages else _prepare)(engine, task)
             if prepared is None:
                 continue
             timed, results = prepared
@@ -97,16 +105,14 @@ def measure(
             else:
                 calls[engine.name] = timed
         warm_up = 0.0
-        if any(engine.packages for engine in engines):
+        if apart or any(engine.packages for engine in engines):
             warm_up = WARM_UP_SECONDS if task.threads == 1 else WARM_UP_SECONDS_THREADS
         timings = time_in_turns(list(calls.values()), effort, warm_up)
     return Measurement(task, dict(zip(calls, timings, strict=True)), wrong)
 
 
 def _prepare(engine: Engine, task: Task) -> tuple[Timed, Mapping[str, Any]] | None:
-    """The engine ready to be timed, and its results."""
-    if engine.packages:
-        return processes.prepare(engine, task)
+    """The engine ready to be timed in this process, and its results."""
     run = engine.prepare(task)
     return None if run is None else (partial(seconds_of, run.call), run.check())
 

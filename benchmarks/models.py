@@ -99,10 +99,27 @@ def _femnist() -> Module:
     return Sequential(*first, *second, Flatten(), Linear(3136, 2048), ReLU(), Linear(2048, 62))
 
 
+def _atari() -> Module:
+    """Of the DQN that learns Atari games, with six actions."""
+    first, second = Conv2d(4, 32, 8, stride=4), Conv2d(32, 64, 4, stride=2)
+    convolutions = (first, ReLU(), second, ReLU(), Conv2d(64, 64, 3), ReLU())
+    return Sequential(*convolutions, Flatten(), Linear(3136, 512), ReLU(), Linear(512, 6))
+
+
+def _cifar() -> Module:
+    """Three stages of the kind that tutorials stack up for CIFAR-10."""
+    first = (Conv2d(3, 32, 3, padding=1), ReLU(), MaxPool2d(2))
+    second = (Conv2d(32, 64, 3, padding=1), ReLU(), MaxPool2d(2))
+    third = (Conv2d(64, 128, 3, padding=1), ReLU(), MaxPool2d(2))
+    return Sequential(*first, *second, *third, Flatten(), Linear(2048, 256), ReLU(), Linear(256, 10))
+
+
 LENET = Model("lenet", (3, 32, 32), _lenet, classes=10)
 LENET5 = Model("lenet5", (1, 28, 28), _lenet5, classes=10)
 MNIST = Model("mnist", (1, 28, 28), _mnist, classes=10)
 FEMNIST = Model("femnist", (1, 28, 28), _femnist, classes=62)
+ATARI = Model("atari", (4, 84, 84), _atari, classes=6)
+CIFAR = Model("cifar", (3, 32, 32), _cifar, classes=10)
 
 
 def lenet_layer_tasks(function: str, batches: Sequence[int], device: str = "cpu") -> list[Task]:
@@ -125,9 +142,12 @@ def suite_tasks() -> list[Task]:
     ]
 
 
-def network_tasks(network: Model, batches: Sequence[int], device: str = "cpu") -> list[Task]:
+def network_tasks(
+    network: Model, batches: Sequence[int], steps: Sequence[int] = (), device: str = "cpu"
+) -> list[Task]:
+    """Inference of these batches, and training steps of them or of `steps`."""
     return [
         Task(model=network, batch=batch, direction=direction, device=device)
-        for direction in (INFERENCE, TRAINING_STEP)
-        for batch in batches
+        for direction, sizes in ((INFERENCE, batches), (TRAINING_STEP, steps or batches))
+        for batch in sizes
     ]

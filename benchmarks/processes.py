@@ -1,6 +1,7 @@
-"""Engines with threads of their own, each in a process of its own.
+"""Engines each in a process of its own.
 
-Two pools of threads in one process would share its memory allocator and the CPUs that it may use.
+Two pools of threads in one process would share its memory allocator and the CPUs that it may use, and the
+threads of one would wait busily beside the work of the other.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from concurrent.futures import ProcessPoolExecutor
 from functools import cache
 from multiprocessing import get_context
 from typing import Any
+
+import torch
 
 from benchmarks.engines import Engine, Run
 from benchmarks.tasks import Task
@@ -42,10 +45,12 @@ def _begin() -> None:
 
 
 def _prepare(engine: Engine, task: Task) -> dict[str, Any] | None:
-    import numpy  # which every engine outside torch needs itself
+    import numpy  # whose arrays come back by value; a tensor would come as memory that two processes share
 
     global _run
     _run = None  # before the next one takes memory
+    torch.set_num_threads(task.threads)
+    torch.set_grad_enabled(task.with_autograd)
     _run = engine.prepare(task)
     return None if _run is None else {name: numpy.asarray(one) for name, one in _run.check().items()}
 

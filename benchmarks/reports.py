@@ -6,11 +6,24 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from benchmarks.engines import CHANNELS_LAST, COMPILED, EAGER, FUSE, FUSE_SGD, LAYERS, TRAIN_STEP, Engine
+from benchmarks.engines import (
+    CHANNELS_LAST,
+    COMPILED,
+    EAGER,
+    FREEZE,
+    FUSE,
+    FUSE_SGD,
+    LAYERS,
+    TRAIN_STEP,
+    Engine,
+)
+from benchmarks.executorch_engine import EXECUTORCH
 from benchmarks.graph_engines import ONNX_RUNTIME, OPENVINO
 from benchmarks.jax_engine import JAX
 from benchmarks.measure import Measurement
 from benchmarks.models import (
+    ATARI,
+    CIFAR,
     FEMNIST,
     LENET,
     LENET5,
@@ -25,9 +38,10 @@ from benchmarks.tasks import Model, Task
 THREADS = (1, 2)
 
 PEERS = "peers"  # the group of all networks
+NETWORK_BATCH = 32  # of networks other than the LeNet
 ENGINES = (
-    *(TRAIN_STEP, FUSE, FUSE_SGD, LAYERS),  # ours, the fastest first
-    *(EAGER, CHANNELS_LAST, COMPILED, ONNX_RUNTIME, OPENVINO, JAX),
+    *(TRAIN_STEP, FREEZE, FUSE, FUSE_SGD, LAYERS),  # ours, the fastest first
+    *(EAGER, CHANNELS_LAST, COMPILED, EXECUTORCH, ONNX_RUNTIME, OPENVINO, JAX),
 )
 
 
@@ -44,6 +58,11 @@ class Report:
     @property
     def has_peers(self) -> bool:
         return self.group == PEERS
+
+    @property
+    def is_over_batches(self) -> bool:
+        """Whether its times over the batch size make lines."""
+        return self.has_peers and len({task.batch for task in self.tasks}) > 2
 
 
 @dataclass
@@ -80,8 +99,8 @@ def _layers(name: str, title: str, tasks: Sequence[Task]) -> Report:
     return Report(name, title, _on_threads(tasks), name, (LAYERS, EAGER))
 
 
-def _peers(network: Model, title: str, *batches: int) -> Report:
-    tasks = _on_threads(network_tasks(network, batches))
+def _peers(network: Model, title: str, batches: Sequence[int], steps: Sequence[int]) -> Report:
+    tasks = _on_threads(network_tasks(network, batches, steps))
     return Report(f"{PEERS}_{network.name}", f"{title}, beside every peer", tasks, PEERS, ENGINES)
 
 
@@ -92,8 +111,15 @@ REPORTS = (
         for name in LENET_LAYERS
     ),
     _layers("suite", "Layers of small convolutional networks", suite_tasks()),
-    _peers(LENET, "The LeNet on 3x32x32", 1, 8, 64, 256, 1024),
-    _peers(LENET5, "LeNet-5 on 1x28x28", 1, 64, 256),
-    _peers(MNIST, "The network of torch's MNIST example", 1, 64),
-    _peers(FEMNIST, "LEAF's FEMNIST network", 1, 64),
+    _peers(LENET, "The LeNet on 3x32x32", (1, 2, 4, 8, 16, 64, 256, 1024), (1, 8, 64, 256, 1024)),
+    *(
+        _peers(network, title, (1, NETWORK_BATCH), (NETWORK_BATCH,))
+        for network, title in (
+            (ATARI, "The DQN for Atari games on 4x84x84"),
+            (LENET5, "LeNet-5 on 1x28x28"),
+            (MNIST, "The network of torch's MNIST example"),
+            (FEMNIST, "LEAF's FEMNIST network"),
+            (CIFAR, "Three convolutions for CIFAR-10"),
+        )
+    ),
 )

@@ -15,10 +15,20 @@ from torch import Tensor
 from torch.nn import Conv2d, Flatten, Linear, MaxPool2d, Module, ReLU, Sequential
 
 from benchmarks import measure as measure_module
-from benchmarks.engines import COMPILED, EAGER, FUSE, FUSE_SGD, LAYERS, TRAIN_STEP, Engine, torch_run
+from benchmarks.engines import (
+    COMPILED,
+    EAGER,
+    FREEZE,
+    FUSE,
+    FUSE_SGD,
+    LAYERS,
+    TRAIN_STEP,
+    Engine,
+    torch_run,
+)
 from benchmarks.measure import measure
 from benchmarks.memory import training_memory
-from benchmarks.models import FEMNIST, LENET, LENET5, MNIST, lenet_layer_tasks
+from benchmarks.models import ATARI, CIFAR, FEMNIST, LENET, LENET5, MNIST, lenet_layer_tasks
 from benchmarks.peak import measured_peak
 from benchmarks.reports import ENGINES, REPORTS
 from benchmarks.tasks import BACKWARD, FORWARD, INFERENCE, TRAINING_STEP, Model, Task
@@ -31,7 +41,7 @@ OURS = [engine for engine in ENGINES if engine.ours]
 BY_DIRECTION = {
     FORWARD: {LAYERS.name},
     BACKWARD: {LAYERS.name},
-    INFERENCE: {LAYERS.name, FUSE.name},
+    INFERENCE: {LAYERS.name, FUSE.name, FREEZE.name},
     TRAINING_STEP: {LAYERS.name, FUSE_SGD.name, TRAIN_STEP.name},
 }
 
@@ -78,7 +88,9 @@ def test_a_task_is_timed_on_every_engine(task: Task, threads: None) -> None:
     assert one.speedup("absent", [EAGER.name]) is None
 
 
-@pytest.mark.parametrize("network", [LENET, LENET5, MNIST, FEMNIST], ids=lambda network: network.name)
+@pytest.mark.parametrize(
+    "network", [ATARI, CIFAR, FEMNIST, LENET, LENET5, MNIST], ids=lambda network: network.name
+)
 def test_all_networks_can_be_fused(network: Model) -> None:
     one = measure(Task(model=network, batch=2, direction=INFERENCE), OURS, BRIEF)
     assert one.timings.keys() == BY_DIRECTION[INFERENCE]

@@ -384,9 +384,10 @@ class TrainStep:
         return loss
 
     def _taken(self, step: Step, counted: list[Tensor]) -> None:
-        updated = [step.parameters[number] for number in self._mode.updated]
-        # An operator bound through the stable ABI leaves that to its caller.
-        increment_version([*step.changed, *updated, *counted] if updated else step.changed)
+        changed = step.changed
+        if self._mode.updated:
+            changed = [*changed, *(step.parameters[number] for number in self._mode.updated), *counted]
+        increment_version(changed)  # which an operator of the stable ABI leaves to its caller
         if step.made:
             self._optimizer.keep(step)
 

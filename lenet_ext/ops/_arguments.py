@@ -12,7 +12,7 @@ from torch import Tensor
 Pair: TypeAlias = tuple[int, int]
 Padding: TypeAlias = tuple[int, int, int, int]
 
-_any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
+any_autocast: Callable[[], bool] = torch._C._is_any_autocast_enabled
 
 
 def integer(operator: str, argument: str, value: object) -> int:
@@ -64,12 +64,12 @@ def not_tensors(operator: str, **arguments: object) -> TypeError:
 
 def autocast_is_on(tensor: Tensor) -> bool:
     """Whether torch.autocast is on for the device of `tensor`."""
-    return _any_autocast() and torch.is_autocast_enabled(tensor.device.type)
+    return any_autocast() and torch.is_autocast_enabled(tensor.device.type)
 
 
 def autocast(*tensors: Tensor | None) -> Any:
     """`tensors` in the dtype that torch.autocast asks for on their device; float64 stays, as in torch."""
-    if not _any_autocast():
+    if not any_autocast():
         return tensors
     first = next(tensor for tensor in tensors if tensor is not None)
     if not autocast_is_on(first):

@@ -36,6 +36,7 @@ def differentiable(
     `direct` replaces `function.forward` where no gradient is wanted and less work does.
     """
     direct = direct or function.forward
+    direct_in_c = getattr(direct, "_op", direct)  # what an operator calls, without a line of Python
     full = function.apply
     traced = _ctx_style(function, "backward").apply
     # torch.autograd.Function.apply would repeat in Python the choice that is made here.
@@ -54,7 +55,7 @@ def differentiable(
             for tensor in args[:tensors]:
                 if tensor is not None and tensor.requires_grad:
                     return traced(*args) if is_dynamo_compiling() else fast(*args)
-        return direct(*args)
+        return direct(*args) if is_dynamo_compiling() else direct_in_c(*args)
 
     return call
 

@@ -14,7 +14,7 @@ from torch.autograd import Function
 from torch.overrides import handle_torch_function, has_torch_function_variadic
 
 from lenet_ext.ops import _fake
-from lenet_ext.ops._arguments import autocast, not_tensors
+from lenet_ext.ops._arguments import any_autocast, autocast, not_tensors
 from lenet_ext.ops._autograd import add, differentiable, followed, save
 from lenet_ext.ops._batching import member_shape, over_rows, stack, unfold, unstack
 
@@ -269,10 +269,12 @@ def linear(input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     tensors = isinstance(input, Tensor) and isinstance(weight, Tensor)
     if not (tensors and (bias is None or isinstance(bias, Tensor))):
         raise not_tensors("linear", input=input, weight=weight, bias=bias)
-    input, weight, bias = autocast(input, weight, bias)
-    if weight.dim() > 2:
+    if any_autocast():
+        input, weight, bias = autocast(input, weight, bias)
+    dimensions = weight.dim()
+    if dimensions > 2:
         raise RuntimeError(f"linear: weight must have 2 dimensions (out, in), got {list(weight.shape)}")
-    if weight.dim() == 1:
+    if dimensions == 1:
         bias = None if bias is None else bias.reshape(1)
         return _linear(input, weight.unsqueeze(0), bias).squeeze(-1)
     return _linear(input, weight, bias)

@@ -30,7 +30,7 @@ class Conv2dForward {
       return;
     }
     if constexpr (kStoredIsComputed) {
-      const bool pooled = pool != nullptr && WinogradPlan<S>::suits(*pool);
+      const bool pooled = pool != nullptr && shape.stride_h == 1 && WinogradPlan<S>::suits(*pool);
       // A layer transforms its weights for one call, which must have pixels enough to repay that.
       const bool pays = caller == Caller::kEngine || shape.batch * shape.out_height * shape.out_width >= 512;
       if (pays && format == Format::kContiguous && WinogradPlan<S>::suits(shape, pooled)) {

@@ -14,7 +14,7 @@ namespace lenet_ext::cpu {
 template <class S>
 class PackedLinear {
   using T = typename S::Scalar;
-  static constexpr int kVectors = 3;
+  static constexpr int kVectors = kStreamVectors;
   static constexpr int64_t kPanel = kVectors * S::width;
 
  public:
@@ -87,11 +87,16 @@ class PackedLinear {
                      .c = output,
                      .c_stride = s.out_features,
                      .c_vector_stride = S::width,
-                     .last_lanes = last_lanes};
+                     .last_lanes = last_lanes,
+                     .ahead = kDepth * width};
+    const Partial partial = last_lanes < S::width ? Partial::kLast : Partial::kNone;
     for (int64_t k = 0; k < s.in_features || k == 0; k += kDepth) {
       t.step_count = std::min(kDepth, s.in_features - k);
-      ContractTiles<S>::run(t, rows, static_cast<int>(count),
-                            last_lanes < S::width ? Partial::kLast : Partial::kNone);
+      if (count == kVectors) {
+        ContractTiles<S>::run_stream(t, rows, partial);
+      } else {
+        ContractTiles<S>::run(t, rows, static_cast<int>(count), partial);
+      }
       t.a += kDepth, t.b += kDepth * width;
       t.init = t.c, t.init_stride = t.c_stride;
     }

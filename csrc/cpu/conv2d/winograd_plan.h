@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "cpu/conv2d/caller.h"
 #include "cpu/microkernels/contract.h"
 #include "shapes.h"
 
@@ -45,6 +46,10 @@ struct WinogradPlan {
     return sizeof(typename S::Scalar) == sizeof(float) && s.groups == 1 && fits && s.dilation_h == 1 &&
            s.dilation_w == 1 && planes * s.kernel_width >= least_terms &&
            planes * s.kernel_width <= kLargest / 32 && s.out_channels >= 4;
+  }
+  // A layer transforms its weights for one call, which must have pixels enough to repay that.
+  static bool pays(const Conv2dShape& s, Caller caller) {
+    return caller == Caller::kEngine || s.batch * s.out_height * s.out_width >= 512;
   }
   // Whether it has clearly fewer products than the direct way, which leaves out rows of padding, and windows
   // that lie in the padding so little that the guard lets them pass.

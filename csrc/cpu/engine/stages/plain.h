@@ -57,7 +57,9 @@ class PlainStage final : public StageKernels<S> {
   void forward(const StageCall<T>& call) const override {
     const int64_t images = call.count;
     const bool pool_in_core = forward_ && forward_->pools(), full = has_full_block() && !pool_in_core;
-    const int64_t step = forward_ && forward_->is_blocked() && !full ? images : block_;
+    // A linear layer reads its weight once for all images.
+    const bool at_once = s_.core == Core::kLinear || (forward_ && forward_->is_blocked() && !full);
+    const int64_t step = at_once ? images : block_;
     Scratch<T> block(full ? block_ * s_.core_size : 0);
     for (int64_t i = 0; i < images; i += step) {
       const int64_t count = std::min(step, images - i);

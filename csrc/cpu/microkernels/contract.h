@@ -236,7 +236,7 @@ template <class S>
 int best_tile_vectors(int64_t rows, int64_t vectors) {
   int best = 1;
   for (int v = 2; v <= kMaxVectors && v <= vectors; ++v) {
-    if (max_rows<S>(v) < 1) break;
+    if (max_rows<S>(v) < std::min<int64_t>(rows, 3)) break;  // wide tiles are for one or two rows
     const double cost = tiled_cost<S>(rows, vectors, v), least = tiled_cost<S>(rows, vectors, best);
     if (cost < least || (cost == least && v <= 4)) best = v;  // 4 vectors of 6 rows need the fewest loads
   }

@@ -226,9 +226,9 @@ def fuse(
     its batch size may differ later, and its other sizes where the model does the same for other ones. mean,
     std: one number, or one per channel; the module then takes uint8 images, as (image / 255 - mean) / std,
     and refuses others, which it could not tell from images that are normalized already. Convolutions with
-    stride 1 and 3 or 5 kernel rows may be computed by Winograd's method unless in float64, with errors of a
-    few times those of direct sums (docs/kernels.md). On CUDA chains of some of the layers run, with one
-    output (docs/engine.md); a call refuses others by name.
+    stride 1 and 3 or 5 kernel rows, or twice as many rows as their stride, may be computed by Winograd's
+    method unless in float64, with errors of a few times those of direct sums (docs/kernels.md). On CUDA
+    chains of some of the layers run, with one output (docs/engine.md); a call refuses others by name.
 
     Raises TypeError where an argument has the wrong type; RuntimeError that names the layer where no mode of
     `model` can be fused (lenet_ext.convert is for these); ValueError where mean and std do not fit.

@@ -47,6 +47,19 @@ def test_output_and_gradients(network, batch: int) -> None:
             torch.testing.assert_close(actual, expected)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("batch", [11, 12, 70, 200])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_frozen_weights_give_the_same_bits(network, batch: int, dtype: torch.dtype) -> None:
+    """They are packed once, for passes of enough rows."""
+    model, images = make(network, batch, dtype)
+    fused = lenet_ext.fuse(model, images[:2]).eval()
+    frozen = fused.freeze()
+    with torch.no_grad():
+        for rows in (batch, 1, batch):
+            assert torch.equal(frozen(images[:rows]), fused(images[:rows]))
+
+
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 @pytest.mark.parametrize("batch", [1, 3, 70])
 @pytest.mark.parametrize("network", NETWORKS)

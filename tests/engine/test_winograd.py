@@ -1,4 +1,4 @@
-"""Winograd's method, which is taken for float32 convolutions of 3 or 5 rows with stride 1."""
+"""Winograd's method, for float32 convolutions of 3 or 5 rows with stride 1, and of two rows to a stride."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 import lenet_ext
 
-# A tile is 2 or 4 output rows; lanes are pixels or output channels, and vectors have up to 16 of them.
+# A tile is 2, 3 or 4 output rows; lanes are pixels or output channels, and vectors have up to 16 of them.
 SHAPES = [
-    # channels in, out; kernel; height, width; padding
+    # channels in, out; kernel; height, width; padding; stride, if any
     (3, 6, (5, 5), (32, 32), (0, 0)),
     (6, 16, (5, 5), (14, 14), (0, 0)),
     (1, 4, (5, 9), (5, 10), (0, 0)),
@@ -31,6 +31,11 @@ SHAPES = [
     (16, 5, (3, 3), (11, 40), (1, 2)),
     (10, 33, (3, 5), (9, 7), (0, 2)),
     (2, 20, (3, 5), (14, 31), (0, 2)),
+    (12, 16, (4, 2), (4, 20), (0, 0), (2, 2)),
+    (7, 33, (6, 5), (23, 18), (2, 0), (3, 1)),
+    (25, 20, (2, 3), (8, 9), (1, 1), (1, 2)),
+    (6, 40, (4, 4), (17, 15), (1, 2), (2, 2)),
+    (4, 32, (8, 8), (35, 37), (0, 0), (4, 4)),
 ]
 POOLS = {"none": None, "2x2": nn.MaxPool2d(2), "3x3": nn.MaxPool2d(3, 2, 1)}
 
@@ -38,8 +43,8 @@ POOLS = {"none": None, "2x2": nn.MaxPool2d(2), "3x3": nn.MaxPool2d(3, 2, 1)}
 def network(shape: tuple, pool: str, bias: bool = True) -> tuple[nn.Sequential, Tensor]:
     """Two images in front of a convolution and, where it leaves room, a pool."""
     torch.manual_seed(0)
-    channels, out_channels, kernel, size, padding = shape
-    conv = nn.Conv2d(channels, out_channels, kernel, padding=padding, bias=bias)
+    channels, out_channels, kernel, size, padding, *stride = shape
+    conv = nn.Conv2d(channels, out_channels, kernel, *stride, padding=padding, bias=bias)
     images = torch.randn(2, channels, *size)
     layers: list[nn.Module] = [conv]
     if POOLS[pool] is not None and min(conv(images).shape[2:]) > 1:
@@ -100,7 +105,7 @@ def test_float64_is_direct_everywhere(shape: tuple, pool: str) -> None:
     images[1, 0, images.shape[2] // 2, images.shape[3] // 2] = torch.inf
     expected = model(images)
     assert not expected.isfinite().all()
-    arguments = (images, conv.weight, conv.bias, 1, conv.padding)
+    arguments = (images, conv.weight, conv.bias, conv.stride, conv.padding)
     for output, want in (
         (fused(images), expected),
         (fused(images.clone().requires_grad_()), expected),

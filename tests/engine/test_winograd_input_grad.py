@@ -1,4 +1,4 @@
-"""The input gradient by Winograd's method, which the engine takes for kernels of 3 or 5 rows with stride 1.
+"""The input gradient by Winograd's method, taken for kernels of 3 or 5 rows with stride 1.
 
 The error of a value is judged by the sum of the magnitudes of its own products.
 """
@@ -47,12 +47,18 @@ def input_grad(conv: nn.Conv2d, images: Tensor, slope: Tensor) -> Tensor:
     return grad
 
 
-def direct_grad(conv: nn.Conv2d, images: Tensor, slope: Tensor) -> Tensor:
-    """By the layer, which does not take the method."""
+def layer_grad(conv: nn.Conv2d, images: Tensor, slope: Tensor) -> Tensor:
+    """By the layer, which takes it for as many pixels as repay the transformation of the weights."""
     leaf = images.clone().requires_grad_()
     output = F.conv2d(leaf, conv.weight, conv.bias, padding=conv.padding)
     (grad,) = torch.autograd.grad(output, leaf, slope)
     return grad
+
+
+def direct_grad(conv: nn.Conv2d, images: Tensor, slope: Tensor) -> Tensor:
+    """In channels_last, which the method is not made for."""
+    images, slope = (tensor.to(memory_format=torch.channels_last) for tensor in (images, slope))
+    return layer_grad(conv, images, slope)
 
 
 def spread(conv: nn.Conv2d, slope: Tensor, weight: Tensor) -> Tensor:
@@ -64,10 +70,11 @@ def check(conv: nn.Conv2d, images: Tensor, slope: Tensor) -> None:
     exact, sizes = spread(conv, slope.double(), weight), spread(conv, slope.double().abs(), weight.abs())
     direct = relative((direct_grad(conv, images, slope) - exact).abs(), sizes).max().item()
     allowed = FACTOR * max(DIRECT, direct) * sizes + torch.finfo(torch.float32).tiny
-    grad = input_grad(conv, images, slope)
-    assert grad.isfinite().all()
-    error = (grad - exact).abs()
-    assert (error <= allowed).all(), relative(error, allowed).max().item()
+    for way in (input_grad, layer_grad):
+        grad = way(conv, images, slope)
+        assert grad.isfinite().all()
+        error = (grad - exact).abs()
+        assert (error <= allowed).all(), relative(error, allowed).max().item()
 
 
 def relative(error: Tensor, size: Tensor) -> Tensor:

@@ -28,32 +28,33 @@ SHAPES = {
     "3 rows, 6 points, channels": (17, 40, (3, 3), (9, 10), (1, 1)),
     "3 rows, 4 points, pixels": (3, 4, (3, 3), (18, 33), (1, 1)),
     "3 rows, 4 points, channels": (5, 32, (3, 3), (10, 9), (1, 1)),
+    "4 rows, stride 2": (6, 16, (4, 4), (17, 15), (1, 0), (2, 2)),
+    "8 rows, stride 4": (4, 32, (8, 8), (36, 37), (0, 0), (4, 4)),
 }
 VALUES = [-9999.0, 1e6, 1e20, torch.finfo(torch.float32).min]
 
 
 def draw(shape: tuple, seed: int = 0, batch: int = 8) -> tuple[nn.Conv2d, Tensor]:
     torch.manual_seed(seed)
-    channels, out_channels, kernel, size, padding = shape
-    conv = nn.Conv2d(channels, out_channels, kernel, padding=padding)
+    channels, out_channels, kernel, size, padding, *stride = shape
+    conv = nn.Conv2d(channels, out_channels, kernel, *stride, padding=padding)
     return conv, torch.randn(batch, channels, *size)
 
 
 def check(conv: nn.Conv2d, images: Tensor, factor: float = FACTOR) -> None:
     """Of the layer, the fused layer, and the fused layer with a pool."""
     weight, bias = conv.weight.detach(), conv.bias.detach()
-    exact = nn.functional.conv2d(images.double(), weight.double(), bias.double(), padding=conv.padding)
-    sizes = nn.functional.conv2d(
-        images.double().abs(), weight.double().abs(), bias.double().abs(), padding=conv.padding
-    )
+    steps = conv.stride, conv.padding
+    exact = nn.functional.conv2d(images.double(), weight.double(), bias.double(), *steps)
+    sizes = nn.functional.conv2d(images.double().abs(), weight.double().abs(), bias.double().abs(), *steps)
     direct = F.conv2d(
-        images.to(memory_format=torch.channels_last), weight, bias, padding=conv.padding
+        images.to(memory_format=torch.channels_last), weight, bias, *steps
     )  # which Winograd's method is not made for
     allowed = factor * max(DIRECT, relative((direct - exact).abs(), sizes).max().item()) * sizes
     allowed += torch.finfo(torch.float32).tiny
     pool = nn.MaxPool2d(2)
     results = {
-        "layer": (F.conv2d(images, weight, bias, padding=conv.padding), exact, allowed),
+        "layer": (F.conv2d(images, weight, bias, *steps), exact, allowed),
         "fused": (fused_of(nn.Sequential(conv), images), exact, allowed),
         "pooled": (fused_of(nn.Sequential(conv, pool), images), pool(exact), pool(allowed)),
     }
@@ -92,7 +93,7 @@ def test_zero_windows_are_exact(shape: tuple) -> None:
     images[:, 0, images.shape[2] // 2, images.shape[3] // 2] = torch.randn(len(images))
     check(conv, images)
     conv.bias.data.zero_()
-    read = nn.functional.conv2d(images.abs(), torch.ones_like(conv.weight), padding=conv.padding)
+    read = nn.functional.conv2d(images.abs(), torch.ones_like(conv.weight), None, conv.stride, conv.padding)
     assert (fused_of(nn.Sequential(conv), images)[read == 0] == 0).all()
 
 
@@ -133,7 +134,7 @@ def test_16_bit_types(shape: tuple, dtype: torch.dtype) -> None:
     output = fused_of(nn.Sequential(conv), images)
     marks = torch.zeros(images.shape)
     marks[:, 0, row, column] = 1
-    read = nn.functional.conv2d(marks, torch.ones(conv.weight.shape), padding=conv.padding) > 0
+    read = nn.functional.conv2d(marks, torch.ones(conv.weight.shape), None, conv.stride, conv.padding) > 0
     unread = ~read
     torch.testing.assert_close(output[unread], plain[unread], rtol=torch.finfo(dtype).eps, atol=1e-4)
 

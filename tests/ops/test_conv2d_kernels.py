@@ -51,6 +51,28 @@ def test_weight_gradient_by_kernel_rows(out_channels: int, kernel: tuple[int, in
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("out_channels", [31, 33, 64])
+def test_strides_without_padding(out_channels: int, layout: str, dtype: torch.dtype) -> None:
+    """Planes that are read where they lie: images of which several are one product, groups, dilation, rows
+    and columns that no window reaches.
+    """
+    for image, kernel, stride, dilation, groups in (
+        ((9, 4, 13, 12), (8, 8), (4, 4), (1, 1), 1),
+        ((2, 6, 11, 10), (4, 4), (2, 2), (1, 1), 2),
+        ((3, 3, 9, 15), (2, 7), (1, 1), (2, 1), 1),
+        ((2, 2, 10, 17), (3, 5), (1, 2), (1, 2), 1),
+    ):
+        weight = (out_channels * groups, image[1] // groups, *kernel)
+        check(image, weight, Geometry(stride, (0, 0, 0, 0), dilation, groups), dtype, layout)
+
+
+def test_strides_without_padding_of_many_rows() -> None:
+    """A window that is too large for the second-level cache."""
+    check((1, 2, 261, 130), (32, 2, 2, 8), Geometry((2, 4)), torch.float32, "contiguous")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("kernel", [3, 5])
 def test_weight_gradient_by_kernel_rows_of_groups(kernel: int, layout: str, dtype: torch.dtype) -> None:
     for group_out, groups, pad in itertools.product([8, 16, 17], [1, 2, 3], [0, 1]):

@@ -30,10 +30,9 @@ class Conv2dForward {
       return;
     }
     if constexpr (kStoredIsComputed) {
-      const bool pooled = pool != nullptr && WinogradPlan<S>::suits(*pool);
-      // A layer transforms its weights for one call, which must have pixels enough to repay that.
-      const bool pays = caller == Caller::kEngine || shape.batch * shape.out_height * shape.out_width >= 512;
-      if (pays && format == Format::kContiguous && WinogradPlan<S>::suits(shape, pooled)) {
+      const bool pooled = pool != nullptr && shape.stride_h == 1 && WinogradPlan<S>::suits(*pool);
+      if (WinogradPlan<S>::pays(shape, caller) && format == Format::kContiguous &&
+          WinogradPlan<S>::suits(shape, pooled)) {
         pools_ = pooled;
         winograd_.emplace(shape, pools_);
         return;
@@ -83,18 +82,19 @@ class Conv2dInputGrad {
       depthwise_.emplace(shape);
       return;
     }
+    if (caller == Caller::kLayer && PatchGradient<S, Stored>::suits(shape)) {
+      patches_.emplace(shape, format);
+      return;
+    }
     if constexpr (kStoredIsComputed) {
-      if (caller == Caller::kEngine && format == Format::kContiguous && input_grad_is_convolution(shape)) {
+      if (format == Format::kContiguous && input_grad_is_convolution(shape)) {
         const Conv2dShape convolution = input_grad_convolution(shape);
-        if (WinogradPlan<S>::suits(convolution, false) && WinogradPlan<S>::saves(convolution)) {
+        if (WinogradPlan<S>::pays(convolution, caller) && WinogradPlan<S>::suits(convolution, false) &&
+            WinogradPlan<S>::saves(convolution)) {
           winograd_.emplace(convolution, false);
           return;
         }
       }
-    }
-    if (caller == Caller::kLayer && PatchGradient<S, Stored>::suits(shape)) {
-      patches_.emplace(shape, format);
-      return;
     }
     for (const Correlation& problem : conv2d_input_grad_problems(shape, format)) {
       phases_.push_back(std::make_unique<Correlator<S, Stored>>(problem));

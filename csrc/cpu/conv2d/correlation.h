@@ -54,7 +54,7 @@ struct CorrelationPlan {
   static constexpr int kWidth = S::width;
 
   const Correlation& problem;
-  bool lanes_are_channels, row_tiles = false;
+  bool lanes_are_channels = false, row_tiles = false;
   int tile_vectors;
   int64_t channel_block;  // output channels packed together
   int64_t block_rows;     // output rows per task
@@ -91,7 +91,7 @@ struct CorrelationPlan {
     const bool planes_readable = readable && unit_stride && p.format == Format::kContiguous;
     choose_tiles(!planes_readable);
     window_is_planar = !lanes_are_channels || p.format == Format::kContiguous;
-    direct = window_is_planar ? planes_readable : readable;
+    direct = lanes_are_channels ? readable : planes_readable;
     choose_rows();
     make_steps();
   }
@@ -99,7 +99,9 @@ struct CorrelationPlan {
   static int64_t vectors(int64_t lanes) { return (lanes + kWidth - 1) / kWidth; }
   int64_t window_height(int64_t rows) const { return (rows - 1) * problem.stride_h + max_y - min_y + 1; }
   int64_t window_width() const { return (problem.columns - 1) * problem.stride_w + max_x - min_x + 1; }
+  // Vectors of pixels must be neighbours; a pixel that is broadcast may lie anywhere.
   PlanarLayout layout(int64_t rows) const {
+    if (lanes_are_channels) return {window_height(rows), window_width(), 1, 1};
     return {window_height(rows), window_width(), problem.stride_h, problem.stride_w};
   }
   double task_cost(int64_t rows) const {
@@ -196,7 +198,7 @@ struct CorrelationPlan {
     if (direct) {
       pixel_step = p.stride_w * pixel_stride, row_step = p.stride_h * p.in_width * pixel_stride;
     } else if (window_is_planar) {
-      pixel_step = 1, row_step = planar.columns;
+      pixel_step = p.stride_w / planar.stride_w, row_step = p.stride_h / planar.stride_h * planar.columns;
       window_size = p.in_channels * planar.plane();
     } else {
       pixel_step = p.stride_w * p.in_channels, row_step = p.stride_h * window_width() * p.in_channels;

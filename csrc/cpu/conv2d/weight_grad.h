@@ -9,9 +9,10 @@
 // loaded and stored for a few pixels each. One of two register layouts, chosen by estimated cost:
 //
 //   lanes = channels   grad_output as [pixel][output channel]. Kernels of 3 or 5 columns with stride 1: the
-//                      input in its own format, kernel_rows microkernel. Others: input window channels-last,
-//                      so that the taps (kx, c) of a pixel are one contiguous run; contract microkernel with
-//                      pixels as steps, taps as rows.
+//                      input in its own format, kernel_rows microkernel. Others: contract microkernel with
+//                      pixels as steps, taps as rows. These are the taps of a kernel row, read from planes where
+//                      they lie, if that fills a tile; else the input window is channels-last, so that the taps
+//                      (kx, c) of a pixel are one contiguous run.
 //   lanes = pixels     both as padded planes; dot microkernel along the rows of pixels: for few channels,
 //                      depthwise that depthwise.h does not take.
 #pragma once
@@ -143,6 +144,8 @@ class WeightGradient {
       kernel_rows<3>(p);
     } else if (plan_.layout == Layout::kKernelRows) {
       kernel_rows<5>(p);
+    } else if (plan_.layout == Layout::kPlanes) {
+      planes(p);
     } else if (plan_.layout == Layout::kChannels) {
       channels_as_lanes(p);
     } else {
@@ -202,37 +205,58 @@ class WeightGradient {
     }
   }
 
+  // weight_sums: [input channel][kernel row][kernel column][lanes]
+  void planes(const Product& p) const {
+    if constexpr (std::is_same_v<T, Stored>) {
+      pack_pixels(p);
+      for (int64_t first = 0; first < plan_.lanes; first += plan_.tile_vectors * kWidth) {
+        T* sums = p.weight_sums + first;
+        for (int64_t c = 0; c < s_.group_in(); ++c) {
+          for (int64_t y = 0; y < s_.kernel_height; ++y, sums += s_.kernel_width * plan_.lanes) {
+            const T* const taps = p.first_input.at(c, p.row * s_.stride_h + y * s_.dilation_h, 0);
+            add_taps(p, taps, s_.dilation_w, s_.kernel_width, first, sums);
+          }
+        }
+      }
+      add_pixels(p.grads, plan_.lanes, p.images * p.rows * s_.out_width, p.bias_sums);
+    }
+  }
+
+  // A tile of vectors of output channels, from `first` on, for `count` taps.
+  void add_taps(const Product& p, const T* taps, int64_t step, int64_t count, int64_t first, T* sums) const {
+    const auto vectors =
+        static_cast<int>(std::min<int64_t>(plan_.tile_vectors, (plan_.lanes - first) / kWidth));
+    ContractTiles<S>::run({.a = taps,
+                           .a_stride = step,
+                           .b = p.grads + first,
+                           .b_vector_stride = kWidth,
+                           .steps = plan_.steps.data(),
+                           .step_count = p.images * p.rows * s_.out_width,
+                           .init = sums,
+                           .init_is_per_row = false,
+                           .init_stride = plan_.lanes,
+                           .c = sums,
+                           .c_stride = plan_.lanes,
+                           .c_vector_stride = kWidth,
+                           .last_lanes = kWidth},
+                          count, vectors, Partial::kNone);
+  }
+
   // weight_sums: [kernel row][kernel column][input channel][lanes]
   void channels_as_lanes(const Product& p) const {
-    const int64_t ins = s_.group_in(), pixels = p.images * p.rows * s_.out_width;
+    const int64_t ins = s_.group_in();
     pack_windows(p);
     pack_pixels(p);
-    const int64_t run = plan_.run_taps * ins;
     for (int64_t first = 0; first < plan_.lanes; first += plan_.tile_vectors * kWidth) {
-      const auto count =
-          static_cast<int>(std::min<int64_t>(plan_.tile_vectors, (plan_.lanes - first) / kWidth));
       for (int64_t y = 0; y < s_.kernel_height; ++y) {
         for (int64_t x = 0; x < s_.kernel_width; x += plan_.run_taps) {
           const T* taps = p.window + (y * s_.dilation_h * plan_.window_width() + x * s_.dilation_w) * ins;
-          T* sums = p.weight_sums + (y * s_.kernel_width + x) * ins * plan_.lanes + first;
-          ContractTiles<S>::run({.a = taps,
-                                 .a_stride = 1,
-                                 .b = p.grads + first,
-                                 .b_vector_stride = kWidth,
-                                 .steps = plan_.steps.data(),
-                                 .step_count = pixels,
-                                 .init = sums,
-                                 .init_is_per_row = false,
-                                 .init_stride = plan_.lanes,
-                                 .c = sums,
-                                 .c_stride = plan_.lanes,
-                                 .c_vector_stride = kWidth,
-                                 .last_lanes = kWidth},
-                                run, count, Partial::kNone);
+          T* const sums = p.weight_sums + (y * s_.kernel_width + x) * ins * plan_.lanes + first;
+          add_taps(p, taps, 1, plan_.run_taps * ins, first, sums);
         }
       }
     }
-    add_pixels(p.grads, plan_.lanes, pixels, p.bias_sums);
+    add_pixels(p.grads, plan_.lanes, p.images * p.rows * s_.out_width, p.bias_sums);
   }
 
   // Channels-last.
@@ -313,7 +337,7 @@ class WeightGradient {
       }
       return;
     }
-    if (plan_.layout == Layout::kKernelRows) {
+    if (plan_.layout != Layout::kChannels) {
       return transpose<S>(sums, plan_.lanes, grad_weight, plan_.depth(), plan_.depth(), outs);
     }
     // [tap][c][o] to [o][tap][c] to [o][c][tap], a vector of output channels at a time.

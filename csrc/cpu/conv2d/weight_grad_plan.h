@@ -14,7 +14,7 @@
 namespace lenet_ext::cpu {
 
 // See weight_grad.h.
-enum class WeightGradientLayout { kKernelRows, kChannels, kPixels };
+enum class WeightGradientLayout { kKernelRows, kPlanes, kChannels, kPixels };
 
 template <class S>
 struct WeightGradientPlan {
@@ -34,20 +34,22 @@ struct WeightGradientPlan {
   int64_t lanes = 0;  // output channels, up to a whole vector; unless pixels are the lanes
   // Elements: the sums of a group and of its bias, of a chunk, the packed input and gradients of a block.
   int64_t group_size, bias_size, chunk_size, window_size, grads_size;
-  std::vector<Step> steps;       // kChannels: of each pixel
+  std::vector<Step> steps;       // kPlanes and kChannels: of each pixel
   std::vector<int64_t> columns;  // else: the offset of each tap, or with kKernelRows of each kernel row
 
   WeightGradientPlan(const Conv2dShape& s, Format format, Caller caller, bool stored_is_computed) : shape(s) {
     const bool planar = format == Format::kContiguous;
-    choose_layout(planar);
+    const bool padded = s.pad_top + s.pad_bottom + s.pad_left + s.pad_right > 0;
+    choose_layout(planar, planar && stored_is_computed && !padded);
     choose_block_rows();
     choose_sizes();
     choose_images(caller);
-    const bool padded = s.pad_top + s.pad_bottom + s.pad_left + s.pad_right > 0;
     const bool pixels_follow = layout == Layout::kPixels && planar && s.stride_h == 1 && s.stride_w == 1;
     direct = stored_is_computed && !padded && (layout == Layout::kKernelRows || pixels_follow);
-    if (layout == Layout::kChannels) {
-      make_steps();
+    if (layout == Layout::kPlanes) {
+      make_steps(s.in_channels * s.height * s.width, s.width, 1);
+    } else if (layout == Layout::kChannels) {
+      make_steps(window_size, window_width() * s.group_in(), s.group_in());
     } else {
       make_columns(image_of<const T>(nullptr, format, s.in_channels, s.height, s.width, 0, 0, s.group_in()));
     }
@@ -77,7 +79,8 @@ struct WeightGradientPlan {
     return (rows - 1) * shape.stride_h + (shape.kernel_height - 1) * shape.dilation_h + 1;
   }
 
-  void choose_layout(bool planar) {
+  // planes_readable: by the kernel, where they lie.
+  void choose_layout(bool planar, bool planes_readable) {
     const Conv2dShape& s = shape;
     const int64_t outs = s.group_out(), ins = s.group_in(), taps = s.kernel_height * s.kernel_width;
     const int64_t pixels = s.out_height * s.out_width;
@@ -90,11 +93,20 @@ struct WeightGradientPlan {
     const double grads = static_cast<double>(pixels * vectors(outs));
     const bool rows_fit =
         (s.kernel_width == 3 || s.kernel_width == 5) && s.dilation_w == 1 && s.stride_w == 1;
-    const double channel_cost =
+    double channel_cost =
         rows_fit ? 0.5 * static_cast<double>(taps * ins * pixels * vectors(outs)) +
                        kTransposeCycles * (planar ? grads : 0)
                  : static_cast<double>(runs * pixels) * tiled_cost<S>(run, vectors(outs), tile_vectors) +
                        kTransposeCycles * (planar ? window + grads : 0);
+    // The taps of a kernel row alone, whose pixels lie side by side in a plane.
+    constexpr int64_t kLargestImage = int64_t{1} << 24;  // several in steps of 32 bits
+    const int plane_vectors = best_tile_vectors<S>(s.kernel_width, vectors(outs));
+    const double plane_cost = static_cast<double>(ins * s.kernel_height * pixels) *
+                                  tiled_cost<S>(s.kernel_width, vectors(outs), plane_vectors) +
+                              kTransposeCycles * grads;
+    const bool planes = planes_readable && !rows_fit && plane_cost < channel_cost &&
+                        s.in_channels * s.height * s.width <= kLargestImage;
+    if (planes) channel_cost = plane_cost, tile_vectors = plane_vectors;
     // With a stride rows are short: a tile looks up the places of its columns anew for each, which takes about
     // as long as their arithmetic.
     constexpr double kCyclesPerRow = 16;
@@ -109,7 +121,10 @@ struct WeightGradientPlan {
     // The partial sums of the pixel layout should stay in the second-level cache.
     constexpr int64_t kMostSums = 32 * 1024;
     const bool channels = channel_cost < pixel_cost || outs * depth() * kWidth > kMostSums;
-    layout = !channels ? Layout::kPixels : rows_fit ? Layout::kKernelRows : Layout::kChannels;
+    layout = !channels  ? Layout::kPixels
+             : rows_fit ? Layout::kKernelRows
+             : planes   ? Layout::kPlanes
+                        : Layout::kChannels;
     image_cost = std::min(channel_cost, pixel_cost);
   }
 
@@ -157,12 +172,13 @@ struct WeightGradientPlan {
         std::max<int64_t>(std::min(kPixels / image_pixels, kBytes / std::max<int64_t>(image_bytes, 1)), 1);
   }
 
-  void make_steps() {
+  // The distances in the input of images, rows and pixels.
+  void make_steps(int64_t image_step, int64_t row_step, int64_t pixel_step) {
     for (int64_t n = 0; n < product_images; ++n) {
       for (int64_t y = 0; y < block_rows; ++y) {
         for (int64_t x = 0; x < shape.out_width; ++x) {
-          const int64_t pixel = (y * shape.stride_h * window_width() + x * shape.stride_w) * shape.group_in();
-          steps.push_back({static_cast<int32_t>(n * window_size + pixel),
+          const int64_t pixel = y * shape.stride_h * row_step + x * shape.stride_w * pixel_step;
+          steps.push_back({static_cast<int32_t>(n * image_step + pixel),
                            static_cast<int32_t>(static_cast<int64_t>(steps.size()) * lanes)});
         }
       }

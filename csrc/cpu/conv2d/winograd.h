@@ -5,6 +5,7 @@
 //   y = A^T [(G g) * (B^T d)]      d: the inputs, one per point; g: the taps; y: the results
 //
 //   taps  points                          results   products, and without the transformation
+//   2     0, 1, -1, inf                   3         4   6
 //   3     0, 1, -1, inf                   2         4   6
 //   3     0, 1, -1, 2, -2, inf            4         6   12
 //   5     0, 1, -1, 2, -2, inf            2         6   10
@@ -26,7 +27,7 @@ struct Winograd {
   using V = typename S::Vector;
   static constexpr int kProducts = kPoints;
   static constexpr int kOutputs = kPoints + 1 - kTaps;
-  static_assert((kTaps == 3 && (kPoints == 4 || kPoints == 6)) ||
+  static_assert((kTaps == 2 && kPoints == 4) || (kTaps == 3 && (kPoints == 4 || kPoints == 6)) ||
                 (kTaps == 5 && (kPoints == 6 || kPoints == 8)));
 
   // v = B^T d
@@ -76,6 +77,7 @@ struct Winograd {
     const V even1 = S::add(m[1], m[2]), odd1 = S::sub(m[1], m[2]);
     y[0] = S::add(m[0], even1);
     y[1] = odd1;
+    if constexpr (kOutputs == 3) y[2] = even1;
     if constexpr (kPoints >= 6) {
       const V even2 = S::add(m[3], m[4]), odd2 = S::sub(m[3], m[4]);
       y[0] = S::add(y[0], even2);

@@ -1,5 +1,6 @@
-// conv2d with stride 1, perhaps followed by a 2x2 max-pool, in the Winograd domain along the height: each of
-// the points is a convolution along the rows alone, by the contract microkernel.
+// conv2d, perhaps followed by a 2x2 max-pool, in the Winograd domain along the height: each of the points is a
+// convolution along the rows alone, by the contract microkernel. With a stride the rows of a phase (modulo the stride)
+// are a channel of their own, among which the stride is 1 and the kernel has two rows.
 //
 // A tile is the few output rows that one transformation yields. Tiles are done in blocks small enough for the
 // first-level cache:
@@ -58,7 +59,7 @@ class WinogradConv2d {
   struct Memory {
     Memory(const WinogradPlan<S>& p, T unevenness, bool argmax)
         : points(p.points * p.points_size() + kBeyond),
-          border(p.points * p.shape.in_channels * p.shape.width),
+          border(p.points * p.in_planes() * p.shape.width),
           products(p.points * p.products_size() + kBeyond),
           by_pixel(p.lanes_are_channels ? (argmax ? 2 : 1) * results(p) : 0),
           argmax_by_pixel(by_pixel.data() + results(p)),
@@ -85,9 +86,11 @@ class WinogradConv2d {
 
   template <class Body>
   void with_variant(const Body& body) const {
-    if (s_.kernel_height == 3 && p_.points == 4) {
+    if (p_.taps == 2) {
+      body.template operator()<Winograd<S, 2, 4>>();
+    } else if (p_.taps == 3 && p_.points == 4) {
       body.template operator()<Winograd<S, 3, 4>>();
-    } else if (s_.kernel_height == 3) {
+    } else if (p_.taps == 3) {
       body.template operator()<Winograd<S, 3, 6>>();
     } else if (p_.points == 6) {
       body.template operator()<Winograd<S, 5, 6>>();
@@ -136,23 +139,30 @@ class WinogradConv2d {
 
   template <class W>
   void transform_tiles(const T* image, int64_t tile, int64_t count, Memory& memory) const {
-    const int64_t height = s_.height, width = s_.width;
+    const int64_t height = s_.height, step = p_.outputs * s_.stride_h, tile_height = W::kPoints * s_.stride_h;
     T* to = memory.points.data() + s_.pad_left;
-    int64_t top = tile * p_.outputs - s_.pad_top;
-    for (int64_t t = 0; t < count; ++t, top += p_.outputs, to += p_.pitch) {
-      TileRows<T> rows{image + top * width, width, s_.in_channels, height * width};
-      if (top < 0 || top + W::kPoints > height) rows = bordered<W::kPoints>(image, top, memory.border.data());
+    int64_t top = tile * step - s_.pad_top;
+    for (int64_t t = 0; t < count; ++t, top += step, to += p_.pitch) {
+      TileRows<T> rows = rows_of(image + top * s_.width, height);
+      if (top < 0 || top + tile_height > height) {
+        rows = bordered(image, top, tile_height, memory.border.data());
+      }
       transform_tile<S, W>(rows, to, p_.plane, p_.points_size(), memory.guard.sums(t, tile + t));
     }
   }
 
+  // From `data`, of channels of so many rows.
+  TileRows<T> rows_of(const T* data, int64_t height) const {
+    const int64_t width = s_.width;
+    return {data, width, s_.stride_h * width, s_.in_channels, height * width, s_.stride_h, width};
+  }
+
   // A copy of the rows of a tile of which some lie outside of the image.
-  template <int kRows>
-  TileRows<T> bordered(const T* image, int64_t top, T* border) const {
+  TileRows<T> bordered(const T* image, int64_t top, int64_t rows, T* border) const {
     const int64_t height = s_.height, width = s_.width;
     T* to = border;
     for (int64_t c = 0; c < s_.in_channels; ++c, image += height * width) {
-      for (int64_t y = top; y < top + kRows; ++y, to += width) {
+      for (int64_t y = top; y < top + rows; ++y, to += width) {
         if (y < 0 || y >= height) {
           std::fill_n(to, width, T(0));
         } else {
@@ -160,7 +170,7 @@ class WinogradConv2d {
         }
       }
     }
-    return {border, width, s_.in_channels, kRows * width};
+    return rows_of(border, rows);
   }
 
   template <class W, bool kArgmax>
@@ -180,10 +190,11 @@ class WinogradConv2d {
     const int64_t block = p_.tile_vectors * kWidth, last = by_channel ? p_.channels : count * p_.pitch;
     const std::vector<Step>& steps = W::kDirect ? p_.direct_steps : p_.steps;
     for (int i = 0; i < W::kProducts; ++i) {
-      const T* const value = points + i * p_.points_size() + (by_channel ? columns.begin : 0);
+      const T* const value = points + i * p_.points_size() + (by_channel ? columns.begin * s_.stride_w : 0);
       const T* const weight = W::kDirect ? weights_.taps() : weights_.point(i);
       Contraction<T> t{};
-      t.a = by_channel ? value : weight, t.b = by_channel ? weight : value, t.a_stride = 1;
+      t.a = by_channel ? value : weight, t.b = by_channel ? weight : value;
+      t.a_stride = by_channel ? s_.stride_w : 1;
       t.b_vector_stride = t.c_vector_stride = t.last_lanes = kWidth;
       t.b_tap_stride = W::kDirect ? p_.channels : block;
       t.steps = steps.data(), t.step_count = static_cast<int64_t>(steps.size());

@@ -50,7 +50,7 @@ class WinogradGuard {
         memory_((2 * plan.block_tiles + 1) * pitch_),
         beyond_(memory_.data() + 2 * plan.block_tiles * pitch_) {
     std::fill_n(memory_.data(), (2 * plan.block_tiles + 1) * pitch_, T(0));
-    std::fill_n(beyond_ + p_.columns(), pitch_ - p_.columns(), std::numeric_limits<T>::infinity());
+    std::fill_n(beyond_ + reach(), pitch_ - reach(), std::numeric_limits<T>::infinity());
   }
 
   // Where the sums of a tile of the block belong, as they are without padding.
@@ -78,14 +78,18 @@ class WinogradGuard {
  private:
   static constexpr T kLimit = T(0.3), kLimitOfFourPoints = T(1);
 
-  // Whether all columns of a block pass, for certain. kKernelWidth: 0 where it is not known.
+  // Of the places where windows begin; with a stride not all of them are asked for.
+  int64_t reach() const { return (p_.columns() - 1) * p_.shape.stride_w + 1; }
+
+  // Whether all columns of a block pass, for certain, and with a stride those between them. kKernelWidth: 0 where it
+  // is not known.
   template <int kKernelWidth>
   bool all_pass(int64_t count) const {
     const V factor = S::broadcast(-factor_);
     V total = S::zero(), least = S::broadcast(static_cast<T>(kLargestSquare));
     for (const T* windows = memory_.data(); windows != memory_.data() + 2 * count * pitch_;
          windows += 2 * pitch_) {
-      for (int64_t x = 0; x < p_.columns(); x += S::width) {
+      for (int64_t x = 0; x < reach(); x += S::width) {
         V window = S::zero(), squares = S::zero();
         for (int64_t k = 0; k < (kKernelWidth > 0 ? kKernelWidth : p_.shape.kernel_width); ++k) {
           window = S::add(window, S::load(windows + x + k));
@@ -101,7 +105,7 @@ class WinogradGuard {
   }
 
   bool passes(int64_t i, int64_t column) const {
-    const T* const windows = memory_.data() + 2 * i * pitch_ + column;
+    const T* const windows = memory_.data() + 2 * i * pitch_ + column * p_.shape.stride_w;
     const auto sum = [this](const T* row) { return std::accumulate(row, row + p_.shape.kernel_width, T(0)); };
     const T window = sum(windows), squares = sum(windows + pitch_);
     return squares <= static_cast<T>(kLargestSquare) &&
@@ -112,9 +116,10 @@ class WinogradGuard {
   template <class W>
   bool is_zero(const T* image, int64_t tile, int64_t column) const {
     const Conv2dShape& s = p_.shape;
-    const int64_t top = tile * p_.outputs - s.pad_top, left = column - s.pad_left;
+    const int64_t top = tile * p_.outputs * s.stride_h - s.pad_top, left = column * s.stride_w - s.pad_left;
     for (int64_t c = 0; c < s.in_channels; ++c, image += s.height * s.width) {
-      for (int64_t y = std::max<int64_t>(top, 0); y < std::min(top + W::kPoints, s.height); ++y) {
+      for (int64_t y = std::max<int64_t>(top, 0); y < std::min(top + W::kPoints * s.stride_h, s.height);
+           ++y) {
         for (int64_t x = std::max<int64_t>(left, 0); x < std::min(left + s.kernel_width, s.width); ++x) {
           if (image[y * s.width + x] != 0) return false;
         }

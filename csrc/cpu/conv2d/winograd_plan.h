@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "cpu/conv2d/caller.h"
 #include "cpu/microkernels/contract.h"
 #include "shapes.h"
 
@@ -16,6 +17,7 @@ struct WinogradPlan {
 
   const Conv2dShape shape;
   const bool pooled;                           // by 2x2 windows
+  const int64_t taps;                          // rows of the kernel that meet a phase of the stride
   const int64_t rows, points, outputs, tiles;  // output rows that are needed; per tile; tiles
   const int64_t pitch, terms;                  // a padded row; products per point and output
   const bool lanes_are_channels;
@@ -29,16 +31,25 @@ struct WinogradPlan {
   // float64 is left to the direct way, for those who ask for every digit.
   static bool suits(const Conv2dShape& s, bool pooled) {
     // Per point; with fewer the transformations cost more than is saved.
-    const int64_t least_terms = s.kernel_height == 3 && !pooled ? kLeastTermsOfSixPoints : 9;
+    const bool strided = s.stride_h > 1 || s.stride_w > 1;
+    const int64_t least_terms = strided                           ? kLeastTermsOfPhases
+                                : s.kernel_height == 3 && !pooled ? kLeastTermsOfSixPoints
+                                                                  : 9;
+    // Phases of two rows, and pixels that are broadcast one by one.
+    const bool fits = strided ? !pooled && s.kernel_height == 2 * s.stride_h && s.out_channels >= kWidth
+                              : s.kernel_height == 3 || s.kernel_height == 5;
     constexpr int64_t kLargest = int64_t{1} << 26;  // offsets, up to 20 times as large, are 32 bits wide
-    const int64_t most = kLargest / std::max<int64_t>(s.in_channels, 1);
+    const int64_t planes = s.in_channels * s.stride_h, most = kLargest / std::max<int64_t>(planes, 1);
     if (s.width > most || s.pad_left > most || s.pad_right > most || s.out_channels > most / s.kernel_width) {
       return false;
     }
-    return sizeof(typename S::Scalar) == sizeof(float) && s.groups == 1 && s.stride_h == 1 &&
-           s.stride_w == 1 && s.dilation_h == 1 && s.dilation_w == 1 &&
-           (s.kernel_height == 3 || s.kernel_height == 5) && s.in_channels * s.kernel_width >= least_terms &&
-           s.in_channels * s.kernel_width <= kLargest / 32 && s.out_channels >= 4;
+    return sizeof(typename S::Scalar) == sizeof(float) && s.groups == 1 && fits && s.dilation_h == 1 &&
+           s.dilation_w == 1 && planes * s.kernel_width >= least_terms &&
+           planes * s.kernel_width <= kLargest / 32 && s.out_channels >= 4;
+  }
+  // A layer transforms its weights for one call, which must have pixels enough to repay that.
+  static bool pays(const Conv2dShape& s, Caller caller) {
+    return caller == Caller::kEngine || s.batch * s.out_height * s.out_width >= 512;
   }
   // Whether it has clearly fewer products than the direct way, which leaves out rows of padding, and windows
   // that lie in the padding so little that the guard lets them pass.
@@ -64,17 +75,18 @@ struct WinogradPlan {
   WinogradPlan(const Conv2dShape& s, bool pooled)
       : shape(s),
         pooled(pooled),
+        taps(s.kernel_height / s.stride_h),
         rows(pooled ? s.out_height / 2 * 2 : s.out_height),
         points(best_points(s, rows)),
-        outputs(points + 1 - s.kernel_height),
+        outputs(points + 1 - taps),
         tiles((rows + outputs - 1) / outputs),
         pitch(s.width + s.pad_left + s.pad_right),
-        terms(s.in_channels * s.kernel_width),
-        lanes_are_channels(channel_vectors() * s.out_width <
-                           s.out_channels * ((pitch + kWidth - 1) / kWidth)),
+        terms(in_planes() * s.kernel_width),
+        lanes_are_channels(s.stride_w > 1 || channel_vectors() * s.out_width <
+                                                 s.out_channels * ((pitch + kWidth - 1) / kWidth)),
         tile_vectors(lanes_are_channels ? even_tile_vectors()
                                         : best_tile_vectors<S>(s.out_channels, kMaxVectors)),
-        taps_per_step(lanes_are_channels && tile_vectors == 1 &&
+        taps_per_step(lanes_are_channels && tile_vectors == 1 && s.stride_w == 1 &&
                               ContractTiles<S>::has(static_cast<int>(s.kernel_width), 1)
                           ? s.kernel_width
                           : 1),
@@ -84,17 +96,18 @@ struct WinogradPlan {
         plane(block_tiles * pitch),
         group_tiles(std::min(tiles, (kGroupCycles / tile_cost() / block_tiles + 1) * block_tiles)) {
     const int64_t block = lanes_are_channels ? tile_vectors * kWidth : channels;
-    for (int64_t c = 0; c < s.in_channels; ++c) {
+    for (int64_t c = 0; c < in_planes(); ++c) {
       for (int64_t kw = 0; kw < s.kernel_width; kw += taps_per_step) {
         const auto weight = static_cast<int32_t>((c * s.kernel_width + kw) * block);
         const auto value = static_cast<int32_t>(c * plane + kw);
         steps.push_back(lanes_are_channels ? Step{value, weight} : Step{weight, value});
       }
     }
-    for (int64_t row = 0; row < s.kernel_height; ++row) {
-      for (int64_t c = 0; c < s.in_channels; ++c) {
+    for (int64_t row = 0; row < taps; ++row) {
+      for (int64_t c = 0; c < in_planes(); ++c) {
+        const int64_t kernel_row = c / s.stride_h * s.kernel_height + row * s.stride_h + c % s.stride_h;
         for (int64_t kw = 0; kw < s.kernel_width; kw += taps_per_step) {
-          const int64_t tap = (c * s.kernel_height + row) * s.kernel_width + kw;
+          const int64_t tap = kernel_row * s.kernel_width + kw;
           const auto weight = static_cast<int32_t>(tap * channels);
           const auto value = static_cast<int32_t>(row * points_size() + c * plane + kw);
           direct_steps.push_back(lanes_are_channels ? Step{value, weight} : Step{weight, value});
@@ -114,9 +127,11 @@ struct WinogradPlan {
   int64_t out_pixels() const { return out_rows() * out_columns(); }
   // That are needed, before the pool.
   int64_t columns() const { return pooled ? 2 * out_columns() : out_columns(); }
+  // Input channels, with a stride the phases of their rows.
+  int64_t in_planes() const { return shape.in_channels * shape.stride_h; }
   // Elements of the points of one point; of its products, for the whole block or with channels as lanes for
   // one tile.
-  int64_t points_size() const { return shape.in_channels * plane; }
+  int64_t points_size() const { return in_planes() * plane; }
   int64_t products_size() const {
     return lanes_are_channels ? shape.out_width * channels : shape.out_channels * products_pitch();
   }
@@ -124,11 +139,13 @@ struct WinogradPlan {
 
  private:
   static constexpr int64_t kLeastTermsOfSixPoints = 48;  // for three rows
+  static constexpr int64_t kLeastTermsOfPhases = 48;     // of a stride
   static constexpr int64_t kGroupCycles = 100'000;       // the first rows of a group are read twice
 
   // With the fewest products for so many rows. The sums of few products of three rows differ so much that the
   // guard would leave little to six points.
   static int64_t best_points(const Conv2dShape& s, int64_t rows) {
+    if (s.kernel_height == 2 * s.stride_h) return 4;
     if (s.kernel_height == 3) return s.in_channels * s.kernel_width < kLeastTermsOfSixPoints ? 4 : 6;
     return (rows + 3) / 4 * 8 < (rows + 1) / 2 * 6 ? 8 : 6;
   }

@@ -9,11 +9,12 @@
 
 namespace lenet_ext::cpu {
 
-// Where the rows lie that a tile reads, one after the other in each channel.
+// Where the rows lie that a tile reads: row_step from one to the next in each channel; with a stride of the height
+// each `phase` of the rows (row modulo stride) is a channel of its own.
 template <class T>
 struct TileRows {
   const T* data;
-  int64_t width, channels, channel_step;
+  int64_t width, row_step, channels, channel_step, phases, phase_step;
 };
 
 // What tells whether a tile can be left to Winograd's method (winograd_guard.h), by column: the least sum of
@@ -33,11 +34,15 @@ template <class S, class W, bool kPartial>
   V magnitudes[W::kPoints], squares = S::zero(), more_squares = S::zero();
 #pragma GCC unroll 8
   for (int i = 0; i < W::kPoints; ++i) magnitudes[i] = S::zero();
-  for (int64_t c = 0; c < rows.channels; ++c, rows.data += rows.channel_step, points += plane) {
+  const auto* next = rows.data;
+  for (int64_t c = 0, phase = 0; c < rows.channels; points += plane) {
+    const auto* const data = next;
+    next += rows.phase_step;
+    if (++phase == rows.phases) phase = 0, next = rows.data + ++c * rows.channel_step;
     V d[W::kPoints], v[W::kPoints];
 #pragma GCC unroll 8
     for (int i = 0; i < W::kPoints; ++i) {
-      const auto* const from = rows.data + i * rows.width;
+      const auto* const from = data + i * rows.row_step;
       d[i] = kPartial ? S::load_partial(from, lanes) : S::load(from);
       if constexpr (W::kDirect) continue;
       magnitudes[i] = S::add(magnitudes[i], S::abs(d[i]));

@@ -26,11 +26,8 @@ class WinogradWeights {
 
  public:
   explicit WinogradWeights(const WinogradPlan<S>& plan)
-      : p_(plan),
-        points_(p_.points * size()),
-        taps_(p_.shape.kernel_height * size()),
-        bias_(2 * p_.channels) {
-    std::fill_n(taps_.data(), p_.shape.kernel_height * size(), T(0));  // channels that do not exist stay zero
+      : p_(plan), points_(p_.points * size()), taps_(p_.taps * size()), bias_(2 * p_.channels) {
+    std::fill_n(taps_.data(), p_.taps * size(), T(0));  // channels that do not exist stay zero
   }
 
   // bias: (O) or null.
@@ -39,7 +36,7 @@ class WinogradWeights {
     const Conv2dShape& s = p_.shape;
     std::fill_n(bias_.data(), 2 * p_.channels, T(0));
     if (bias != nullptr) std::copy_n(bias, s.out_channels, bias_.data() + p_.channels);
-    const int64_t taps = W::kTaps * s.kernel_width, depth = s.in_channels * taps;
+    const int64_t taps = s.kernel_height * s.kernel_width, depth = s.in_channels * taps;
     if (kernels == WinogradKernels::kPlain) {
       transpose<S>(weight, depth, taps_.data(), p_.channels, s.out_channels, depth);
     } else {
@@ -51,7 +48,10 @@ class WinogradWeights {
     Scratch<T> magnitudes(2 * p_.channels);
     std::fill_n(magnitudes.data(), 2 * p_.channels, T(0));
     for (int64_t c = 0; c < s.in_channels; ++c) {
-      transform<W>(taps_.data() + c * taps * p_.channels, c * s.kernel_width, magnitudes.data());
+      const T* row = taps_.data() + c * taps * p_.channels;
+      for (int64_t phase = 0; phase < s.stride_h; ++phase, row += s.kernel_width * p_.channels) {
+        transform<W>(row, (c * s.stride_h + phase) * s.kernel_width, magnitudes.data());
+      }
     }
     set_unevenness(magnitudes.data(), depth);
   }
@@ -65,13 +65,13 @@ class WinogradWeights {
  private:
   int64_t size() const { return p_.terms * p_.channels; }
 
-  // Of one input channel, [kh][kw][output channel], to [point][block of channels][term][output channel of the
-  // block]. first_term: of the channel. magnitudes: sums of the magnitudes, then of the squares, of each
+  // Of one phase of one input channel, [kh][kw][output channel] from its first row, to [point][block of channels][term][output channel of the
+  // block]. first_term: of the phase. magnitudes: sums of the magnitudes, then of the squares, of each
   // output channel, to be added to.
   template <class W>
   void transform(const T* taps, int64_t first_term, T* magnitudes) {
     const int64_t block = p_.lanes_are_channels ? p_.tile_vectors * kWidth : p_.channels;
-    const int64_t tap_step = p_.shape.kernel_width * p_.channels;
+    const int64_t tap_step = p_.shape.stride_h * p_.shape.kernel_width * p_.channels;
     for (int64_t kw = 0; kw < p_.shape.kernel_width; ++kw, taps += p_.channels) {
       for (int64_t o = 0; o < p_.channels; o += kWidth) {
         V g[W::kTaps], u[W::kPoints], sum = S::zero(), square = S::zero();

@@ -1,5 +1,5 @@
 // A network for inference alone: for each size of batch its plans are made, its weights packed and its batch norms
-// folded once, and all threads share them.
+// folded once, and all threads share them. The weights of linear layers are packed for all sizes together.
 #pragma once
 
 #include <array>
@@ -7,6 +7,7 @@
 #include <memory>
 #include <vector>
 
+#include "cpu/engine/packed_weights.h"
 #include "cpu/engine/passes.h"
 
 namespace lenet_ext::cpu {
@@ -26,6 +27,7 @@ class FrozenNetwork final : public FrozenPass {
   }
   ~FrozenNetwork() override {
     for (const auto& plan : plans_) delete plan.load(std::memory_order_relaxed);
+    delete packed_.load(std::memory_order_relaxed);
   }
 
   void run(const Images& images, void* const* outputs) const override {
@@ -40,7 +42,7 @@ class FrozenNetwork final : public FrozenPass {
     Plan(const FrozenNetwork& net, int64_t batch) : batch_(batch) {
       const LastingScratch lasting(arena_);
       engine_ = std::make_unique<Engine<S>>(net.network_, batch, Purpose{});
-      engine_->set_parameters({net.parameters_.data(), 0});
+      engine_->set_parameters(net.stage_parameters(batch));
     }
     ~Plan() {
       const LastingScratch lasting(arena_);
@@ -56,10 +58,21 @@ class FrozenNetwork final : public FrozenPass {
     std::unique_ptr<Engine<S>> engine_;
   };
 
+  StageParameters<T> stage_parameters(int64_t batch) const {
+    if (!PackedWeights<S>::serve(*network_, batch)) return {parameters_.data(), 0};
+    const PackedWeights<S>* there = packed_.load(std::memory_order_acquire);
+    if (there == nullptr) {
+      auto made = std::make_unique<const PackedWeights<S>>(*network_, parameters_);
+      if (packed_.compare_exchange_strong(there, made.get(), std::memory_order_acq_rel))
+        there = made.release();
+    }
+    return {parameters_.data(), 0, there->pointers()};
+  }
+
   std::shared_ptr<Engine<S>> engine_for(int64_t batch) const {
     if (const Plan* const plan = shares_ ? plan_for(batch) : nullptr) return plan->engine();
     auto engine = Engine<S>::of(network_, batch, Purpose{});
-    engine->set_parameters({parameters_.data(), 0});
+    engine->set_parameters(stage_parameters(batch));
     return engine;
   }
 
@@ -84,6 +97,7 @@ class FrozenNetwork final : public FrozenPass {
   std::vector<const T*> parameters_;
   bool shares_;
   mutable std::array<std::atomic<const Plan*>, kMostPlans> plans_{};
+  mutable std::atomic<const PackedWeights<S>*> packed_{};
 };
 
 template <class S, class Stored>

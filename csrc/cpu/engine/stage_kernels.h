@@ -25,11 +25,13 @@ struct StageCall {
   const T* input(int64_t i) const { return values[inputs[i]]; }
 };
 
-// What a pass computes with. tensors: all parameters of the network. seed: of dropout.
+// What a pass computes with. tensors: all parameters of the network. seed: of dropout. packed: the weights of linear
+// layers once more, by parameter (PackedWeights), or null.
 template <class T>
 struct StageParameters {
   const T* const* tensors;
   uint64_t seed;
+  const T* const* packed = nullptr;
 };
 
 // The sums of a gradient that a stage adds to: those of its sink or, for a sink that takes pieces, zeroed ones of

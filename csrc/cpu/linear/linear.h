@@ -52,6 +52,9 @@ class Narrowed {
   Scratch<T> copy_;
 };
 
+// Below, packing the weight costs more than the horizontal sums of the dots.
+inline constexpr int64_t kFewLinearRows = 12;
+
 // For a few rows of input: dot products along the input features, which needs no packing of the weight.
 template <class S>
 void linear_by_dots(const LinearShape& s, const typename S::Scalar* input, const typename S::Scalar* weight,
@@ -98,8 +101,6 @@ template <class S, class Stored>
 void linear(const LinearShape& s, const Stored* input, const Stored* weight, const Stored* bias,
             Stored* output) {
   using T = typename S::Scalar;
-  // Below, packing the weight costs more than the horizontal sums of the dots.
-  constexpr int64_t kFewRows = 12;
   Scratch<T> lane_bias(s.out_features);
   if (bias != nullptr) {
     copy_row<S>(bias, lane_bias.data(), s.out_features);
@@ -108,7 +109,7 @@ void linear(const LinearShape& s, const Stored* input, const Stored* weight, con
   }
   const Widened<S, Stored> x(input, s.rows * s.in_features), w(weight, s.out_features * s.in_features);
   Narrowed<S, Stored> y(output, s.rows * s.out_features);
-  if (s.rows < kFewRows) {
+  if (s.rows < kFewLinearRows) {
     linear_by_dots<S>(s, x.data(), w.data(), lane_bias.data(), y.data());
   } else {
     matmul<S>({.rows = s.rows,

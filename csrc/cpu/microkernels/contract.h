@@ -51,9 +51,11 @@ struct Contraction {
   int64_t c_vector_stride;
   int last_lanes;
   int64_t b_tap_stride = 0;
+  int64_t ahead = 0;  // of b, of run_stream alone
 };
 
 inline constexpr int kMaxVectors = 8;
+inline constexpr int kStreamVectors = 3;  // of run_stream
 
 // More than 16 rows would save few loads. More than 4 vectors are for one or two rows (depthwise
 // convolution), which would else have too few accumulators to hide the latency of the arithmetic.
@@ -62,7 +64,8 @@ constexpr int max_rows(int vectors, int taps = 1) {
   return std::min((S::registers - 1 - taps * vectors) / vectors, vectors > 4 ? 2 : 16);
 }
 
-template <class S, int Rows, int Vectors, int Taps, bool UnitStride, Partial Partiality>
+// Stream: each step asks for what lies t.ahead elements behind its vectors of b.
+template <class S, int Rows, int Vectors, int Taps, bool UnitStride, Partial Partiality, bool Stream = false>
 void contract_tile(const Contraction<typename S::Scalar>& t) {
   using T = typename S::Scalar;
   using V = typename S::Vector;
@@ -87,6 +90,10 @@ void contract_tile(const Contraction<typename S::Scalar>& t) {
   for (const Step *step = t.steps, *end = step + t.step_count; step != end; ++step) {
     const T* a = a_base + step->a;
     const T* b = b_base + step->b;
+    if constexpr (Stream) {
+#pragma GCC unroll 16
+      for (int v = 0; v < Vectors; ++v) __builtin_prefetch(b + t.ahead + v * b_stride, 0, 2);
+    }
     V factor[Taps][Vectors];
 #pragma GCC unroll 16
     for (int tap = 0; tap < Taps; ++tap) {
@@ -130,13 +137,13 @@ class ContractTiles {
   using Function = void (*)(const Contraction<T>&);
   using Row = std::array<Function, max_rows<S>(1)>;
 
-  template <int V, int Taps, bool UnitStride, Partial Partiality>
+  template <int V, int Taps, bool UnitStride, Partial Partiality, bool Stream = false>
   static constexpr Row make_row() {
     // A vector of one lane is never partial.
     constexpr Partial kPartiality = S::width == 1 ? Partial::kNone : Partiality;
     Row row{};
     [&]<int... R>(std::integer_sequence<int, R...>) {
-      ((row[R] = &contract_tile<S, R + 1, V, Taps, UnitStride, kPartiality>), ...);
+      ((row[R] = &contract_tile<S, R + 1, V, Taps, UnitStride, kPartiality, Stream>), ...);
     }(std::make_integer_sequence<int, max_rows<S>(V, Taps)>{});
     return row;
   }
@@ -165,6 +172,9 @@ class ContractTiles {
   static constexpr std::array kFiveTaps = {make_table<5, true, Partial::kNone>(),
                                            make_table<5, true, Partial::kLast>()};
 
+  static constexpr std::array kStream = {make_row<kStreamVectors, 1, false, Partial::kNone, true>(),
+                                         make_row<kStreamVectors, 1, false, Partial::kLast, true>()};
+
  public:
   // Whether run() takes steps of so many taps.
   static constexpr bool has(int taps, int vectors) {
@@ -189,6 +199,17 @@ class ContractTiles {
       t.c += tile_rows * t.c_stride;
       t.init += tile_rows * t.init_stride;
     }
+  }
+
+  // run() of kStreamVectors vectors where b comes from memory, a part at a time: while the first tile is computed,
+  // step by step, the next part is asked for.
+  static void run_stream(Contraction<T> t, int64_t rows, Partial partial) {
+    const int64_t most = kMostRows[kStreamVectors], tiles = (rows + most - 1) / most;
+    const int64_t tile_rows = (rows + tiles - 1) / tiles;
+    kStream[static_cast<size_t>(partial)][tile_rows - 1](t);
+    if (tile_rows == rows) return;
+    t.a += tile_rows * t.a_stride, t.c += tile_rows * t.c_stride, t.init += tile_rows * t.init_stride;
+    run(t, rows - tile_rows, kStreamVectors, partial);
   }
 };
 
@@ -215,7 +236,7 @@ template <class S>
 int best_tile_vectors(int64_t rows, int64_t vectors) {
   int best = 1;
   for (int v = 2; v <= kMaxVectors && v <= vectors; ++v) {
-    if (max_rows<S>(v) < 1) break;
+    if (max_rows<S>(v) < std::min<int64_t>(rows, 3)) break;  // wide tiles are for one or two rows
     const double cost = tiled_cost<S>(rows, vectors, v), least = tiled_cost<S>(rows, vectors, best);
     if (cost < least || (cost == least && v <= 4)) best = v;  // 4 vectors of 6 rows need the fewest loads
   }

@@ -9,7 +9,7 @@
 #include "cpu/conv2d/conv2d.h"
 #include "cpu/engine/pooled_conv2d_grad.h"
 #include "cpu/engine/stage_kernels.h"
-#include "cpu/linear/linear.h"
+#include "cpu/linear/packed.h"
 #include "cpu/max_pool2d/grad.h"
 #include "cpu/max_pool2d/max_pool2d.h"
 
@@ -44,6 +44,7 @@ class PlainStage final : public StageKernels<S> {
   void set_parameters(const StageParameters<T>& parameters) override {
     weight_ = s_.weight < 0 ? nullptr : parameters.tensors[s_.weight];
     bias_ = s_.bias < 0 ? nullptr : parameters.tensors[s_.bias];
+    packed_ = s_.weight < 0 || parameters.packed == nullptr ? nullptr : parameters.packed[s_.weight];
     if (folded_) {
       folded_->set_statistics(parameters.tensors);
       weight_ = folded_->weight(weight_, s_.weight_size), bias_ = folded_->bias(bias_);
@@ -56,7 +57,9 @@ class PlainStage final : public StageKernels<S> {
   void forward(const StageCall<T>& call) const override {
     const int64_t images = call.count;
     const bool pool_in_core = forward_ && forward_->pools(), full = has_full_block() && !pool_in_core;
-    const int64_t step = forward_ && forward_->is_blocked() && !full ? images : block_;
+    // A linear layer reads its weight once for all images.
+    const bool at_once = s_.core == Core::kLinear || (forward_ && forward_->is_blocked() && !full);
+    const int64_t step = at_once ? images : block_;
     Scratch<T> block(full ? block_ * s_.core_size : 0);
     for (int64_t i = 0; i < images; i += step) {
       const int64_t count = std::min(step, images - i);
@@ -65,7 +68,7 @@ class PlainStage final : public StageKernels<S> {
       T* const core = full ? block.data() : y;
       uint8_t* const z = call.kept == nullptr ? nullptr : call.kept + i * s_.argmax_bytes();
       if (forward_) forward_->run(count, x, core, pool_in_core ? z : nullptr);
-      if (s_.core == Core::kLinear) linear<S>(linear_shape(count), x, weight_, bias_, core);
+      if (s_.core == Core::kLinear) linear_forward(linear_shape(count), x, core);
       if (s_.core != Core::kNone) x = core;
       if (s_.pooled && !pool_in_core) {
         max_pool2d<S>(pool_shape(count), Format::kContiguous, x, y, z);
@@ -124,6 +127,14 @@ class PlainStage final : public StageKernels<S> {
     MaxPool2dShape shape = pool_;
     shape.batch = images;
     return shape;
+  }
+
+  void linear_forward(const LinearShape& shape, const T* input, T* output) const {
+    if (packed_ != nullptr && PackedLinear<S>::suits(shape.rows)) {
+      PackedLinear<S>::run(shape, input, packed_, bias_, output);
+    } else {
+      linear<S>(shape, input, weight_, bias_, output);
+    }
   }
 
   // Of all stages but linear ones; sums may be null.
@@ -212,7 +223,7 @@ class PlainStage final : public StageKernels<S> {
   std::optional<Conv2dWeightGrad<S, T>> weight_grad_;
   std::optional<PooledConv2dGradient<S>> pooled_;  // in place of the two before
   std::optional<Folded<T>> folded_;
-  const T *weight_ = nullptr, *bias_ = nullptr;
+  const T *weight_ = nullptr, *bias_ = nullptr, *packed_ = nullptr;
 };
 
 }  // namespace lenet_ext::cpu

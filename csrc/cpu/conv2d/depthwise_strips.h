@@ -91,7 +91,7 @@ class StripColumns {
   explicit StripColumns(const PlaneStrip& strip) : StripColumns(strip, ~uint32_t{0}) {}
 
   // row: the pixel that the first tap meets at the first output.
-  void load(const T* row, V (&taps)[kTaps]) const {
+  [[gnu::always_inline]] void load(const T* row, V (&taps)[kTaps]) const {
     if constexpr (kStride == 1) {
 #pragma GCC unroll 8
       for (int i = 0; i < kTaps; ++i) taps[i] = S::load_masked(row + i, masks_[i]);
@@ -148,14 +148,17 @@ class CentredColumns {
     for (int i = 0; i < kTaps; ++i) masks_[i] = S::mask_of(strip.columns[i]);
   }
 
-  void load(const T* row, V (&taps)[kTaps]) const { shift(S::load_masked(row + kTaps / 2, all_), taps); }
-  void load_some(const T* row, uint32_t lanes, V (&taps)[kTaps]) const {
+  [[gnu::always_inline]] void load(const T* row, V (&taps)[kTaps]) const {
+    shift(S::load_masked(row + kTaps / 2, all_), taps);
+  }
+  [[gnu::always_inline]] void load_some(const T* row, uint32_t lanes, V (&taps)[kTaps]) const {
     shift(S::load_masked(row + kTaps / 2, S::mask_of(lanes)), taps);
   }
 
  private:
-  void shift(V middle, V (&taps)[kTaps]) const {
-    [&]<int... i>(std::integer_sequence<int, i...>) {
+  // Inlined by command: a call would send all vectors of the caller through memory.
+  [[gnu::always_inline]] void shift(V middle, V (&taps)[kTaps]) const {
+    [&]<int... i>(std::integer_sequence<int, i...>) __attribute__((always_inline)) {
       ((taps[i] = i == kTaps / 2 ? middle : S::template shift_masked<i - kTaps / 2>(middle, masks_[i])), ...);
     }(std::make_integer_sequence<int, kTaps>{});
   }

@@ -14,7 +14,8 @@ namespace lenet_ext::cpu {
 //   bool uses(size_t k) const                   // whether the options ask for state k
 //   V step(V gradient, V old, V* state) const  // the parameters after the step
 //
-// which changes the state. A state that is not used is zero before, and not looked at after.
+// which changes the state. A state that is not used is zero before, and not looked at after. It is inlined by
+// command: called, all its vectors would go through memory.
 template <class S, class Options>
 struct OptimizerTrait {
   using V = typename S::Vector;
@@ -52,7 +53,7 @@ struct Sgd : OptimizerTrait<S, SgdOptions> {
         nesterov(o.nesterov != 0) {}
 
   bool uses(size_t) const { return true; }
-  V step(V gradient, V old, V* state) const {
+  [[gnu::always_inline]] V step(V gradient, V old, V* state) const {
     gradient = this->decayed(gradient, old);
     if constexpr (kKind == SgdKind::kMomentum) {
       gradient = state[0] = S::fma(momentum, state[0], gradient);
@@ -86,7 +87,7 @@ struct Adam : OptimizerTrait<S, AdamOptions> {
   }
 
   bool uses(size_t k) const { return k < 2 || amsgrad; }
-  V step(V gradient, V old, V* state) const {
+  [[gnu::always_inline]] V step(V gradient, V old, V* state) const {
     gradient = this->decayed(gradient, old);
     state[0] = S::fma(rest1, S::sub(gradient, state[0]), state[0]);
     state[1] = this->mean_square(beta2, state[1], rest2, gradient);
@@ -115,7 +116,7 @@ struct Rmsprop : OptimizerTrait<S, RmspropOptions> {
         centered(o.centered != 0) {}
 
   bool uses(size_t k) const { return k == 0 || (k == 1 ? has_momentum : centered); }
-  V step(V gradient, V old, V* state) const {
+  [[gnu::always_inline]] V step(V gradient, V old, V* state) const {
     gradient = this->decayed(gradient, old);
     state[0] = this->mean_square(alpha, state[0], rest, gradient);
     V square = state[0];
@@ -141,7 +142,7 @@ struct Adagrad : OptimizerTrait<S, AdagradOptions> {
       : OptimizerTrait<S, AdagradOptions>(o), minus_lr(this->vector(-o.lr)), eps(this->vector(o.eps)) {}
 
   bool uses(size_t) const { return true; }
-  V step(V gradient, V old, V* state) const {
+  [[gnu::always_inline]] V step(V gradient, V old, V* state) const {
     gradient = this->decayed(gradient, old);
     state[0] = S::fma(gradient, gradient, state[0]);
     return S::fma(minus_lr, S::div(gradient, S::add(S::sqrt(state[0]), eps)), old);
@@ -163,7 +164,7 @@ struct Adadelta : OptimizerTrait<S, AdadeltaOptions> {
         eps(this->vector(o.eps)) {}
 
   bool uses(size_t) const { return true; }
-  V step(V gradient, V old, V* state) const {
+  [[gnu::always_inline]] V step(V gradient, V old, V* state) const {
     gradient = this->decayed(gradient, old);
     state[0] = this->mean_square(rho, state[0], rest, gradient);
     const V ratio = S::div(S::add(state[1], eps), S::add(state[0], eps));

@@ -65,9 +65,9 @@ class WinogradWeights {
  private:
   int64_t size() const { return p_.terms * p_.channels; }
 
-  // Of one phase of one input channel, [kh][kw][output channel] from its first row, to [point][block of channels][term][output channel of the
-  // block]. first_term: of the phase. magnitudes: sums of the magnitudes, then of the squares, of each
-  // output channel, to be added to.
+  // Of one phase of one input channel, [kh][kw][output channel] from its first row, to [point][block of
+  // channels][term][output channel of the block]. first_term: of the phase. magnitudes: sums of the magnitudes, then
+  // of the squares, of each output channel, to be added to.
   template <class W>
   void transform(const T* taps, int64_t first_term, T* magnitudes) {
     const int64_t block = p_.lanes_are_channels ? p_.tile_vectors * kWidth : p_.channels;

@@ -31,7 +31,7 @@ NUMBERS = [
         "csrc/cpu/engine/engine.h",
         r"kWideWeights = (\d+) \* 1024",
     ),
-    ("docs/kernels.md", r"Fewer than (\d+) rows", "csrc/cpu/linear/linear.h", r"kFewRows = (\d+)"),
+    ("docs/kernels.md", r"Fewer than (\d+) rows", "csrc/cpu/linear/linear.h", r"kFewLinearRows = (\d+)"),
     (
         "docs/kernels.md",
         r"(\d+) KiB of it at a time",

@@ -114,9 +114,8 @@ def test_first_calls_through_the_graphs_are_plain_steps() -> None:
     for lr in (0.1, 0.02):
         for step in steps:
             step.optimizer.param_groups[0]["lr"] = lr
-        plain: list[Tensor] = []
-        steps[1]._train(images, targets, None, 0, plain)
-        assert torch.equal(steps[0]._replay(images, targets), plain[0])
+        plain = steps[1]._one(images, targets)
+        assert torch.equal(steps[0]._replay(images, targets), plain)
     for ours, theirs in zip(*(step.fused.parameters() for step in steps), strict=True):
         assert torch.equal(ours, theirs)
 

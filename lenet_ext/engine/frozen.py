@@ -19,7 +19,7 @@ from lenet_ext.engine.reasons import against, against_parameters
 from lenet_ext.engine.runnable import Runnable, collected
 from lenet_ext.ops._arguments import autocast_is_on
 
-__all__ = ["NAME", "FrozenNet", "Parts", "frozen"]
+__all__ = ["NAME", "FrozenNet", "Parts", "frozen", "parts_of"]
 
 NAME = "FrozenNet"
 COMPUTED_IN_FLOAT32 = (torch.bfloat16, torch.float16)
@@ -29,8 +29,8 @@ COMPUTED_IN_FLOAT32 = (torch.bfloat16, torch.float16)
 class Parts:
     """What a frozen network consists of.
 
-    tensors: parameters and buffers by their names, in the order of their numbers, all of `dtype` and on the
-    CPU. sizes: of the images that it takes. structure: what a call returns, with a Leaf for each output.
+    tensors: parameters and buffers by their names, in the order of their numbers, all of `dtype`. sizes: of
+    the images that it takes. structure: what a call returns, with a Leaf for each output.
     normalization: float32 (2, C), of uint8 images; None for images of `dtype`.
     """
 
@@ -142,28 +142,33 @@ class FrozenNet(FrozenNetwork):
         raise RuntimeError(f"{NAME}: images must be (N, ...), got {tuple(images.shape)}")
 
 
-def frozen(
+def parts_of(
     mode: Runnable, names: Sequence[str], tensors: Sequence[Tensor], normalization: Tensor | None
-) -> FrozenNet:
-    """The network of `mode`, with copies of `tensors`, whose names these are. See `FusedNet.freeze`."""
+) -> Parts:
+    """The network of `mode`, with `tensors` as they are, whose names these are. See `FusedNet.freeze`."""
     named = dict(zip(names, tensors, strict=True))
     reason = against_parameters("freeze", named)
     if reason is not None:
         raise reason
-    for name, tensor in named.items():
+    if mode.is_random or mode.updated:
+        what = "draws random numbers" if mode.is_random else "changes running statistics"
+        raise RuntimeError(f"freeze: the network {what} in eval mode too, so it cannot be frozen")
+    dtype = tensors[0].dtype if tensors else torch.get_default_dtype()
+    return Parts(replace(mode.network, name=NAME), mode.sizes, mode.structure, dtype, named, normalization)
+
+
+def frozen(parts: Parts) -> FrozenNet:
+    """The network of `parts`, with copies of its tensors, which must be on the CPU."""
+    for name, tensor in parts.tensors.items():
         if tensor.device.type != "cpu":
             raise RuntimeError(
                 f"freeze: {name} is on {tensor.device}, and frozen networks run on the CPU: move the fused "
                 "network there first"
             )
-    if mode.is_random or mode.updated:
-        what = "draws random numbers" if mode.is_random else "changes running statistics"
-        raise RuntimeError(f"freeze: the network {what} in eval mode too, so it cannot be frozen")
-    dtype = tensors[0].dtype if tensors else torch.get_default_dtype()
     with torch.inference_mode(False), torch.no_grad():
-        own = {name: _copy(tensor) for name, tensor in named.items()}
-        scales = None if normalization is None else _copy(normalization.cpu())
-    return FrozenNet(Parts(replace(mode.network, name=NAME), mode.sizes, mode.structure, dtype, own, scales))
+        own = {name: _copy(tensor) for name, tensor in parts.tensors.items()}
+        scales = None if parts.normalization is None else _copy(parts.normalization.cpu())
+    return FrozenNet(replace(parts, tensors=own, normalization=scales))
 
 
 def _copy(tensor: Tensor) -> Tensor:

@@ -1,4 +1,7 @@
-"""Frozen networks as safetensors files: tensors, and in the metadata all else as JSON."""
+"""Frozen networks as safetensors files: tensors, and in the metadata all else as JSON.
+
+That JSON is a network's description; the checkpoints of lenet_ext.training have it beside tensors of theirs.
+"""
 
 from __future__ import annotations
 
@@ -16,19 +19,40 @@ from lenet_ext.engine.conditions import check_conditions
 from lenet_ext.engine.frozen import FrozenNet, Parts
 from lenet_ext.engine.network import Network
 
-__all__ = ["load_frozen", "save_frozen"]
+__all__ = ["UNUSABLE", "description_of", "load_frozen", "parts_from", "save_frozen"]
 
 KEY, FORMAT = "lenet_ext.frozen", 1
 DTYPES = {name: getattr(torch, name) for name in ("float32", "float64", "bfloat16", "float16")}
 COLLECTIONS: dict[str, Any] = {"tuple": tuple, "list": list, "dict": dict, "OrderedDict": OrderedDict}
 NORMALIZATION, PREFIX = "normalization", "tensors."
+# What a description, or tensors that do not fit it, may lead to.
+UNUSABLE = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    RuntimeError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+)
 
 
 def save_frozen(parts: Parts, path: str | os.PathLike[str]) -> None:
     """Writes a frozen network: see `FrozenNet.save`."""
     safetensors = _safetensors("FrozenNet.save")
+    tensors = {PREFIX + name: tensor for name, tensor in parts.tensors.items()}
+    if parts.normalization is not None:
+        tensors[NORMALIZATION] = parts.normalization
+    safetensors.save_file(tensors, path, metadata={KEY: json.dumps(description_of(parts))})
+
+
+def description_of(parts: Parts) -> dict[str, Any]:
+    """All of a network but the values of its tensors and the normalization, as JSON can hold it.
+
+    Raises RuntimeError for what it returns: see `FrozenNet.save`.
+    """
     sizes = parts.sizes
-    description = {
+    return {
         "format": FORMAT,
         "program": parts.network.program(),
         "dtype": str(parts.dtype).removeprefix("torch."),
@@ -39,10 +63,6 @@ def save_frozen(parts: Parts, path: str | os.PathLike[str]) -> None:
         "conditions": list(sizes.conditions),
         "batch_name": sizes.batch_name,
     }
-    tensors = {PREFIX + name: tensor for name, tensor in parts.tensors.items()}
-    if parts.normalization is not None:
-        tensors[NORMALIZATION] = parts.normalization
-    safetensors.save_file(tensors, path, metadata={KEY: json.dumps(description)})
 
 
 def load_frozen(path: str | os.PathLike[str]) -> FrozenNet:
@@ -62,23 +82,31 @@ def load_frozen(path: str | os.PathLike[str]) -> FrozenNet:
         raise ValueError(f"load_frozen: {path} is no safetensors file: {error}") from error
     if KEY not in metadata:
         raise ValueError(f"load_frozen: {path} was not written by FrozenNet.save: it has no {KEY}")
+    own = {name.removeprefix(PREFIX): tensor for name, tensor in tensors.items() if name.startswith(PREFIX)}
+    normalization = tensors.get(NORMALIZATION)
     try:
-        return FrozenNet(_parts(json.loads(metadata[KEY]), tensors))
-    except (ValueError, TypeError, KeyError, IndexError, RuntimeError, RecursionError) as error:
+        parts = parts_from(json.loads(metadata[KEY]), own, normalization)
+        if len(parts.tensors) + (normalization is not None) != len(tensors):
+            raise ValueError("it has other tensors than its description")
+        return FrozenNet(parts)
+    except UNUSABLE as error:
         reason = f"{type(error).__name__}: {error}"
         raise ValueError(f"load_frozen: {path} holds no network that can be run: {reason}") from error
 
 
-def _parts(description: Any, tensors: Mapping[str, torch.Tensor]) -> Parts:
+def parts_from(
+    description: Any, tensors: Mapping[str, torch.Tensor], normalization: torch.Tensor | None
+) -> Parts:
+    """The network of a `description_of`, with those of `tensors` that it names; checked, and none of it run.
+
+    Raises one of `UNUSABLE` for a description that was damaged, or is of other tensors.
+    """
     if description["format"] != FORMAT:
         raise ValueError(f"its format is {description['format']!r}, this version reads {FORMAT}")
     dtype = DTYPES[description["dtype"]]
-    own = {str(name): tensors[f"{PREFIX}{name}"].contiguous() for name in description["tensors"]}
-    normalization = tensors.get(NORMALIZATION)
+    own = {name: tensors[name].contiguous() for name in description["tensors"]}
     if any(tensor.dtype != dtype for tensor in own.values()):
         raise ValueError(f"a tensor is not {dtype}")
-    if len(own) + (normalization is not None) != len(tensors):
-        raise ValueError("it has other tensors than its description")
     image = tuple(map(_size, description["image"]))
     names = tuple(description["names"])
     conditions = tuple(description["conditions"])

@@ -12,7 +12,7 @@ from torch.compiler import is_compiling
 from lenet_ext.engine.capture import Captured, capture
 from lenet_ext.engine.capture.errors import layer_name
 from lenet_ext.engine.capture.modes import Flags, flags, unread
-from lenet_ext.engine.frozen import FrozenNet, frozen
+from lenet_ext.engine.frozen import FrozenNet, Parts, frozen, parts_of
 from lenet_ext.engine.network import Network
 from lenet_ext.engine.operators import Statistics, draw_seeds, run
 from lenet_ext.engine.reasons import against
@@ -90,8 +90,12 @@ class FusedNet(torch.nn.Module):
         the meta device or sharded; and for parameters that are not on the CPU, and a network that draws
         random numbers or changes running statistics in eval mode too.
         """
+        return frozen(self._eval_parts())
+
+    def _eval_parts(self) -> Parts:
+        """What `freeze` makes a network of: the registered tensors themselves, on whatever device."""
         tensors = self._registered.tensors(self, self._layout)
-        return frozen(self._in_mode(self._eval_flags()), self._layout.tensors, tensors, self._normalization)
+        return parts_of(self._in_mode(self._eval_flags()), self._layout.tensors, tensors, self._normalization)
 
     def _eval_flags(self) -> Flags:
         """The modes of the layers after eval()."""

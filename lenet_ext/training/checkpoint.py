@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -37,8 +38,22 @@ class Checkpoint:
     tensors: dict[str, Tensor]
 
 
-def save_checkpoint(path: Path, run: Run, data_sha256: str, tensors: dict[str, Tensor] | None = None) -> None:
-    """Write the run's state to `path`, atomically. tensors: in place of those of its learners."""
+def save_checkpoint(
+    path: Path,
+    run: Run,
+    data_sha256: str,
+    tensors: dict[str, Tensor] | None = None,
+    frozen: dict[str, Any] | None = None,
+) -> None:
+    """Write the run's state to `path`, atomically.
+
+    tensors, frozen: of a run without learners, in place of theirs: the tensors, and the
+    `frozen_description` of the network that was trained.
+    """
+    if tensors is None:
+        tensors, frozen = {}, run.learners[0].description()
+        for learner in run.learners:
+            tensors.update(state_tensors(learner.name, learner.model, learner.optimizer))
     metadata = checked(
         Metadata(
             format=FORMAT,
@@ -52,12 +67,9 @@ def save_checkpoint(path: Path, run: Run, data_sha256: str, tensors: dict[str, T
             step=run.epoch * run.steps_per_epoch,
             history=run.history,
             own_network=None if run.own is None else asdict(run.own),
+            frozen=frozen,
         )
     )
-    if tensors is None:
-        tensors = {}
-        for learner in run.learners:
-            tensors.update(state_tensors(learner.name, learner.model, learner.optimizer))
     write_atomically(path, sealed(HEADER_ENTRY, asdict(metadata), tensors))
 
 

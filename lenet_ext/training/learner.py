@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from lenet_ext.engine.train_step import TrainStep
 from lenet_ext.training.config import TrainingConfig
 from lenet_ext.training.data import Normalization
-from lenet_ext.training.network import build_network, fuse_network
+from lenet_ext.training.network import build_network, frozen_description, fuse_network
 from lenet_ext.training.own_network import OwnNetwork
 
 EVALUATION_BATCH = 500
@@ -83,6 +83,10 @@ class Learner:
             raise FloatingPointError("the network's output is no longer finite")
         return logits.argmax(dim=1)
 
+    def description(self) -> dict[str, Any] | None:
+        """Its `frozen_description`; None where there is none, as for layers."""
+        return None
+
 
 def optimizer_state(model: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, dict[str, Tensor]]:
     """By torch's keys, and then by the names of the parameters; none before the first step."""
@@ -131,6 +135,9 @@ class FusedLearner(Learner):
 
     def logits(self, images: Tensor) -> Tensor:
         return self.fused(images)
+
+    def description(self) -> dict[str, Any] | None:
+        return frozen_description(self.fused, self.model.state_dict())
 
 
 LEARNERS: dict[str, type[Learner]] = {"fused": FusedLearner, "layers": Learner, "torch": Learner}

@@ -30,6 +30,7 @@ class Metadata:
     step: int
     history: list[EpochRecord]
     own_network: dict[str, str] | None = None  # the fields of OwnNetwork
+    frozen: dict[str, Any] | None = None  # a `frozen_description`
 
     @property
     def own(self) -> OwnNetwork | None:
@@ -53,6 +54,7 @@ def checked(metadata: Metadata) -> Metadata:
         _require(all(type(value) is str and _is_utf8(value) for value in own.values()), "own_network")
         _require(own["name"].isidentifier(), "own_network")
         _require(f"{own['file']}:{own['name']}" == config.model, "own_network")
+    _require(metadata.frozen is None or isinstance(metadata.frozen, dict), "frozen")
     network = metadata.network
     _require(isinstance(network, dict), "network")
     _require(network.keys() == {"in_channels", "num_classes", "image_size"}, "network")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,7 +13,9 @@ from torch import Tensor, nn
 import lenet_ext.nn as lnn
 from lenet_ext.convert import convert
 from lenet_ext.engine.ensemble import FusedEnsemble, fuse_ensemble
-from lenet_ext.engine.fused import FusedNet, fuse
+from lenet_ext.engine.frozen import FrozenNet
+from lenet_ext.engine.frozen_file import description_of, parts_from
+from lenet_ext.engine.fused import FusedNet, fuse, normalization_of
 from lenet_ext.engine.train_step import TrainStep
 from lenet_ext.models import LeNet
 from lenet_ext.training.data import Normalization
@@ -60,6 +62,38 @@ def fuse_network(model: nn.Module, network: dict[str, int], normalize: Normaliza
     """`model` in the fused engine, with the normalisation of uint8 images folded in."""
     example = _example(network).to(next(model.parameters()).device)
     return fuse(model, example, mean=_share(normalize.mean), std=_share(normalize.std))
+
+
+def frozen_description(fused: FusedNet, stored: Mapping[str, Tensor]) -> dict[str, Any] | None:
+    """What `frozen_network` makes a network of, beside the tensors `stored`: the state_dict of its model.
+
+    None where it cannot be frozen, or takes a tensor that is not stored, or not as it is.
+    """
+    try:
+        parts = fused._eval_parts()
+        description = description_of(parts)
+    except RuntimeError:
+        return None
+    # A state_dict lacks buffers that are not persistent, and hooks of a user's own may change what is in it.
+    own = all(
+        name in stored and _place(stored[name]) == _place(parts.tensors[name]) for name in parts.tensors
+    )
+    return description if own else None
+
+
+def _place(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.stride()
+
+
+def frozen_network(
+    description: Any, tensors: Mapping[str, Tensor], network: dict[str, int], normalize: Normalization
+) -> FrozenNet:
+    """The network that `fuse_network` made, in eval mode, of its `frozen_description`.
+
+    Raises one of `lenet_ext.engine.frozen_file.UNUSABLE` where these do not fit together.
+    """
+    scales = normalization_of(_share(normalize.mean), _share(normalize.std), _example(network))
+    return FrozenNet(parts_from(description, tensors, scales))
 
 
 def fuse_networks(

@@ -33,7 +33,8 @@ def small_run() -> Run:
     optimizer = torch.optim.SGD(model.parameters(), momentum=0.9)
     for parameter in model.parameters():
         optimizer.state[parameter] = {"momentum_buffer": torch.zeros_like(parameter)}
-    learner = SimpleNamespace(name="small", model=model, optimizer=optimizer)
+    described = {"program": "FrozenNet"}
+    learner = SimpleNamespace(name="small", model=model, optimizer=optimizer, description=lambda: described)
     return Run(run.config, run.dataset, run.normalize, [cast(Learner, learner)], run.history)
 
 
@@ -164,6 +165,7 @@ HOSTILE = {
     "a history without the twin's": sealed(config={"compare": True}),
     "a history of texts": sealed(history=["epoch"]),
     "data of another type": sealed(data_sha256=3),
+    "a description that is no object": sealed(frozen=["program"]),
     "an entry too few": sealed(config=None),
     "an entry too many": sealed(extra=1),
 }

@@ -126,8 +126,9 @@ def test_files(program: Program, swept: Path) -> None:
     )
     assert figures(ours.history) == figures(theirs.history)
     assert figures([line for line in lines if line["member"] == best["member"]]) == figures(ours.history)
-    for name in ("config", "class_names", "mean", "std", "network", "data_sha256", "epoch", "step"):
+    for name in ("config", "class_names", "mean", "std", "network", "data_sha256", "epoch", "step", "frozen"):
         assert getattr(ours, name) == getattr(theirs, name)
+    assert ours.frozen is not None
 
 
 def test_best_checkpoint_predicts(program: Program, swept: Path) -> None:

@@ -19,6 +19,8 @@ from lenet_ext.commands.stopping import Stopped
 from lenet_ext.training.dataset import Outline
 from lenet_ext.training.memory import GIB
 from lenet_ext.training.needs import members_that_fit
+from lenet_ext.training.sealed import read_sealed, sealed
+from lenet_ext.training.sweep.chunk import FORMAT, HEADER_ENTRY, KIND
 from lenet_ext.training.sweep.config import new_sweep
 
 pytest.importorskip("pty", reason="a terminal of one's own needs POSIX")
@@ -190,6 +192,19 @@ def test_damaged_files(program: Program, swept: Path) -> None:
         assert message == f"out/sweep.json: {wanted}" if wanted else message.startswith("out/sweep.json: ")
     settings.write_text("{")
     assert program.error(*resume).startswith("out/sweep.json: damaged: ")
+
+
+def test_descriptions_in_chunks(program: Program, swept: Path) -> None:
+    """Older files have none."""
+    resume = ("sweep", "--resume", "--out", swept)
+    for chunk in (swept / "chunks").iterdir():
+        file = read_sealed(chunk, HEADER_ENTRY, KIND, FORMAT)
+        entry = {name: value for name, value in file.entry.items() if name != "frozen"}
+        chunk.write_bytes(sealed(HEADER_ENTRY, entry, file.tensors()))
+    assert program(*resume).code == 0
+    assert program("predict", "--checkpoint", swept / "best.safetensors", "in/test/dog/0.png").code == 0
+    chunk.write_bytes(sealed(HEADER_ENTRY, {**entry, "frozen": 3}, file.tensors()))
+    assert "no sweep writes such a description" in program.error(*resume)
 
 
 @pytest.mark.usefixtures("images")

@@ -24,6 +24,7 @@ from lenet_ext.training.errors import InputError, error_text
 from lenet_ext.training.learner import restore_optimizer, state_keys
 from lenet_ext.training.loop import EpochRecord
 from lenet_ext.training.metadata import FIGURES
+from lenet_ext.training.network import frozen_description
 from lenet_ext.training.own_network import OwnNetwork
 from lenet_ext.training.sealed import read_sealed, sealed
 from lenet_ext.training.sweep.config import OF_EVERY_MEMBER
@@ -40,7 +41,8 @@ class Chunk:
     """A chunk between two epochs.
 
     histories: a record for each member's epochs. diverged: why, by the member's place in the chunk; such a
-    member has no further records. tensors: by their names in the file.
+    member has no further records. tensors: by their names in the file. frozen: the `frozen_description` of
+    any member; None where there is none.
     """
 
     histories: list[list[EpochRecord]]
@@ -48,14 +50,14 @@ class Chunk:
     epoch: int
     finished: bool
     tensors: dict[str, Tensor]
+    frozen: dict[str, Any] | None = None
 
     def sealed(self, key: str) -> bytes:
         """The bytes of its file. key: tells the chunks of one sweep from those of another."""
         diverged = {str(member): reason for member, reason in self.diverged.items()}
-        entry = {"format": FORMAT, "key": key, "epoch": self.epoch, "finished": self.finished}
-        return sealed(
-            HEADER_ENTRY, {**entry, "histories": self.histories, "diverged": diverged}, self.tensors
-        )
+        entry: dict[str, Any] = {"format": FORMAT, "key": key, "epoch": self.epoch, "finished": self.finished}
+        entry |= {"histories": self.histories, "diverged": diverged, "frozen": self.frozen}
+        return sealed(HEADER_ENTRY, entry, self.tensors)
 
 
 class ChunkObserver(Protocol):
@@ -106,7 +108,8 @@ def train_chunk(
         if finished:
             best = best_of(histories, members.diverged)
             tensors = {} if best is None else _of_member(tensors, best, configs[best])
-        chunk = Chunk(histories, dict(members.diverged), epoch, finished, tensors)
+        frozen = frozen_description(members.fused, members.fused.state_dict())
+        chunk = Chunk(histories, dict(members.diverged), epoch, finished, tensors, frozen)
         observer.epoch_done(chunk)
     return chunk
 
@@ -162,7 +165,10 @@ def _checked(entry: dict[str, Any], tensors: dict[str, Tensor], configs: Sequenc
         for number, record in enumerate(history, start=1):
             if record["epoch"] != number or not all(_is_finite(record[name]) for name in FIGURES):
                 raise ValueError("no sweep writes such a history")
-    return Chunk(histories, diverged, epoch, entry["finished"], tensors)
+    frozen = entry.get("frozen")  # which older files lack
+    if frozen is not None and not isinstance(frozen, dict):
+        raise ValueError("no sweep writes such a description")
+    return Chunk(histories, diverged, epoch, entry["finished"], tensors, frozen)
 
 
 def _is_finite(value: Any) -> bool:

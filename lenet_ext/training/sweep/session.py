@@ -185,7 +185,7 @@ def _write_best(sweep: Sweep, out: Path) -> None:
         chunk = sweep.chunks[best // sweep.chunk_size]
         history = chunk.histories[best % sweep.chunk_size]
         run = Run(sweep.members[best], sweep.dataset, sweep.normalize, [], history, sweep.own)
-        save_checkpoint(out / BEST, run, sweep.data_sha256, chunk.tensors)
+        save_checkpoint(out / BEST, run, sweep.data_sha256, chunk.tensors, chunk.frozen)
 
 
 def _write_records(sweep: Sweep, out: Path) -> None:

@@ -42,11 +42,14 @@ class PythonTensors {
   std::optional<Tensor> plain(pybind11::handle object) const {
     const PyTypeObject* const type = Py_TYPE(object.ptr());
     if (type != tensor_type_ && type != parameter_type_) return std::nullopt;
-    if (object.attr(requires_grad_).ptr() == Py_True && grad_enabled_().ptr() == Py_True) return std::nullopt;
-    if (call_method(object, is_negative_).ptr() == Py_True) return std::nullopt;
     Tensor tensor = unwrap(object);
-    const int32_t dtype = dtype_number(tensor);
-    if (std::ranges::find(dtypes_, dtype) == dtypes_.end()) return std::nullopt;
+    const auto dtype = std::ranges::find(dtypes_, dtype_number(tensor));
+    if (dtype == dtypes_.end()) return std::nullopt;
+    if (dtype < dtypes_.begin() + kFloating) {
+      if (object.attr(requires_grad_).ptr() == Py_True && grad_enabled_().ptr() == Py_True)
+        return std::nullopt;
+      if (call_method(object, is_negative_).ptr() == Py_True) return std::nullopt;
+    }
     int32_t device, layout;
     check_torch("tell a device", aoti_torch_get_device_type(tensor.get(), &device));
     check_torch("tell a layout", aoti_torch_get_layout(tensor.get(), &layout));
@@ -103,7 +106,9 @@ class PythonTensors {
     return pybind11::reinterpret_steal<pybind11::object>(result);
   }
 
-  // Of images and targets. Of quantized tensors even to ask for the dtype fails.
+  // Of images and targets, first those that may require a gradient. Of quantized tensors even to ask for the dtype
+  // fails.
+  static constexpr int kFloating = 4;
   const std::array<int32_t, 6> dtypes_ = {aoti_torch_dtype_float32(),  aoti_torch_dtype_float64(),
                                           aoti_torch_dtype_bfloat16(), aoti_torch_dtype_float16(),
                                           aoti_torch_dtype_uint8(),    aoti_torch_dtype_int64()};

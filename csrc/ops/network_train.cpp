@@ -35,12 +35,15 @@ Tensor network_train(const Tensor& images, const Tensor& targets, const std::opt
   if (steps > 0) t.check_statistics(count - (steps - 1) * batch_size);
   wanted.check_batches(count, batch_size);
   s.seeds = seeds_of(t, seeds, std::array{steps});
-  Tensor statistics = empty_of(std::array{t.network->statistics_before(t.network->stages.size())},
-                               compute_type(t.dtype), t.images);
+  const int64_t statistics_size = t.network->statistics_before(t.network->stages.size());
+  std::optional<Tensor> statistics;  // most networks have none, and an empty tensor takes as long as any
+  if (statistics_size > 0)
+    statistics = empty_of(std::array{statistics_size}, compute_type(t.dtype), t.images);
   Tensor losses = empty_of(one_step ? SizeList{} : SizeList{steps}, kScalarTypes[t.dtype], t.images);
   s.losses = static_cast<char*>(losses.mutable_data_ptr());
   int64_t taken = steps;
-  take_steps(t, kernels, wanted, running, s, statistics.mutable_data_ptr(), [&](int64_t step, void*) {
+  void* const statistics_memory = statistics ? statistics->mutable_data_ptr() : nullptr;
+  take_steps(t, kernels, wanted, running, s, statistics_memory, [&](int64_t step, void*) {
     taken = step;
     return false;
   });

@@ -93,7 +93,7 @@ def draw(measured: list[Point], peak: float, bandwidth: float) -> None:
             side, align = (-6, "right") if point.intensity >= 50 else (6, "left")
             text: dict[str, Any] = {"textcoords": "offset points", "ha": align, "fontsize": 8, "color": color}
             axes.annotate(point.stage.split()[0], place, (side, height), **text)
-    axes.set(xscale="log", yscale="log", xlim=(0.5, 200), ylim=(10, 250))
+    axes.set(xscale="log", yscale="log", xlim=(0.5, 200), ylim=(peak / 20, 2 * peak))
     axes.set_xlabel("FLOP of the plain method per byte of images, outputs and parameters")
     axes.set_ylabel("GFLOP/s of the plain method")
     where = "{cpu}, {date}".format_map(environment())

@@ -33,7 +33,7 @@ template <class S, int kRows, class From, class To>
 void zip_rows(const From* source, int64_t source_stride, To* destination, int rows, int64_t count) {
   using V = typename S::Vector;
   constexpr int width = S::width, pixels = width / kRows;  // in a vector of results
-  const PixelLanes<width>& lanes = kPixelLanes<width, kRows>[rows];
+  const PixelLanes<width>& from_lanes = kPixelLanes<width, kRows>[rows];
   for (int64_t i = 0; i < count; i += width) {
     const int n = static_cast<int>(std::min<int64_t>(width, count - i));
     V streams[kRows], longer[kRows];
@@ -58,10 +58,11 @@ void zip_rows(const From* source, int64_t source_stride, To* destination, int ro
       const int left = std::min(n - v * pixels, pixels);
       if (left <= 0) break;
       if constexpr (requires { &S::permute; }) {
-        if (rows < kRows) streams[v] = S::permute(streams[v], lanes.close.data());
+        if (rows < kRows) streams[v] = S::permute(streams[v], from_lanes.close.data());
       }
       To* const to = destination + (i + v * pixels) * rows;
-      left* rows == width ? S::store(to, streams[v]) : S::store_partial(to, streams[v], left * rows);
+      const int lanes = left * rows;
+      lanes == width ? S::store(to, streams[v]) : S::store_partial(to, streams[v], lanes);
     }
   }
 }
@@ -71,19 +72,17 @@ template <class S, int kRows, class From, class To>
 void unzip_rows(const From* source, To* destination, int64_t destination_stride, int rows, int64_t count) {
   using V = typename S::Vector;
   constexpr int width = S::width, pixels = width / kRows;
-  const PixelLanes<width>& lanes = kPixelLanes<width, kRows>[rows];
+  const PixelLanes<width>& from_lanes = kPixelLanes<width, kRows>[rows];
   for (int64_t i = 0; i < count; i += width) {
     const int n = static_cast<int>(std::min<int64_t>(width, count - i));
     V streams[kRows], shorter[kRows];
 #pragma GCC unroll 8
     for (int v = 0; v < kRows; ++v) {
-      const int left = std::clamp(n - v * pixels, 0, pixels);
+      const int lanes = std::clamp(n - v * pixels, 0, pixels) * rows;
       const From* from = source + (i + v * pixels) * rows;
-      streams[v] = left * rows == width ? S::load(from)
-                   : left == 0          ? S::zero()
-                                        : S::load_partial(from, left * rows);
+      streams[v] = lanes == width ? S::load(from) : lanes == 0 ? S::zero() : S::load_partial(from, lanes);
       if constexpr (requires { &S::permute; }) {
-        if (rows < kRows) streams[v] = S::permute(streams[v], lanes.apart.data());
+        if (rows < kRows) streams[v] = S::permute(streams[v], from_lanes.apart.data());
       }
     }
 #pragma GCC unroll 3
@@ -111,14 +110,16 @@ void unzip_rows(const From* source, To* destination, int64_t destination_stride,
 template <class S, class Body>
 bool with_few_rows(int64_t rows, const Body& body) {
   constexpr bool permutes = requires { &S::permute; };
-  const auto fits = [&](int64_t power) {
-    return power <= S::width / 2 && rows <= power && (permutes || rows == power);
+  const auto runs = [&]<int kRows>(std::integral_constant<int, kRows> power) {
+    if constexpr (2 * kRows <= S::width) {
+      if (rows <= kRows / 2 || rows > kRows || (rows < kRows && !permutes)) return false;
+      body(power);
+      return true;
+    }
+    return false;
   };
-  if (rows < 2) return false;
-  if (fits(2)) return body(std::integral_constant<int, 2>{}), true;
-  if (S::width >= 8 && fits(4)) return body(std::integral_constant<int, S::width >= 8 ? 4 : 2>{}), true;
-  if (S::width >= 16 && fits(8)) return body(std::integral_constant<int, S::width >= 16 ? 8 : 2>{}), true;
-  return false;
+  return runs(std::integral_constant<int, 2>{}) || runs(std::integral_constant<int, 4>{}) ||
+         runs(std::integral_constant<int, 8>{});
 }
 
 }  // namespace lenet_ext::cpu

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from operator import is_
 from typing import Any, NoReturn
 
 import torch
@@ -68,6 +69,7 @@ class EngineLoss:
         self._options, self._tensor_names = engine_losses()[self.name]
         self._watch = Watch()
         self._spread: dict[str, Tensor] = {}
+        self._given: Sequence[Tensor | None] = (None, None)
         self.of_classes = self.name in OF_CLASSES
         self._read()
 
@@ -83,7 +85,8 @@ class EngineLoss:
         return str(self._module.reduction)
 
     def arguments(self, images: Tensor, targets: Tensor) -> tuple[str, Sequence[Tensor | None]]:
-        """The line of the program, and the tensors among the options, for a step with these.
+        """The line of the program, and the tensors among the options, for a step with these: the same objects
+        as long as nothing changes.
 
         Raises ValueError or RuntimeError for what the module has become.
         """
@@ -100,7 +103,9 @@ class EngineLoss:
                     raise RuntimeError(f"{self._user}: the loss's {name} {where}: call its to(device)")
                 tensor = tensor if self.of_classes else self._of_elements(name, tensor, targets)
             given.append(tensor)
-        return self._line, given
+        if not all(map(is_, given, self._given)):
+            self._given = given
+        return self._line, self._given
 
     def check_targets(self, targets: Tensor, outputs: Callable[[], torch.Size], lead: int = 0) -> None:
         """Raises IndexError or RuntimeError for the first target that is none, as the operator does on the

@@ -152,9 +152,7 @@ class TrainStep:
 
     def _one(self, images: Tensor, targets: Tensor) -> Tensor:
         """A step, and its loss."""
-        step = self._step
-        if step is None or not step.watch or images.shape != self.fused._registered.shape:
-            step = self._next(images)
+        step = self._next(images)
         loss_line, loss_tensors = self._loss.arguments(images, targets)
         bound, counted = self._bound, self._counted
         if bound is None or loss_line is not self._loss_line or loss_tensors is not self._loss_tensors:
@@ -169,7 +167,6 @@ class TrainStep:
             losses.extend(starmap(bound, ((images, targets, seeds),)))
             if losses[0] is None:
                 losses.clear()
-                step = self._next(images)  # which refuses what is not for the operator either
                 losses.extend(starmap(train_in_c, (self._arguments(step, images, targets, seeds),)))
         except NotImplementedError as error:  # for tensors of other kinds
             raise self._reason(images, targets) or error from error
@@ -192,7 +189,7 @@ class TrainStep:
         loss_line, loss_tensors = self._loss.arguments(images, targets)
         program, normalization = self._program(loss_line), self.fused._normalization
         state = (step.parameters, step.state, step.options, self._counted, seeds, program, normalization)
-        return (images, targets, order, *state, batch_size, *loss_tensors)
+        return images, targets, order, *state, batch_size, *loss_tensors
 
     @serial_in_forked_child
     def epoch(

@@ -103,15 +103,18 @@ def test_names_in_the_profiler() -> None:
     model = lenet_ext.LeNet(in_channels=1, image_size=16)
     batch = torch.randn(2, 1, 16, 16)
     fused = lenet_ext.fuse(model, batch)
+    step, net = lenet_ext.TrainStep(fused, lr=0.1), fused.freeze()
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as profiled:
         model(batch).sum().backward()
         fused(batch).sum().backward()
+        step(batch, torch.tensor([0, 1]))
+        net(batch)
     shapes = {event.name: event.input_shapes for event in profiled.events()}
     operators = {name.removeprefix("lenet_ext::") for name in shapes if name.startswith("lenet_ext::")}
     assert operators == {
         *("conv2d", "conv2d_weight_grad", "conv2d_grads", "linear", "linear_grads"),
         *("relu", "relu_grad", "max_pool2d", "max_pool2d_input_grad"),
-        *("network_forward", "network_backward"),
+        *("network_forward", "network_backward", "network_train", "network"),
     }
     assert {
         f"{name}Backward" for name in ("Conv2d", "Linear", "MaxPool2d", "ReLU", "NetworkFunction")

@@ -230,3 +230,15 @@ def test_parameters_made_in_inference_mode_are_refused(mode: Callable[[], Any]) 
     with mode(), pytest.raises(RuntimeError, match=r"1\.weight was made in torch\.inference_mode"):
         step(IMAGES, LABELS)
     assert all(map(torch.equal, model.parameters(), before))
+
+
+def test_a_step_refused_for_autocast_draws_nothing() -> None:
+    """Its dropout would have a seed."""
+    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Dropout(0.5), nn.Flatten(), nn.Linear(2 * 6 * 6, 4))
+    images = torch.randn(2, 1, 8, 8)
+    step = TrainStep(lenet_ext.fuse(model, images).train(), lr=0.1)
+    step(images, torch.tensor([0, 1]))
+    state = torch.get_rng_state()
+    with torch.autocast("cpu", torch.bfloat16), pytest.raises(RuntimeError, match="autocast is on"):
+        step(images, torch.tensor([0, 1]))
+    assert torch.equal(torch.get_rng_state(), state)

@@ -11,7 +11,7 @@
 namespace lenet_ext {
 
 // In torch's memory, until the operator returns. torch's own conversion to std::string copies the characters at
-// every call and never frees the copy (2.10 to 2.13).
+// every call and never frees the copy (2.13).
 class Text {
  public:
   explicit Text(StringHandle handle) : handle_(handle) {}

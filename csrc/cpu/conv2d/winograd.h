@@ -7,12 +7,14 @@
 //   taps  points                          results   products, and without the transformation
 //   2     0, 1, -1, inf                   3         4   6
 //   3     0, 1, -1, inf                   2         4   6
-//   3     0, 1, -1, 2, -2, inf            4         6   12
-//   5     0, 1, -1, 2, -2, inf            2         6   10
+//   3     0, 1, -1, -1/2, 2, inf          4         6   12
+//   5     0, 1, -1, -1/2, 2, inf          2         6   10
 //   5     0, 1, -1, 2, -2, 1/2, -1/2, inf 4         8   20
 //
-// Points come in pairs a, -a, whose polynomials differ in the sign of the odd terms only: the even and the
-// odd terms are summed once for both.
+// For points in pairs a, -a, whose polynomials differ in the sign of the odd terms only, the even and the odd terms
+// are summed once for both. Six points are not all in pairs: with -1/2 and 2 the rounding errors are half as large
+// as with 2 and -2 (Barabasz, Anderson, Soodhalter and Gregg, "Error Analysis and Improving the Accuracy of Winograd
+// Convolution for Deep Neural Networks", 2020, look for such points), at the price of four more operations.
 #pragma once
 
 #include <algorithm>
@@ -37,12 +39,17 @@ struct Winograd {
       pair(d[2], d[1], v[1], v[2]);
       v[3] = S::sub(d[3], d[1]);
     } else if constexpr (kPoints == 6) {
-      v[0] = plus(plus(d[4], -5, d[2]), 4, d[0]);
-      pair(plus(d[4], -4, d[2]), plus(d[3], -4, d[1]), v[1], v[2]);
+      // All but the points -1/2 and 2 have x^2 - 3/2 x - 1 = (x + 1/2) (x - 2) as a factor, those two x^2 - 1.
+      V others[4];
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) others[i] = S::sub(plus(d[i + 2], -1.5, d[i + 1]), d[i]);
+      v[0] = S::sub(others[2], others[0]);
+      v[1] = S::add(others[1], others[2]);
+      v[2] = S::sub(others[1], others[2]);
+      v[5] = S::sub(others[3], others[1]);
       const V even = S::sub(d[4], d[2]), odd = S::sub(d[3], d[1]);
-      v[3] = plus(even, 2, odd);
-      v[4] = plus(even, -2, odd);
-      v[5] = plus(plus(d[5], -5, d[3]), 4, d[1]);
+      v[3] = plus(even, -2, odd);
+      v[4] = plus(even, 0.5, odd);
     } else {
       v[0] = plus(S::sub(d[6], d[0]), 5.25, S::sub(d[2], d[4]));
       pair(plus(S::add(d[2], d[6]), -4.25, d[4]), plus(S::add(d[1], d[5]), -4.25, d[3]), v[1], v[2]);
@@ -60,9 +67,11 @@ struct Winograd {
       u[0] = g[0];
       taps_at(1, 1.0 / 2, g, u[1], u[2]);
     } else if constexpr (kPoints == 6) {
-      u[0] = times(1.0 / 4, g[0]);
-      taps_at(1, -1.0 / 6, g, u[1], u[2]);
-      taps_at(2, 1.0 / 24, g, u[3], u[4]);
+      u[0] = g[0];
+      V unused;
+      taps_at(1, -1.0 / 3, g, u[1], u[2]);
+      taps_at(-0.5, -16.0 / 15, g, u[3], unused);
+      taps_at(2, 1.0 / 15, g, u[4], unused);
     } else {
       u[0] = times(-1.0, g[0]);
       taps_at(1, -2.0 / 9, g, u[1], u[2]);
@@ -78,21 +87,21 @@ struct Winograd {
     y[0] = S::add(m[0], even1);
     y[1] = odd1;
     if constexpr (kOutputs == 3) y[2] = even1;
-    if constexpr (kPoints >= 6) {
-      const V even2 = S::add(m[3], m[4]), odd2 = S::sub(m[3], m[4]);
-      y[0] = S::add(y[0], even2);
-      y[1] = plus(odd1, 2, odd2);
+    if constexpr (kPoints == 6) {
+      y[0] = S::add(y[0], S::add(m[3], m[4]));
+      y[1] = plus(plus(odd1, -0.5, m[3]), 2, m[4]);
       if constexpr (kOutputs == 4) {
-        y[2] = plus(even1, 4, even2);
-        y[3] = plus(odd1, 8, odd2);
+        y[2] = plus(plus(even1, 0.25, m[3]), 4, m[4]);
+        y[3] = plus(plus(odd1, -0.125, m[3]), 8, m[4]);
       }
     }
     if constexpr (kPoints == 8) {
+      const V even2 = S::add(m[3], m[4]), odd2 = S::sub(m[3], m[4]);
       const V even3 = S::add(m[5], m[6]), odd3 = S::sub(m[5], m[6]);
-      y[0] = S::add(y[0], even3);
-      y[1] = plus(y[1], 0.5, odd3);
-      y[2] = plus(y[2], 0.25, even3);
-      y[3] = plus(y[3], 0.125, odd3);
+      y[0] = S::add(S::add(y[0], even2), even3);
+      y[1] = plus(plus(odd1, 2, odd2), 0.5, odd3);
+      y[2] = plus(plus(even1, 4, even2), 0.25, even3);
+      y[3] = plus(plus(odd1, 8, odd2), 0.125, odd3);
     }
     y[kOutputs - 1] = S::add(y[kOutputs - 1], m[kPoints - 1]);
   }

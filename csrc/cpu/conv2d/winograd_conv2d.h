@@ -19,6 +19,7 @@
 #include "cpu/conv2d/image.h"
 #include "cpu/conv2d/winograd_guard.h"
 #include "cpu/conv2d/winograd_plan.h"
+#include "cpu/conv2d/winograd_planes.h"
 #include "cpu/conv2d/winograd_rows.h"
 #include "cpu/conv2d/winograd_weights.h"
 #include "cpu/microkernels/contract.h"
@@ -105,7 +106,7 @@ class WinogradConv2d {
                   out_size = s_.out_channels * p_.out_pixels();
     const int64_t groups = (p_.tiles + p_.group_tiles - 1) / p_.group_tiles;
     parallel_for(images * groups, p_.group_tiles * p_.tile_cost(), [&](int64_t begin, int64_t end) {
-      Memory memory(p_, weights_.unevenness(), kArgmax);
+      Memory memory(p_, weights_.taps().unevenness(), kArgmax);
       for (int64_t i = begin; i < end; ++i) {
         const int64_t n = i / groups, first = i % groups * p_.group_tiles;
         const T* const image = input + n * in_size;
@@ -124,7 +125,7 @@ class WinogradConv2d {
     for (int64_t tile = tiles.first; tile < tiles.end; tile += p_.block_tiles) {
       const int64_t count = std::min(p_.block_tiles, tiles.end - tile);
       Columns direct = all;
-      if (weights_.unevenness() < std::numeric_limits<T>::infinity()) {
+      if (weights_.taps().unevenness() < std::numeric_limits<T>::infinity()) {
         transform_tiles<W>(tiles.image, tile, count, memory);
         direct = memory.guard.template direct<W>(tiles.image, tile, count);
         if (!direct.empty() && (!p_.lanes_are_channels || 2 * direct.count() > all.count())) direct = all;
@@ -191,7 +192,7 @@ class WinogradConv2d {
     const std::vector<Step>& steps = W::kDirect ? p_.direct_steps : p_.steps;
     for (int i = 0; i < W::kProducts; ++i) {
       const T* const value = points + i * p_.points_size() + (by_channel ? columns.begin * s_.stride_w : 0);
-      const T* const weight = W::kDirect ? weights_.taps() : weights_.point(i);
+      const T* const weight = W::kDirect ? weights_.taps().data() : weights_.point(i);
       Contraction<T> t{};
       t.a = by_channel ? value : weight, t.b = by_channel ? weight : value;
       t.a_stride = by_channel ? s_.stride_w : 1;
@@ -199,7 +200,7 @@ class WinogradConv2d {
       t.b_tap_stride = W::kDirect ? p_.channels : block;
       t.steps = steps.data(), t.step_count = static_cast<int64_t>(steps.size());
       // In the Winograd domain the bias is added to one point: see transform_output.
-      t.init = W::kDirect || i == 1 ? weights_.bias() : weights_.no_bias();
+      t.init = W::kDirect || i == 1 ? weights_.taps().bias() : weights_.taps().no_bias();
       t.init_is_per_row = !by_channel, t.init_stride = by_channel ? 0 : 1;
       t.c_stride = by_channel ? p_.channels : p_.products_pitch();
       t.c = products + i * p_.products_size() + (by_channel ? columns.begin * t.c_stride : 0);
@@ -255,15 +256,8 @@ class WinogradConv2d {
     transpose<S>(memory.by_pixel.data(), p_.channels, tiles.output + place, p_.out_pixels(), pixels,
                  s_.out_channels);
     if constexpr (!kArgmax) return;
-    Scratch<T> planes(pixels * s_.out_channels);
-    transpose<S>(memory.argmax_by_pixel, p_.channels, planes.data(), pixels, pixels, s_.out_channels);
-    for (int64_t o = 0; o < s_.out_channels; ++o) {
-      for (int64_t i = 0; i < pixels; i += kWidth) {
-        const int n = static_cast<int>(std::min<int64_t>(kWidth, pixels - i));
-        S::store_bytes(tiles.argmax + o * p_.out_pixels() + place + i,
-                       S::load_partial(planes.data() + o * pixels + i, n), n);
-      }
-    }
+    write_argmax<S>(memory.argmax_by_pixel, p_.channels, s_.out_channels, pixels, tiles.argmax + place,
+                    p_.out_pixels());
   }
 
   const WinogradPlan<S> p_;

@@ -21,6 +21,7 @@
 #include <numeric>
 
 #include "cpu/conv2d/winograd_plan.h"
+#include "cpu/conv2d/winograd_range.h"
 #include "cpu/conv2d/winograd_rows.h"
 #include "cpu/runtime/scratch.h"
 
@@ -33,9 +34,6 @@ struct Columns {
   int64_t count() const { return end - begin; }
   bool empty() const { return begin >= end; }
 };
-
-// Sums of squares between these have neither overflowed nor lost much of what they sum.
-inline constexpr double kLeastSquare = 1e-30, kLargestSquare = 1e30;
 
 template <class S>
 class WinogradGuard {

@@ -54,8 +54,18 @@ struct Contraction {
   int64_t ahead = 0;  // of b, of run_stream alone
 };
 
+// What a tile does beside.
+enum class Extra {
+  kNone,
+  kStream,  // each step asks for what lies t.ahead elements behind its vectors of b
+  kBlocks,  // kBlockSteps steps are summed at a time, and these sums in c: their rounding errors are smaller
+};
+
+inline constexpr int64_t kBlockSteps = 16;
+
 inline constexpr int kMaxVectors = 8;
 inline constexpr int kStreamVectors = 3;  // of run_stream
+inline constexpr int kBlockVectors = 4;   // at most, of run_blocks
 
 // More than 16 rows would save few loads. More than 4 vectors are for one or two rows (depthwise
 // convolution), which would else have too few accumulators to hide the latency of the arithmetic.
@@ -64,8 +74,8 @@ constexpr int max_rows(int vectors, int taps = 1) {
   return std::min((S::registers - 1 - taps * vectors) / vectors, vectors > 4 ? 2 : 16);
 }
 
-// Stream: each step asks for what lies t.ahead elements behind its vectors of b.
-template <class S, int Rows, int Vectors, int Taps, bool UnitStride, Partial Partiality, bool Stream = false>
+template <class S, int Rows, int Vectors, int Taps, bool UnitStride, Partial Partiality,
+          Extra extra = Extra::kNone>
 void contract_tile(const Contraction<typename S::Scalar>& t) {
   using T = typename S::Scalar;
   using V = typename S::Vector;
@@ -87,45 +97,68 @@ void contract_tile(const Contraction<typename S::Scalar>& t) {
   const int64_t a_stride = UnitStride ? 1 : t.a_stride;
   const int64_t b_stride = t.b_vector_stride, b_tap_stride = t.b_tap_stride;
   const T *a_base = t.a, *b_base = t.b;
-  for (const Step *step = t.steps, *end = step + t.step_count; step != end; ++step) {
-    const T* a = a_base + step->a;
-    const T* b = b_base + step->b;
-    if constexpr (Stream) {
+  const auto add_steps = [&](const Step* step, const Step* end) __attribute__((always_inline)) {
+    for (; step != end; ++step) {
+      const T* a = a_base + step->a;
+      const T* b = b_base + step->b;
+      if constexpr (extra == Extra::kStream) {
 #pragma GCC unroll 16
-      for (int v = 0; v < Vectors; ++v) __builtin_prefetch(b + t.ahead + v * b_stride, 0, 2);
-    }
-    V factor[Taps][Vectors];
-#pragma GCC unroll 16
-    for (int tap = 0; tap < Taps; ++tap) {
-#pragma GCC unroll 16
-      for (int v = 0; v < Vectors; ++v) factor[tap][v] = load(b + tap * b_tap_stride + v * b_stride, v);
-    }
-#pragma GCC unroll 32
-    for (int i = 0; i < Rows + Taps - 1; ++i) {
-      const V scale = S::broadcast(a[i * a_stride]);
+        for (int v = 0; v < Vectors; ++v) __builtin_prefetch(b + t.ahead + v * b_stride, 0, 2);
+      }
+      V factor[Taps][Vectors];
 #pragma GCC unroll 16
       for (int tap = 0; tap < Taps; ++tap) {
-        const int r = i - tap;
-        if (r < 0 || r >= Rows) continue;
 #pragma GCC unroll 16
-        for (int v = 0; v < Vectors; ++v) acc[r][v] = S::fma(scale, factor[tap][v], acc[r][v]);
+        for (int v = 0; v < Vectors; ++v) factor[tap][v] = load(b + tap * b_tap_stride + v * b_stride, v);
+      }
+#pragma GCC unroll 32
+      for (int i = 0; i < Rows + Taps - 1; ++i) {
+        const V scale = S::broadcast(a[i * a_stride]);
+#pragma GCC unroll 16
+        for (int tap = 0; tap < Taps; ++tap) {
+          const int r = i - tap;
+          if (r < 0 || r >= Rows) continue;
+#pragma GCC unroll 16
+          for (int v = 0; v < Vectors; ++v) acc[r][v] = S::fma(scale, factor[tap][v], acc[r][v]);
+        }
       }
     }
-  }
+  };
 
   T* c = t.c;
   const int64_t c_stride = t.c_stride, c_vector_stride = t.c_vector_stride;
+  // To c, or added to what it holds.
+  const auto write = [&](bool adds) __attribute__((always_inline)) {
 #pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r) {
-    T* row = c + r * c_stride;
+    for (int r = 0; r < Rows; ++r) {
+      T* row = c + r * c_stride;
 #pragma GCC unroll 16
-    for (int v = 0; v < Vectors; ++v) {
-      if (Partiality == Partial::kAll || (Partiality == Partial::kLast && v == Vectors - 1)) {
-        S::store_partial(row + v * c_vector_stride, acc[r][v], last_lanes);
-      } else {
-        S::store(row + v * c_vector_stride, acc[r][v]);
+      for (int v = 0; v < Vectors; ++v) {
+        if (adds) acc[r][v] = S::add(acc[r][v], S::load(row + v * c_vector_stride));
+        if (Partiality == Partial::kAll || (Partiality == Partial::kLast && v == Vectors - 1)) {
+          S::store_partial(row + v * c_vector_stride, acc[r][v], last_lanes);
+        } else {
+          S::store(row + v * c_vector_stride, acc[r][v]);
+        }
       }
     }
+  };
+
+  const Step *step = t.steps, *const end = step + t.step_count;
+  if constexpr (extra == Extra::kBlocks) {
+    write(false);
+    for (; step < end; step += kBlockSteps) {
+#pragma GCC unroll 16
+      for (int r = 0; r < Rows; ++r) {
+#pragma GCC unroll 16
+        for (int v = 0; v < Vectors; ++v) acc[r][v] = S::zero();
+      }
+      add_steps(step, end - step > kBlockSteps ? step + kBlockSteps : end);
+      write(true);
+    }
+  } else {
+    add_steps(step, end);
+    write(false);
   }
 }
 
@@ -137,13 +170,13 @@ class ContractTiles {
   using Function = void (*)(const Contraction<T>&);
   using Row = std::array<Function, max_rows<S>(1)>;
 
-  template <int V, int Taps, bool UnitStride, Partial Partiality, bool Stream = false>
+  template <int V, int Taps, bool UnitStride, Partial Partiality, Extra extra = Extra::kNone>
   static constexpr Row make_row() {
     // A vector of one lane is never partial.
     constexpr Partial kPartiality = S::width == 1 ? Partial::kNone : Partiality;
     Row row{};
     [&]<int... R>(std::integer_sequence<int, R...>) {
-      ((row[R] = &contract_tile<S, R + 1, V, Taps, UnitStride, kPartiality, Stream>), ...);
+      ((row[R] = &contract_tile<S, R + 1, V, Taps, UnitStride, kPartiality, extra>), ...);
     }(std::make_integer_sequence<int, max_rows<S>(V, Taps)>{});
     return row;
   }
@@ -172,23 +205,15 @@ class ContractTiles {
   static constexpr std::array kFiveTaps = {make_table<5, true, Partial::kNone>(),
                                            make_table<5, true, Partial::kLast>()};
 
-  static constexpr std::array kStream = {make_row<kStreamVectors, 1, false, Partial::kNone, true>(),
-                                         make_row<kStreamVectors, 1, false, Partial::kLast, true>()};
+  static constexpr std::array kStream = {
+      make_row<kStreamVectors, 1, false, Partial::kNone, Extra::kStream>(),
+      make_row<kStreamVectors, 1, false, Partial::kLast, Extra::kStream>()};
+  static constexpr auto kBlocks = []<int... V>(std::integer_sequence<int, V...>) {
+    return std::array{make_row<V + 1, 1, false, Partial::kNone, Extra::kBlocks>()...};
+  }(std::make_integer_sequence<int, kBlockVectors>{});
 
- public:
-  // Whether run() takes steps of so many taps.
-  static constexpr bool has(int taps, int vectors) {
-    return taps == 1 || (vectors == 1 && (taps == 3 || taps == 5));
-  }
-
-  // One tile, or several of about equal size where there are more than max_rows rows.
-  static void run(const Contraction<T>& whole, int64_t rows, int vectors, Partial partial, int taps = 1) {
-    const int64_t most = taps == 3 ? max_rows<S>(1, 3) : taps == 5 ? max_rows<S>(1, 5) : kMostRows[vectors];
-    const auto p = static_cast<size_t>(partial);
-    const Row& functions = taps == 3             ? kThreeTaps[p][0]
-                           : taps == 5           ? kFiveTaps[p][0]
-                           : whole.a_stride == 1 ? kUnitStride[p][vectors - 1]
-                                                 : kStrided[p][vectors - 1];
+  // One tile, or several of about equal size where there are more than `most` rows.
+  static void run_rows(const Row& functions, int64_t most, const Contraction<T>& whole, int64_t rows) {
     if (rows <= most) return functions[rows - 1](whole);
     Contraction<T> t = whole;
     for (int64_t tiles = (rows + most - 1) / most; tiles > 0; --tiles) {
@@ -199,6 +224,28 @@ class ContractTiles {
       t.c += tile_rows * t.c_stride;
       t.init += tile_rows * t.init_stride;
     }
+  }
+
+ public:
+  // Whether run() takes steps of so many taps.
+  static constexpr bool has(int taps, int vectors) {
+    return taps == 1 || (vectors == 1 && (taps == 3 || taps == 5));
+  }
+
+  // All rows, of which max_rows make a tile at most.
+  static void run(const Contraction<T>& whole, int64_t rows, int vectors, Partial partial, int taps = 1) {
+    const int64_t most = taps == 3 ? max_rows<S>(1, 3) : taps == 5 ? max_rows<S>(1, 5) : kMostRows[vectors];
+    const auto p = static_cast<size_t>(partial);
+    const Row& functions = taps == 3             ? kThreeTaps[p][0]
+                           : taps == 5           ? kFiveTaps[p][0]
+                           : whole.a_stride == 1 ? kUnitStride[p][vectors - 1]
+                                                 : kStrided[p][vectors - 1];
+    run_rows(functions, most, whole, rows);
+  }
+
+  // run() of whole vectors, at most kBlockVectors of them, with smaller rounding errors.
+  static void run_blocks(const Contraction<T>& whole, int64_t rows, int vectors) {
+    run_rows(kBlocks[vectors - 1], kMostRows[vectors], whole, rows);
   }
 
   // run() of kStreamVectors vectors where b comes from memory, a part at a time: while the first tile is computed,

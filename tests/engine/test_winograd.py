@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 import lenet_ext
 
-# A tile is 2, 3 or 4 output rows; lanes are pixels or output channels, and vectors have up to 16 of them.
+# A tile is 2, 3 or 4 output rows, for 3x3 kernels of many channels 4x4 outputs; lanes are pixels or output
+# channels, and vectors have up to 16 of them.
 SHAPES = [
     # channels in, out; kernel; height, width; padding; stride, if any
     (3, 6, (5, 5), (32, 32), (0, 0)),
@@ -30,6 +31,9 @@ SHAPES = [
     (17, 64, (3, 3), (13, 12), (1, 1)),
     (16, 5, (3, 3), (11, 40), (1, 2)),
     (10, 33, (3, 5), (9, 7), (0, 2)),
+    (48, 33, (3, 3), (13, 12), (1, 1)),
+    (49, 32, (3, 3), (6, 19), (0, 0)),
+    (64, 40, (3, 3), (9, 7), (2, 1)),
     (2, 20, (3, 5), (14, 31), (0, 2)),
     (12, 16, (4, 2), (4, 20), (0, 0), (2, 2)),
     (7, 33, (6, 5), (23, 18), (2, 0), (3, 1)),

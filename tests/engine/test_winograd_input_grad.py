@@ -28,7 +28,7 @@ SHAPES = {
     "3 rows, channels": (40, 17, (3, 3), (9, 10), (1, 1)),
     "3 rows, small images": (33, 32, (3, 3), (4, 4), (1, 1)),
     "3x3, both axes": (33, 48, (3, 3), (10, 9), (1, 1)),
-    "3x3, both axes, small images": (32, 50, (3, 3), (4, 4), (1, 1)),
+    "3x3, both axes, small images": (32, 50, (3, 3), (5, 7), (1, 1)),
     "3 rows, wide kernel": (20, 32, (3, 5), (12, 11), (1, 2)),
 }
 VALUES = [-9999.0, 1e6, 1e20, torch.finfo(torch.float32).min]

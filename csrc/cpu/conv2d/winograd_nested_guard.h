@@ -33,6 +33,7 @@ class NestedWinogradGuard {
         totals_(least_ + pitch_),
         sizes_(totals_ + pitch_) {
     std::fill_n(memory_.data(), (2 * height_ + kRows) * pitch_, T(0));  // the padding stays zero
+    for (int64_t x = 0; x < S::width + kOutputs; ++x) weights_[x] = weight(x);
   }
 
   // Takes the sums of what tile rows [first, first + count) of an image read.
@@ -77,6 +78,7 @@ class NestedWinogradGuard {
         for (int64_t tap = 0; tap < kTaps * kTaps; ++tap) {
           window = S::add(window, S::load(magnitudes + (y + tap / kTaps) * pitch_ + x + tap % kTaps));
         }
+        window = S::mul(window, S::mul(S::broadcast(weight(y)), S::load(weights_ + x % kOutputs)));
         S::store(windows_ + y * pitch_ + x, window);
         least = S::min(window, least);
       }
@@ -108,6 +110,12 @@ class NestedWinogradGuard {
 
  private:
   static constexpr T kLimit = T(0.15);
+  // Of the four outputs of a tile along an axis the errors of the first and of the last are larger: a window of
+  // another counts for as much more.
+  static constexpr T kInner = T(1.4);
+  static constexpr T weight(int64_t output) {
+    return output % kOutputs == 0 || output % kOutputs == kOutputs - 1 ? T(1) : kInner;
+  }
   static constexpr int64_t kRows = kOutputs + 3;  // windows_, least_, totals_, sizes_
 
   // Of a vector of columns, over all channels. Two sums of each run side by side to hide the latency.
@@ -141,6 +149,7 @@ class NestedWinogradGuard {
   T *const magnitudes_, *const squares_;           // by pixel, with padding
   T* const windows_;                               // by column, of each output row of a tile row
   T *const least_, *const totals_, *const sizes_;  // by column of a tile row
+  T weights_[S::width + kOutputs];                 // of output columns
   int64_t rows_ = 0;                               // of the outputs of that row that are needed
 };
 

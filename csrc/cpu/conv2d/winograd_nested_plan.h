@@ -26,8 +26,8 @@ struct NestedWinogradPlan {
   const int64_t block_images, block_rows;  // images of a block, or of one image tile rows
   const int tile_vectors;                  // of a contract tile
   const int64_t channels;                  // output channels, up to whole contract tiles
-  std::vector<Step> steps,
-      direct_steps;  // of one point; of the pixels of a tile, [row][column][input channel]
+  std::vector<Step> steps;                 // of one point
+  std::vector<Step> direct_steps;          // of the pixels of a tile, [row][column][input channel]
 
   // Whether all of it is possible, and has clearly fewer products than the method along the height alone.
   static bool suits(const Conv2dShape& s) {
@@ -38,9 +38,9 @@ struct NestedWinogradPlan {
            s.dilation_w == 1 && s.pad_top < 3 && s.pad_bottom < 3 && s.pad_left < 3 && s.pad_right < 3 &&
            s.in_channels >= kLeastInChannels && s.out_channels >= kLeastOutChannels &&
            s.in_channels <= kLargest / s.out_channels && kPoints * tile_columns <= 0.7 * 18 * s.out_width &&
-           s.batch * tile_rows * tile_columns >= kLeastTiles;
+           tile_rows * tile_columns >= kLeastTiles;
   }
-  // A layer transforms its weights for one call.
+  // A layer transforms its weights for one call. What the engine makes of an image does not depend on the batch.
   static bool pays(const Conv2dShape& s, Caller caller) {
     return caller == Caller::kEngine ||
            s.batch * tiles(s.out_height) * tiles(s.out_width) >= kLeastTilesOfLayer;

@@ -51,14 +51,21 @@ class NestedWinograd {
   // input (N, C, H, W); output (N, O, OH, OW), or with the pool (N, O, OH / 2, OW / 2) and argmax alike; argmax may be
   // null, and must be without the pool.
   void run(int64_t images, const T* input, T* output, uint8_t* argmax) const {
-    const int64_t across = (p_.tile_rows + p_.block_rows - 1) / p_.block_rows;
+    const int64_t across = (p_.tile_rows + p_.block_rows - 1) / p_.block_rows, parts = p_.channel_parts();
     const int64_t blocks = (images + p_.block_images - 1) / p_.block_images * across;
-    parallel_for(blocks, p_.block_tiles() * p_.tile_cost(), [&](int64_t begin, int64_t end) {
+    const int64_t units = p_.channels / p_.block_channels();
+    parallel_for(blocks * parts, p_.block_tiles() * p_.tile_cost() / parts, [&](int64_t begin, int64_t end) {
       Memory memory(p_, weights_.taps().unevenness(), argmax != nullptr);
-      for (int64_t i = begin; i < end; ++i) {
-        const int64_t image = i / across * p_.block_images, row = i % across * p_.block_rows;
-        const Block block{image, std::min(p_.block_images, images - image), row,
-                          std::min(p_.block_rows, p_.tile_rows - row)};
+      // The parts of a block that are done by one thread are done at once.
+      for (int64_t i = begin, next; i < end; i = next) {
+        next = std::min(i / parts * parts + parts, end);
+        const int64_t image = i / parts / across * p_.block_images, row = i / parts % across * p_.block_rows;
+        const Block block{image,
+                          std::min(p_.block_images, images - image),
+                          row,
+                          std::min(p_.block_rows, p_.tile_rows - row),
+                          {units * (i % parts) / parts * p_.block_channels(),
+                           units * (i % parts + next - i) / parts * p_.block_channels()}};
         argmax == nullptr ? run_block<false>(block, input, output, argmax, memory)
                           : run_block<true>(block, input, output, argmax, memory);
       }
@@ -66,9 +73,10 @@ class NestedWinograd {
   }
 
  private:
-  // Some images, and tile rows of each.
+  // Some images, tile rows of each, and output channels, whole contract tiles.
   struct Block {
     int64_t image, images, row, rows;
+    Span channels;
   };
   // Working memory of a thread.
   struct Memory {
@@ -121,7 +129,8 @@ class NestedWinograd {
                                     p_.value_step());
           const uint32_t refused = memory.guard.refused(tile);
           memory.refused[index] = refused;
-          if (refused != 0) sum_directly(pixels, refused, memory.direct_of(p_, index), memory.tile.data());
+          if (refused == 0) continue;
+          sum_directly(pixels, refused, block.channels, memory.direct_of(p_, index), memory.tile.data());
         }
       }
     }
@@ -162,7 +171,7 @@ class NestedWinograd {
   }
 
   // Of the outputs of a tile that are asked for, and those between them in a row, to [row][column][output channel].
-  void sum_directly(const TilePixels<T>& pixels, uint32_t which, T* sums, T* tile) const {
+  void sum_directly(const TilePixels<T>& pixels, uint32_t which, Span channels, T* sums, T* tile) const {
     for (int64_t i = 0; i < kPoints; ++i) std::copy_n(pixels[i], p_.depth, tile + i * p_.depth);
     Contraction<T> t{};
     t.a_stride = p_.depth;
@@ -173,12 +182,12 @@ class NestedWinograd {
       const uint32_t columns = which & ((1U << kOutputs) - 1);
       if (columns == 0) continue;
       const int first = std::countr_zero(columns), count = std::bit_width(columns) - first;
-      const int64_t vectors = best_tile_vectors<S>(count, p_.channels / kWidth);
-      for (int64_t o = 0; o < p_.channels; o += vectors * kWidth) {
+      const int64_t vectors = best_tile_vectors<S>(count, (channels.end - channels.begin) / kWidth);
+      for (int64_t o = channels.begin; o < channels.end; o += vectors * kWidth) {
         t.a = tile + (row * kSide + first) * p_.depth;
         t.b = weights_.taps().data() + o, t.init = weights_.taps().bias() + o;
         t.c = sums + (row * kOutputs + first) * p_.channels + o;
-        const int64_t left = (p_.channels - o) / kWidth;
+        const int64_t left = (channels.end - o) / kWidth;
         ContractTiles<S>::run(t, count, static_cast<int>(std::min(vectors, left)), Partial::kNone);
       }
     }
@@ -188,7 +197,7 @@ class NestedWinograd {
   template <bool kArgmax>
   void multiply(const Block& block, Memory& memory) const {
     const int64_t tiles = block.images * block.rows * p_.tile_columns;
-    for (int64_t first = 0; first < p_.channels; first += p_.block_channels()) {
+    for (int64_t first = block.channels.begin; first < block.channels.end; first += p_.block_channels()) {
       Contraction<T> t{};
       t.a_stride = p_.depth;
       t.b_vector_stride = t.c_vector_stride = t.last_lanes = kWidth;
@@ -242,14 +251,14 @@ class NestedWinograd {
   template <bool kArgmax>
   void write_planes(const Block& block, int64_t image, T* output, uint8_t* argmax,
                     const Memory& memory) const {
-    const int64_t pixels = result_rows(block) * p_.out_columns(), from = image * pixels * p_.channels;
-    const int64_t to = (block.image + image) * s_.out_channels * p_.out_pixels() +
+    const int64_t pixels = result_rows(block) * p_.out_columns(), first = block.channels.begin;
+    const int64_t channels = std::min(block.channels.end, s_.out_channels) - first;
+    const int64_t from = image * pixels * p_.channels + first;
+    const int64_t to = ((block.image + image) * s_.out_channels + first) * p_.out_pixels() +
                        block.row * p_.out_side() * p_.out_columns();
-    transpose<S>(memory.results.data() + from, p_.channels, output + to, p_.out_pixels(), pixels,
-                 s_.out_channels);
+    transpose<S>(memory.results.data() + from, p_.channels, output + to, p_.out_pixels(), pixels, channels);
     if constexpr (kArgmax) {
-      write_argmax<S>(memory.argmax + from, p_.channels, s_.out_channels, pixels, argmax + to,
-                      p_.out_pixels());
+      write_argmax<S>(memory.argmax + from, p_.channels, channels, pixels, argmax + to, p_.out_pixels());
     }
   }
 

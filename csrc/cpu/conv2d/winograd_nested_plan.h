@@ -31,14 +31,15 @@ struct NestedWinogradPlan {
 
   // Whether all of it is possible, and has clearly fewer products than the method along the height alone.
   static bool suits(const Conv2dShape& s) {
-    constexpr int64_t kLargest = int64_t{1} << 24;  // offsets, up to 36 times as large, are 32 bits wide
+    constexpr int64_t kLargest = int64_t{1} << 24;  // offsets, up to 20 times as large, are 32 bits wide
     const int64_t tile_columns = tiles(s.out_width), tile_rows = tiles(s.out_height);
     return sizeof(typename S::Scalar) == sizeof(float) && s.groups == 1 && s.kernel_height == 3 &&
            s.kernel_width == 3 && s.stride_h == 1 && s.stride_w == 1 && s.dilation_h == 1 &&
            s.dilation_w == 1 && s.pad_top < 3 && s.pad_bottom < 3 && s.pad_left < 3 && s.pad_right < 3 &&
            s.in_channels >= kLeastInChannels && s.out_channels >= kLeastOutChannels &&
-           s.in_channels <= kLargest / s.out_channels && kPoints * tile_columns <= 0.7 * 18 * s.out_width &&
-           tile_rows * tile_columns >= kLeastTiles;
+           s.in_channels <= kLargest / s.out_channels &&
+           s.in_channels <= kLargest / kPoints / std::max<int64_t>(tile_columns, 12) &&
+           kPoints * tile_columns <= 0.7 * 18 * s.out_width && tile_rows * tile_columns >= kLeastTiles;
   }
   // A layer transforms its weights for one call. What the engine makes of an image does not depend on the batch.
   static bool pays(const Conv2dShape& s, Caller caller) {
@@ -68,6 +69,13 @@ struct NestedWinogradPlan {
     }
   }
 
+  // Where all images make one block, its output channels are for several threads; each of them transforms the input.
+  int64_t channel_parts() const {
+    constexpr int64_t kLeastCycles = 50'000;
+    const bool one_block = block_images == shape.batch && block_rows == tile_rows;
+    const int64_t most = std::min(block_tiles() * tile_cost() / kLeastCycles, kMostParts);
+    return one_block ? std::clamp<int64_t>(most, 1, channels / block_channels()) : 1;
+  }
   int64_t image_tiles() const { return tile_rows * tile_columns; }
   int64_t block_tiles() const { return block_images * block_rows * tile_columns; }
   int64_t block_channels() const { return int64_t{tile_vectors} * kWidth; }
@@ -90,6 +98,7 @@ struct NestedWinogradPlan {
   // With fewer the transformations cost what is saved, and the guard refuses too much.
   static constexpr int64_t kLeastInChannels = 48, kLeastOutChannels = 32;
   static constexpr int64_t kLine = 16;  // elements of a cache line
+  static constexpr int64_t kMostParts = 4;
   // Fewer do not repay the weights, which are twice as many as in the method along the height.
   static constexpr int64_t kLeastTiles = 4, kLeastTilesOfLayer = 8;
 

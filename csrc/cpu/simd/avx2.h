@@ -224,7 +224,8 @@ struct Avx2<double> {
     constexpr auto from = [](int i) { return (i + n) & 3; };
     constexpr auto inside = [](int i) { return 0 <= i + n && i + n < width ? -1 : 0; };
     const __m256i kept = _mm256_setr_epi64x(inside(0), inside(1), inside(2), inside(3));
-    const Vector moved = _mm256_permute4x64_pd(v, from(0) | from(1) << 2 | from(2) << 4 | from(3) << 6);
+    constexpr int kOrder = from(0) | from(1) << 2 | from(2) << 4 | from(3) << 6;
+    const Vector moved = _mm256_permute4x64_pd(v, kOrder);
     return _mm256_and_pd(moved, _mm256_and_pd(mask, _mm256_castsi256_pd(kept)));
   }
 

@@ -12,9 +12,10 @@
 //   5     0, 1, -1, 2, -2, 1/2, -1/2, inf 4         8   20
 //
 // For points in pairs a, -a, whose polynomials differ in the sign of the odd terms only, the even and the odd terms
-// are summed once for both. Six points are not all in pairs: with -1/2 and 2 the rounding errors are half as large
-// as with 2 and -2 (Barabasz, Anderson, Soodhalter and Gregg, "Error Analysis and Improving the Accuracy of Winograd
-// Convolution for Deep Neural Networks", 2020, look for such points), at the price of four more operations.
+// are summed once for both. Six points are not all in pairs: with -1/2 and 2 the largest rounding errors are three
+// quarters of those with 2 and -2, and along both axes half of them, at the price of four more operations (Barabasz,
+// Anderson, Soodhalter and Gregg, "Error Analysis and Improving the Accuracy of Winograd Convolution for Deep Neural
+// Networks", 2020, look for such points).
 #pragma once
 
 #include <algorithm>

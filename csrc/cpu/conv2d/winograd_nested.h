@@ -1,6 +1,6 @@
 // conv2d with 3x3 kernels, perhaps followed by a 2x2 max-pool, by F(4x4, 3x3): Winograd's method along both axes, with
-// 36 products for 16 outputs, a quarter of those of direct sums. (Along the height alone it is three eighths, for less
-// to be transformed: winograd_conv2d.h.)
+// 36 products for 16 outputs, a quarter of those of direct sums. (Along the height alone it is half of them, for less to
+// be transformed: winograd_conv2d.h.)
 //
 // All is done with channels as lanes. A block is a few images, or a few tile rows of one, so that each weight that is
 // loaded serves all of its tiles:

@@ -12,7 +12,6 @@
 #include "cpu/conv2d/problems.h"
 #include "cpu/conv2d/weight_grad.h"
 #include "cpu/conv2d/winograd_conv2d.h"
-#include "cpu/conv2d/winograd_nested.h"
 
 namespace lenet_ext::cpu {
 
@@ -32,12 +31,6 @@ class Conv2dForward {
     }
     if constexpr (kStoredIsComputed) {
       const bool pooled = pool != nullptr && shape.stride_h == 1 && WinogradPlan<S>::suits(*pool);
-      if (format == Format::kContiguous && NestedWinogradPlan<S>::suits(shape) &&
-          NestedWinogradPlan<S>::pays(shape, caller)) {
-        pools_ = pooled;
-        nested_.emplace(shape, pools_);
-        return;
-      }
       if (WinogradPlan<S>::pays(shape, caller) && format == Format::kContiguous &&
           WinogradPlan<S>::suits(shape, pooled)) {
         pools_ = pooled;
@@ -50,13 +43,12 @@ class Conv2dForward {
 
   // Whether run() includes the pool; whether it cuts its work into blocks for the cache by itself.
   bool pools() const { return pools_; }
-  bool is_blocked() const { return winograd_ || nested_; }
+  bool is_blocked() const { return winograd_.has_value(); }
 
   // weight: (O, C / groups, KH, KW); bias: (O) or null. To be called before the first run.
   void set_weights(const Stored* weight, const Stored* bias) {
     if (depthwise_) return depthwise_->set_weights(weight, bias);
     if constexpr (kStoredIsComputed) {
-      if (nested_) return nested_->set_weights(weight, bias);
       if (winograd_) return winograd_->set_weights(weight, bias);
     }
     direct_->set_weights(weight, bias);
@@ -67,7 +59,6 @@ class Conv2dForward {
   void run(int64_t images, const Stored* input, Stored* output, uint8_t* argmax = nullptr) const {
     if (depthwise_) return depthwise_->run(images, input, output);
     if constexpr (kStoredIsComputed) {
-      if (nested_) return nested_->run(images, input, output, argmax);
       if (winograd_) return winograd_->run(images, input, output, argmax);
     }
     direct_->run(input, output, images);
@@ -76,7 +67,6 @@ class Conv2dForward {
  private:
   std::optional<DepthwiseForward<S, Stored>> depthwise_;
   std::optional<Correlator<S, Stored>> direct_;
-  std::optional<NestedWinograd<S>> nested_;
   std::optional<WinogradConv2d<S>> winograd_;
   bool pools_ = false;
 };
@@ -99,10 +89,6 @@ class Conv2dInputGrad {
     if constexpr (kStoredIsComputed) {
       if (format == Format::kContiguous && input_grad_is_convolution(shape)) {
         const Conv2dShape convolution = input_grad_convolution(shape);
-        if (NestedWinogradPlan<S>::suits(convolution) && NestedWinogradPlan<S>::pays(convolution, caller)) {
-          nested_.emplace(convolution, false);
-          return;
-        }
         if (WinogradPlan<S>::pays(convolution, caller) && WinogradPlan<S>::suits(convolution, false) &&
             WinogradPlan<S>::saves(convolution)) {
           winograd_.emplace(convolution, false);
@@ -119,7 +105,6 @@ class Conv2dInputGrad {
   // first run.
   void set_weight(const Stored* weight, const Stored* bias = nullptr) {
     if constexpr (kStoredIsComputed) {
-      if (nested_) return nested_->set_weights(weight, bias, WinogradKernels::kTurned);
       if (winograd_) return winograd_->set_weights(weight, bias, WinogradKernels::kTurned);
     }
     if (depthwise_) depthwise_->set_weight(weight, bias);
@@ -129,7 +114,6 @@ class Conv2dInputGrad {
 
   void run(int64_t images, const Stored* grad_output, Stored* grad_input) const {
     if constexpr (kStoredIsComputed) {
-      if (nested_) return nested_->run(images, grad_output, grad_input, nullptr);
       if (winograd_) return winograd_->run(images, grad_output, grad_input, nullptr);
     }
     if (depthwise_) depthwise_->run(images, grad_output, grad_input);
@@ -138,7 +122,6 @@ class Conv2dInputGrad {
   }
 
  private:
-  std::optional<NestedWinograd<S>> nested_;
   std::optional<WinogradConv2d<S>> winograd_;
   std::optional<DepthwiseInputGrad<S, Stored>> depthwise_;
   std::optional<PatchGradient<S, Stored>> patches_;

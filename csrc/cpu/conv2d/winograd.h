@@ -69,10 +69,9 @@ struct Winograd {
       taps_at(1, 1.0 / 2, g, u[1], u[2]);
     } else if constexpr (kPoints == 6) {
       u[0] = g[0];
-      V unused;
       taps_at(1, -1.0 / 3, g, u[1], u[2]);
-      taps_at(-0.5, -16.0 / 15, g, u[3], unused);
-      taps_at(2, 1.0 / 15, g, u[4], unused);
+      u[3] = taps_at(-0.5, -16.0 / 15, g);
+      u[4] = taps_at(2, 1.0 / 15, g);
     } else {
       u[0] = times(-1.0, g[0]);
       taps_at(1, -2.0 / 9, g, u[1], u[2]);
@@ -113,6 +112,13 @@ struct Winograd {
   static void pair(V even, V odd, V& at, V& at_minus) {
     at = S::add(even, odd);
     at_minus = S::sub(even, odd);
+  }
+  // scale * g(point)
+  static V taps_at(double point, double scale, const V (&g)[kTaps]) {
+    V sum = times(scale, g[0]);
+#pragma GCC unroll 4
+    for (int i = 1; i < kTaps; ++i) sum = plus(sum, scale *= point, g[i]);
+    return sum;
   }
   // scale * g(point) and scale * g(-point)
   static void taps_at(double point, double scale, const V (&g)[kTaps], V& at, V& at_minus) {

@@ -12,87 +12,67 @@ namespace lenet_ext::cpu {
 template <class T>
 using TilePixels = const T* [36];
 
+// transform, of kFrom vectors to kTo, applied to the columns of load(row, column), then to the rows of what that gives;
+// store(row, column, vector) takes the results.
+template <class S, int kFrom, int kTo, auto transform, class Load, class Store>
+[[gnu::always_inline]] inline void along_both_axes(const Load& load, const Store& store) {
+  using V = typename S::Vector;
+  V columns[kTo][kFrom];
+#pragma GCC unroll 6
+  for (int j = 0; j < kFrom; ++j) {
+    V from[kFrom], to[kTo];
+#pragma GCC unroll 6
+    for (int i = 0; i < kFrom; ++i) from[i] = load(i, j);
+    transform(from, to);
+#pragma GCC unroll 6
+    for (int i = 0; i < kTo; ++i) columns[i][j] = to[i];
+  }
+#pragma GCC unroll 6
+  for (int i = 0; i < kTo; ++i) {
+    V to[kTo];
+    transform(columns[i], to);
+#pragma GCC unroll 6
+    for (int j = 0; j < kTo; ++j) store(i, j, to[j]);
+  }
+}
+
 // A tile of `channels` channels, whole vectors, to the points, `step` apart.
 template <class S>
 void transform_nested_input(const TilePixels<typename S::Scalar>& pixels, int64_t channels,
                             typename S::Scalar* points, int64_t step) {
-  using Plan = NestedWinogradPlan<S>;
-  using Axis = typename Plan::Axis;
-  using V = typename S::Vector;
-  constexpr int kSide = Plan::kSide;
+  using Axis = typename NestedWinogradPlan<S>::Axis;
+  constexpr int kSide = Axis::kPoints;
   for (int64_t c = 0; c < channels; c += S::width, points += S::width) {
-    V columns[kSide][kSide];
-#pragma GCC unroll 6
-    for (int j = 0; j < kSide; ++j) {
-      V d[kSide], v[kSide];
-#pragma GCC unroll 6
-      for (int i = 0; i < kSide; ++i) d[i] = S::load(pixels[i * kSide + j] + c);
-      Axis::transform_input(d, v);
-#pragma GCC unroll 6
-      for (int i = 0; i < kSide; ++i) columns[i][j] = v[i];
-    }
-#pragma GCC unroll 6
-    for (int i = 0; i < kSide; ++i) {
-      V v[kSide];
-      Axis::transform_input(columns[i], v);
-#pragma GCC unroll 6
-      for (int j = 0; j < kSide; ++j) S::store(points + (i * kSide + j) * step, v[j]);
-    }
+    along_both_axes<S, kSide, kSide, &Axis::transform_input>(
+        [&](int i, int j) { return S::load(pixels[i * kSide + j] + c); },
+        [&](int i, int j, typename S::Vector v) { S::store(points + (i * kSide + j) * step, v); });
   }
 }
 
-// The nine taps, `step` apart, of a vector of output channels to the points.
+// The nine taps, tap_step apart, of a vector of output channels to the points, `step` apart.
 template <class S>
 [[gnu::always_inline]] inline void transform_nested_taps(const typename S::Scalar* taps, int64_t tap_step,
                                                          typename S::Scalar* points, int64_t step) {
-  using Plan = NestedWinogradPlan<S>;
-  using Axis = typename Plan::Axis;
-  using V = typename S::Vector;
-  constexpr int kSide = Plan::kSide, kTaps = Axis::kTaps;
-  V columns[kSide][kTaps];
-#pragma GCC unroll 3
-  for (int j = 0; j < kTaps; ++j) {
-    V g[kTaps], u[kSide];
-#pragma GCC unroll 3
-    for (int i = 0; i < kTaps; ++i) g[i] = S::load(taps + (i * kTaps + j) * tap_step);
-    Axis::transform_taps(g, u);
-#pragma GCC unroll 6
-    for (int i = 0; i < kSide; ++i) columns[i][j] = u[i];
-  }
-#pragma GCC unroll 6
-  for (int i = 0; i < kSide; ++i) {
-    V u[kSide];
-    Axis::transform_taps(columns[i], u);
-#pragma GCC unroll 6
-    for (int j = 0; j < kSide; ++j) S::store(points + (i * kSide + j) * step, u[j]);
-  }
+  using Axis = typename NestedWinogradPlan<S>::Axis;
+  constexpr int kSide = Axis::kPoints, kTaps = Axis::kTaps;
+  along_both_axes<S, kTaps, kSide, &Axis::transform_taps>(
+      [&](int i, int j) { return S::load(taps + (i * kTaps + j) * tap_step); },
+      [&](int i, int j, typename S::Vector v) { S::store(points + (i * kSide + j) * step, v); });
 }
 
 // A vector of channels of the 4x4 results of a tile.
 template <class S>
 struct TileResults {
-  static constexpr int kOutputs = NestedWinogradPlan<S>::kOutputs;
+  using Axis = typename NestedWinogradPlan<S>::Axis;
+  static constexpr int kSide = Axis::kPoints, kOutputs = Axis::kOutputs;
   typename S::Vector y[kOutputs][kOutputs];
 
   // From the products of the points.
   [[gnu::always_inline]] static TileResults of_products(const typename S::Scalar* products, int64_t step) {
-    using Plan = NestedWinogradPlan<S>;
-    using Axis = typename Plan::Axis;
-    using V = typename S::Vector;
-    constexpr int kSide = Plan::kSide;
-    V columns[kOutputs][kSide];
-#pragma GCC unroll 6
-    for (int j = 0; j < kSide; ++j) {
-      V m[kSide], y[kOutputs];
-#pragma GCC unroll 6
-      for (int i = 0; i < kSide; ++i) m[i] = S::load(products + (i * kSide + j) * step);
-      Axis::transform_output(m, y);
-#pragma GCC unroll 4
-      for (int i = 0; i < kOutputs; ++i) columns[i][j] = y[i];
-    }
     TileResults results;
-#pragma GCC unroll 4
-    for (int i = 0; i < kOutputs; ++i) Axis::transform_output(columns[i], results.y[i]);
+    along_both_axes<S, kSide, kOutputs, &Axis::transform_output>(
+        [&](int i, int j) { return S::load(products + (i * kSide + j) * step); },
+        [&](int i, int j, typename S::Vector v) { results.y[i][j] = v; });
     return results;
   }
   // Those of which a bit is set in `which` as they lie, [row][column], `step` apart.

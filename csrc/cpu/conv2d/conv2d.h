@@ -11,7 +11,7 @@
 #include "cpu/conv2d/patch_grad.h"
 #include "cpu/conv2d/problems.h"
 #include "cpu/conv2d/weight_grad.h"
-#include "cpu/conv2d/winograd_conv2d.h"
+#include "cpu/conv2d/winograd_method.h"
 
 namespace lenet_ext::cpu {
 
@@ -31,10 +31,8 @@ class Conv2dForward {
     }
     if constexpr (kStoredIsComputed) {
       const bool pooled = pool != nullptr && shape.stride_h == 1 && WinogradPlan<S>::suits(*pool);
-      if (WinogradPlan<S>::pays(shape, caller) && format == Format::kContiguous &&
-          WinogradPlan<S>::suits(shape, pooled)) {
+      if (format == Format::kContiguous && winograd_.plan(shape, pooled, false, caller)) {
         pools_ = pooled;
-        winograd_.emplace(shape, pools_);
         return;
       }
     }
@@ -43,13 +41,13 @@ class Conv2dForward {
 
   // Whether run() includes the pool; whether it cuts its work into blocks for the cache by itself.
   bool pools() const { return pools_; }
-  bool is_blocked() const { return winograd_.has_value(); }
+  bool is_blocked() const { return bool{winograd_}; }
 
   // weight: (O, C / groups, KH, KW); bias: (O) or null. To be called before the first run.
   void set_weights(const Stored* weight, const Stored* bias) {
     if (depthwise_) return depthwise_->set_weights(weight, bias);
     if constexpr (kStoredIsComputed) {
-      if (winograd_) return winograd_->set_weights(weight, bias);
+      if (winograd_) return winograd_.set_weights(weight, bias);
     }
     direct_->set_weights(weight, bias);
   }
@@ -59,7 +57,7 @@ class Conv2dForward {
   void run(int64_t images, const Stored* input, Stored* output, uint8_t* argmax = nullptr) const {
     if (depthwise_) return depthwise_->run(images, input, output);
     if constexpr (kStoredIsComputed) {
-      if (winograd_) return winograd_->run(images, input, output, argmax);
+      if (winograd_) return winograd_.run(images, input, output, argmax);
     }
     direct_->run(input, output, images);
   }
@@ -67,7 +65,7 @@ class Conv2dForward {
  private:
   std::optional<DepthwiseForward<S, Stored>> depthwise_;
   std::optional<Correlator<S, Stored>> direct_;
-  std::optional<WinogradConv2d<S>> winograd_;
+  WinogradMethod<S> winograd_;
   bool pools_ = false;
 };
 
@@ -88,12 +86,7 @@ class Conv2dInputGrad {
     }
     if constexpr (kStoredIsComputed) {
       if (format == Format::kContiguous && input_grad_is_convolution(shape)) {
-        const Conv2dShape convolution = input_grad_convolution(shape);
-        if (WinogradPlan<S>::pays(convolution, caller) && WinogradPlan<S>::suits(convolution, false) &&
-            WinogradPlan<S>::saves(convolution)) {
-          winograd_.emplace(convolution, false);
-          return;
-        }
+        if (winograd_.plan(input_grad_convolution(shape), false, true, caller)) return;
       }
     }
     for (const Correlation& problem : conv2d_input_grad_problems(shape, format)) {
@@ -105,7 +98,7 @@ class Conv2dInputGrad {
   // first run.
   void set_weight(const Stored* weight, const Stored* bias = nullptr) {
     if constexpr (kStoredIsComputed) {
-      if (winograd_) return winograd_->set_weights(weight, bias, WinogradKernels::kTurned);
+      if (winograd_) return winograd_.set_weights(weight, bias, WinogradKernels::kTurned);
     }
     if (depthwise_) depthwise_->set_weight(weight, bias);
     if (patches_) patches_->set_weight(weight);
@@ -114,7 +107,7 @@ class Conv2dInputGrad {
 
   void run(int64_t images, const Stored* grad_output, Stored* grad_input) const {
     if constexpr (kStoredIsComputed) {
-      if (winograd_) return winograd_->run(images, grad_output, grad_input, nullptr);
+      if (winograd_) return winograd_.run(images, grad_output, grad_input, nullptr);
     }
     if (depthwise_) depthwise_->run(images, grad_output, grad_input);
     if (patches_) patches_->run(grad_output, grad_input, images);
@@ -122,7 +115,7 @@ class Conv2dInputGrad {
   }
 
  private:
-  std::optional<WinogradConv2d<S>> winograd_;
+  WinogradMethod<S> winograd_;
   std::optional<DepthwiseInputGrad<S, Stored>> depthwise_;
   std::optional<PatchGradient<S, Stored>> patches_;
   std::vector<std::unique_ptr<Correlator<S, Stored>>> phases_;  // of the stride

@@ -11,7 +11,7 @@ import copy
 import pytest
 import torch
 from compare import relative_error
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -41,12 +41,19 @@ def errors(conv: nn.Conv2d, images: Tensor, output: Tensor) -> Tensor:
     return (output - exact).abs() / sizes
 
 
-def test_it_is_taken() -> None:
-    """By the engine and by the layer, which round alike, and otherwise than direct sums do."""
-    conv, images = layer(), torch.randn(2, 48, 9, 10)
+@pytest.mark.parametrize(("channels", "taken"), [(48, True), (47, False)])
+def test_it_is_taken(channels: int, taken: bool) -> None:
+    """By the engine and by the layer, which round alike.
+
+    Along the height alone an output is rounded in the same way wherever it is in its row, in tiles of four
+    columns not.
+    """
+    conv, images = layer(channels, padding=0), torch.randn(2, channels, 18, 20)
     output = fused(nn.Sequential(conv), images)
-    assert torch.equal(output, F.conv2d(images, conv.weight, conv.bias, padding=1))
-    direct = F.conv2d(images.to(memory_format=torch.channels_last), conv.weight, conv.bias, padding=1)
+    assert torch.equal(output, F.conv2d(images, conv.weight, conv.bias))
+    moved = fused(nn.Sequential(conv), images[..., 1:].contiguous())
+    assert torch.equal(moved, output[..., 1:]) is not taken
+    direct = F.conv2d(images.to(memory_format=torch.channels_last), conv.weight, conv.bias)
     assert not torch.equal(output, direct)
     assert errors(conv, images, output).max() < 25 * UNIT
 
@@ -139,8 +146,7 @@ def test_drawn_shapes(
     relu: bool,
     threads: int,
 ) -> None:
-    if min(size[i] + 2 * padding[i] for i in range(2)) < (4 if pooled else 3):
-        return
+    assume(min(size[i] + 2 * padding[i] for i in range(2)) >= (4 if pooled else 3))
     conv = layer(channels, out_channels, padding)
     images = torch.randn(batch, channels, *size)
     images = images.relu() if relu else images

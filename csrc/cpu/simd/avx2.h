@@ -3,8 +3,7 @@
 
 #include <immintrin.h>
 
-#include <cstring>
-
+#include "cpu/simd/few_bytes.h"
 #include "dtype.h"
 
 namespace lenet_ext::simd {
@@ -46,7 +45,7 @@ struct Avx2<float> {
   template <class Half>
   static Vector load_partial(const Half* p, int n) {
     Half buffer[width] = {};
-    std::memcpy(buffer, p, sizeof(Half) * n);
+    copy_few<sizeof(buffer)>(buffer, p, static_cast<int>(sizeof(Half)) * n);
     return load(buffer);
   }
 
@@ -55,12 +54,25 @@ struct Avx2<float> {
   static void store(Float16* p, Vector v) {
     _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
-  static void store_partial(float* p, Vector v, int n) { _mm256_maskstore_ps(p, first(n), v); }
+  // By halves: on a Zen 3 a masked store takes some 15 cycles, these one to three.
+  static void store_partial(float* p, Vector v, int n) {
+    if (n == width) return store(p, v);
+    __m128 part = _mm256_castps256_ps128(v);
+    if ((n & 4) != 0) {
+      _mm_storeu_ps(p, part);
+      part = _mm256_extractf128_ps(v, 1), p += 4;
+    }
+    if ((n & 2) != 0) {
+      _mm_storel_pi((__m64*)p, part);
+      part = _mm_movehl_ps(part, part), p += 2;
+    }
+    if ((n & 1) != 0) _mm_store_ss(p, part);
+  }
   template <class Half>
   static void store_partial(Half* p, Vector v, int n) {
     Half buffer[width];
     store(buffer, v);
-    std::memcpy(p, buffer, sizeof(Half) * n);
+    copy_few<sizeof(buffer)>(p, buffer, static_cast<int>(sizeof(Half)) * n);
   }
 
   static Mask mask_of(uint32_t bits) {
@@ -134,15 +146,11 @@ struct Avx2<float> {
     const __m256i whole = _mm256_cvttps_epi32(v);
     const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
     const __m128i bytes = _mm_packus_epi16(words, words);
-    if (n == width) {
-      _mm_storel_epi64((__m128i*)p, bytes);
-    } else {
-      std::memcpy(p, &bytes, n);
-    }
+    copy_few<width>(p, &bytes, n);
   }
   static Vector load_bytes(const uint8_t* p, int n) {
     uint64_t bytes = 0;
-    std::memcpy(&bytes, p, n);
+    copy_few<width>(&bytes, p, n);
     return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(bytes))));
   }
 
@@ -209,7 +217,15 @@ struct Avx2<double> {
   static Vector load(const double* p) { return _mm256_loadu_pd(p); }
   static Vector load_partial(const double* p, int n) { return _mm256_maskload_pd(p, first(n)); }
   static void store(double* p, Vector v) { _mm256_storeu_pd(p, v); }
-  static void store_partial(double* p, Vector v, int n) { _mm256_maskstore_pd(p, first(n), v); }
+  static void store_partial(double* p, Vector v, int n) {
+    if (n == width) return store(p, v);
+    __m128d part = _mm256_castpd256_pd128(v);
+    if ((n & 2) != 0) {
+      _mm_storeu_pd(p, part);
+      part = _mm256_extractf128_pd(v, 1), p += 2;
+    }
+    if ((n & 1) != 0) _mm_store_sd(p, part);
+  }
 
   static Mask mask_of(uint32_t bits) {
     const __m256i bit = _mm256_setr_epi64x(1, 2, 4, 8);
@@ -279,11 +295,11 @@ struct Avx2<double> {
     const __m128i whole = _mm256_cvttpd_epi32(v);
     const __m128i words = _mm_packus_epi32(whole, whole);
     const int bytes = _mm_cvtsi128_si32(_mm_packus_epi16(words, words));
-    std::memcpy(p, &bytes, n);
+    copy_few<width>(p, &bytes, n);
   }
   static Vector load_bytes(const uint8_t* p, int n) {
     int bytes = 0;
-    std::memcpy(&bytes, p, n);
+    copy_few<width>(&bytes, p, n);
     return _mm256_cvtepi32_pd(_mm_cvtepu8_epi32(_mm_cvtsi32_si128(bytes)));
   }
 

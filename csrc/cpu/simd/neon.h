@@ -3,8 +3,7 @@
 
 #include <arm_neon.h>
 
-#include <cstring>
-
+#include "cpu/simd/few_bytes.h"
 #include "dtype.h"
 
 namespace lenet_ext::simd {
@@ -42,7 +41,7 @@ struct Neon<float> {
   template <class Stored>
   static Vector load_partial(const Stored* p, int n) {
     Stored buffer[width] = {};
-    std::memcpy(buffer, p, sizeof(Stored) * n);
+    copy_few<sizeof(buffer)>(buffer, p, static_cast<int>(sizeof(Stored)) * n);
     return load(buffer);
   }
 
@@ -53,7 +52,7 @@ struct Neon<float> {
   static void store_partial(Stored* p, Vector v, int n) {
     Stored buffer[width];
     store(buffer, v);
-    std::memcpy(p, buffer, sizeof(Stored) * n);
+    copy_few<sizeof(buffer)>(p, buffer, static_cast<int>(sizeof(Stored)) * n);
   }
 
   static Mask mask_of(uint32_t bits) {
@@ -116,11 +115,11 @@ struct Neon<float> {
   static void store_bytes(uint8_t* p, Vector v, int n) {
     const uint16x4_t words = vmovn_u32(vcvtq_u32_f32(v));
     const uint8x8_t bytes = vmovn_u16(vcombine_u16(words, words));
-    std::memcpy(p, &bytes, n);
+    copy_few<width>(p, &bytes, n);
   }
   static Vector load_bytes(const uint8_t* p, int n) {
     uint32_t bytes = 0;
-    std::memcpy(&bytes, p, n);
+    copy_few<width>(&bytes, p, n);
     const uint16x8_t words = vmovl_u8(vreinterpret_u8_u32(vdup_n_u32(bytes)));
     return vcvtq_f32_u32(vmovl_u16(vget_low_u16(words)));
   }
@@ -167,14 +166,14 @@ struct Neon<double> {
   static Vector load(const double* p) { return vld1q_f64(p); }
   static Vector load_partial(const double* p, int n) {
     double buffer[width] = {};
-    std::memcpy(buffer, p, sizeof(double) * n);
+    copy_few<sizeof(buffer)>(buffer, p, static_cast<int>(sizeof(double)) * n);
     return load(buffer);
   }
   static void store(double* p, Vector v) { vst1q_f64(p, v); }
   static void store_partial(double* p, Vector v, int n) {
     double buffer[width];
     store(buffer, v);
-    std::memcpy(p, buffer, sizeof(double) * n);
+    copy_few<sizeof(buffer)>(p, buffer, static_cast<int>(sizeof(double)) * n);
   }
 
   static Mask mask_of(uint32_t bits) {

@@ -190,7 +190,7 @@ class WinogradConv2d {
     const bool by_channel = p_.lanes_are_channels;
     const int64_t block = p_.tile_vectors * kWidth, last = by_channel ? p_.channels : count * p_.pitch;
     const std::vector<Step>& steps = W::kDirect ? p_.direct_steps : p_.steps;
-    for (int i = 0; i < W::kProducts; ++i) {
+    for (int64_t i = 0; i < W::kProducts; i += p_.products_at_once) {
       const T* const value = points + i * p_.points_size() + (by_channel ? columns.begin * s_.stride_w : 0);
       const T* const weight = W::kDirect ? weights_.taps().data() : weights_.point(i);
       Contraction<T> t{};
@@ -200,14 +200,18 @@ class WinogradConv2d {
       t.b_tap_stride = W::kDirect ? p_.channels : block;
       t.steps = steps.data(), t.step_count = static_cast<int64_t>(steps.size());
       // In the Winograd domain the bias is added to one point: see transform_output.
-      t.init = W::kDirect || i == 1 ? weights_.taps().bias() : weights_.taps().no_bias();
+      t.init = W::kDirect ? weights_.taps().bias() : weights_.taps().init(i);
       t.init_is_per_row = !by_channel, t.init_stride = by_channel ? 0 : 1;
       t.c_stride = by_channel ? p_.channels : p_.products_pitch();
       t.c = products + i * p_.products_size() + (by_channel ? columns.begin * t.c_stride : 0);
+      const int64_t next_value = p_.points_size(), next_weight = W::kDirect ? 0 : weights_.step();
+      t.count = std::min(p_.products_at_once, W::kProducts - i);
+      t.next = {by_channel ? next_value : next_weight, by_channel ? next_weight : next_value,
+                W::kDirect ? 0 : p_.channels, p_.products_size()};
       for (int64_t first = 0; first < last; first += block) {
         const int64_t vectors = std::min<int64_t>(p_.tile_vectors, (last - first + kWidth - 1) / kWidth);
-        ContractTiles<S>::run(t, by_channel ? columns.count() : s_.out_channels, static_cast<int>(vectors),
-                              Partial::kNone, static_cast<int>(p_.taps_per_step));
+        const int64_t rows = by_channel ? columns.count() : s_.out_channels;
+        ContractTiles<S>::run_several(t, rows, static_cast<int>(vectors), static_cast<int>(p_.taps_per_step));
         t.b += by_channel && !W::kDirect ? p_.terms * block : block;
         t.c += block, t.init += by_channel ? block : 0;
       }

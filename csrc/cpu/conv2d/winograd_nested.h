@@ -208,7 +208,7 @@ class NestedWinograd {
         t.b = weights_.points(first) + point * p_.weight_step();
         t.c = memory.products.data() + point * p_.product_step();
         // Only this point is added to all results with the factor 1.
-        t.init = point == kSide + 1 ? weights_.taps().bias() + first : weights_.taps().no_bias();
+        t.init = point == kSide + 1 ? weights_.taps().bias() + first : weights_.taps().init(0);
         ContractTiles<S>::run_blocks(t, tiles, p_.tile_vectors);
       }
       for (int64_t i = 0; i < block.images; ++i) {

@@ -18,7 +18,7 @@ class NestedWinogradWeights {
   explicit NestedWinogradWeights(const Plan& plan)
       : p_(plan),
         points_(plan.channels / plan.block_channels() * Plan::kPoints * plan.weight_step()),
-        taps_(plan.shape, plan.channels) {}
+        taps_(plan.shape, plan.channels, 2) {}
 
   // bias: (O) or null.
   void set(const T* weight, const T* bias, WinogradKernels kernels) {

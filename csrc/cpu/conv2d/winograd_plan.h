@@ -25,6 +25,7 @@ struct WinogradPlan {
   const int64_t taps_per_step;
   const int64_t channels;                 // output channels, up to whole contract tiles
   const int64_t block_tiles, plane;       // of the points of a channel
+  const int64_t products_at_once;         // by one call of a contract tile
   const int64_t group_tiles;              // that a thread does at least, whole blocks
   std::vector<Step> steps, direct_steps;  // of one point; of DirectRows
 
@@ -94,6 +95,7 @@ struct WinogradPlan {
                  kWidth),
         block_tiles(lanes_are_channels ? 1 : std::clamp<int64_t>(tile_vectors * kWidth / pitch, 1, tiles)),
         plane(block_tiles * pitch),
+        products_at_once(std::max<int64_t>(kAtOnceBytes / point_bytes(), 1)),
         group_tiles(std::min(tiles, (kGroupCycles / tile_cost() / block_tiles + 1) * block_tiles)) {
     const int64_t block = lanes_are_channels ? tile_vectors * kWidth : channels;
     for (int64_t c = 0; c < in_planes(); ++c) {
@@ -140,6 +142,7 @@ struct WinogradPlan {
  private:
   static constexpr int64_t kLeastTermsOfSixPoints = 48;  // for three rows
   static constexpr int64_t kLeastTermsOfPhases = 48;     // of a stride
+  static constexpr int64_t kAtOnceBytes = 20 * 1024;     // of the first-level cache
   static constexpr int64_t kGroupCycles = 100'000;       // the first rows of a group are read twice
 
   // With the fewest products for so many rows. The sums of few products of three rows differ so much that the
@@ -148,6 +151,11 @@ struct WinogradPlan {
     if (s.kernel_height == 2 * s.stride_h) return 4;
     if (s.kernel_height == 3) return s.in_channels * s.kernel_width < kLeastTermsOfSixPoints ? 4 : 6;
     return (rows + 3) / 4 * 8 < (rows + 1) / 2 * 6 ? 8 : 6;
+  }
+  // What the contract tiles of one point read again and again.
+  int64_t point_bytes() const {
+    const int64_t weights = terms * (lanes_are_channels ? tile_vectors * kWidth : channels);
+    return (weights + points_size()) * int64_t{sizeof(typename S::Scalar)};
   }
   int64_t channel_vectors() const { return (shape.out_channels + kWidth - 1) / kWidth; }
   // Contract tiles of about equal size, since the last one is not smaller.

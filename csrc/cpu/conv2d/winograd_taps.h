@@ -24,15 +24,20 @@ class WinogradTaps {
   using V = typename S::Vector;
 
  public:
-  // channels: output channels, up to whole contract tiles. Those that do not exist are zero.
-  WinogradTaps(const Conv2dShape& shape, int64_t channels)
-      : s_(shape), channels_(channels), taps_(depth() * channels), bias_(2 * channels) {
+  // channels: output channels, up to whole contract tiles. Those that do not exist are zero. products: of a tile, for
+  // init().
+  WinogradTaps(const Conv2dShape& shape, int64_t channels, int64_t products)
+      : s_(shape),
+        channels_(channels),
+        products_(products),
+        taps_(depth() * channels),
+        bias_(products * channels) {
     std::fill_n(taps_.data(), depth() * channels, T(0));
   }
 
   // bias: (O) or null.
   void set(const T* weight, const T* bias, WinogradKernels kernels) {
-    std::fill_n(bias_.data(), 2 * channels_, T(0));
+    std::fill_n(bias_.data(), products_ * channels_, T(0));
     if (bias != nullptr) std::copy_n(bias, s_.out_channels, bias_.data() + channels_);
     const int64_t taps = s_.kernel_height * s_.kernel_width;
     if (kernels == WinogradKernels::kPlain) {
@@ -47,8 +52,9 @@ class WinogradTaps {
   }
 
   const T* data() const { return taps_.data(); }  // [c][kh][kw][output channel]
-  const T* no_bias() const { return bias_.data(); }
-  const T* bias() const { return bias_.data() + channels_; }
+  // Where the sums of product i of a tile begin: at the bias for number 1, else at zero.
+  const T* init(int64_t i) const { return bias_.data() + i * channels_; }
+  const T* bias() const { return init(1); }
   // The largest n |w|_2^2 / |w|_1^2 of all filters w of n weights; infinite where the method cannot be taken.
   T unevenness() const { return unevenness_; }
 
@@ -76,8 +82,8 @@ class WinogradTaps {
   }
 
   const Conv2dShape& s_;
-  const int64_t channels_;
-  Scratch<T> taps_, bias_;  // bias_: none, then the bias
+  const int64_t channels_, products_;
+  Scratch<T> taps_, bias_;
   T unevenness_ = 1;
 };
 

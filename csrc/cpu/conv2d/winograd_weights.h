@@ -16,7 +16,7 @@ class WinogradWeights {
 
  public:
   explicit WinogradWeights(const WinogradPlan<S>& plan)
-      : p_(plan), points_(p_.points * size()), taps_(p_.shape, p_.channels) {}
+      : p_(plan), points_(p_.points * step()), taps_(p_.shape, p_.channels, p_.points) {}
 
   // bias: (O) or null.
   template <class W>
@@ -31,11 +31,11 @@ class WinogradWeights {
     }
   }
 
-  const T* point(int64_t i) const { return points_.data() + i * size(); }
+  const T* point(int64_t i) const { return points_.data() + i * step(); }
+  int64_t step() const { return p_.terms * p_.channels; }  // from point to point
   const WinogradTaps<S>& taps() const { return taps_; }
 
  private:
-  int64_t size() const { return p_.terms * p_.channels; }
   // From a row of a phase to the next one.
   int64_t tap_step() const { return p_.shape.stride_h * p_.shape.kernel_width * p_.channels; }
 
@@ -52,7 +52,7 @@ class WinogradWeights {
         for (int i = 0; i < W::kTaps; ++i) g[i] = S::load(taps + i * tap_step() + o);
         W::transform_taps(g, u);
 #pragma GCC unroll 8
-        for (int i = 0; i < W::kPoints; ++i) S::store(points_.data() + i * size() + place, u[i]);
+        for (int i = 0; i < W::kPoints; ++i) S::store(points_.data() + i * step() + place, u[i]);
       }
     }
   }

@@ -52,13 +52,20 @@ struct Contraction {
   int last_lanes;
   int64_t b_tap_stride = 0;
   int64_t ahead = 0;  // of b, of run_stream alone
+  // Of run_several: how many contractions of the same sizes and steps are done in one call, which takes as long as ten
+  // steps, and how far each lies from the one before.
+  int64_t count = 1;
+  struct {
+    int64_t a = 0, b = 0, init = 0, c = 0;
+  } next{};
 };
 
 // What a tile does beside.
 enum class Extra {
   kNone,
-  kStream,  // each step asks for what lies t.ahead elements behind its vectors of b
-  kBlocks,  // kBlockSteps steps are summed at a time, and these sums in c: their rounding errors are smaller
+  kStream,   // each step asks for what lies t.ahead elements behind its vectors of b
+  kBlocks,   // kBlockSteps steps are summed at a time, and these sums in c: their rounding errors are smaller
+  kSeveral,  // t.count contractions in turn
 };
 
 inline constexpr int64_t kBlockSteps = 16;
@@ -85,18 +92,21 @@ void contract_tile(const Contraction<typename S::Scalar>& t) {
   };
 
   V acc[Rows][Vectors];
+  const T *a_base = t.a, *b_base = t.b, *init_base = t.init;
+  T* c = t.c;
+  const auto start = [&]() __attribute__((always_inline)) {
 #pragma GCC unroll 16
-  for (int r = 0; r < Rows; ++r) {
+    for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 16
-    for (int v = 0; v < Vectors; ++v) {
-      const T* init = t.init + r * t.init_stride;
-      acc[r][v] = t.init_is_per_row ? S::broadcast(*init) : load(init + v * t.c_vector_stride, v);
+      for (int v = 0; v < Vectors; ++v) {
+        const T* init = init_base + r * t.init_stride;
+        acc[r][v] = t.init_is_per_row ? S::broadcast(*init) : load(init + v * t.c_vector_stride, v);
+      }
     }
-  }
+  };
 
   const int64_t a_stride = UnitStride ? 1 : t.a_stride;
   const int64_t b_stride = t.b_vector_stride, b_tap_stride = t.b_tap_stride;
-  const T *a_base = t.a, *b_base = t.b;
   const auto add_steps = [&](const Step* step, const Step* end) __attribute__((always_inline)) {
     for (; step != end; ++step) {
       const T* a = a_base + step->a;
@@ -125,7 +135,6 @@ void contract_tile(const Contraction<typename S::Scalar>& t) {
     }
   };
 
-  T* c = t.c;
   const int64_t c_stride = t.c_stride, c_vector_stride = t.c_vector_stride;
   // To c, or added to what it holds.
   const auto write = [&](bool adds) __attribute__((always_inline)) {
@@ -144,21 +153,26 @@ void contract_tile(const Contraction<typename S::Scalar>& t) {
     }
   };
 
-  const Step *step = t.steps, *const end = step + t.step_count;
-  if constexpr (extra == Extra::kBlocks) {
-    write(false);
-    for (; step < end; step += kBlockSteps) {
+  const Step* const end = t.steps + t.step_count;
+  for (int64_t left = t.count;; --left) {
+    start();
+    if constexpr (extra == Extra::kBlocks) {
+      write(false);
+      for (const Step* step = t.steps; step < end; step += kBlockSteps) {
 #pragma GCC unroll 16
-      for (int r = 0; r < Rows; ++r) {
+        for (int r = 0; r < Rows; ++r) {
 #pragma GCC unroll 16
-        for (int v = 0; v < Vectors; ++v) acc[r][v] = S::zero();
+          for (int v = 0; v < Vectors; ++v) acc[r][v] = S::zero();
+        }
+        add_steps(step, end - step > kBlockSteps ? step + kBlockSteps : end);
+        write(true);
       }
-      add_steps(step, end - step > kBlockSteps ? step + kBlockSteps : end);
-      write(true);
+    } else {
+      add_steps(t.steps, end);
+      write(false);
     }
-  } else {
-    add_steps(step, end);
-    write(false);
+    if (extra != Extra::kSeveral || left <= 1) break;
+    a_base += t.next.a, b_base += t.next.b, init_base += t.next.init, c += t.next.c;
   }
 }
 
@@ -180,11 +194,11 @@ class ContractTiles {
     }(std::make_integer_sequence<int, max_rows<S>(V, Taps)>{});
     return row;
   }
-  template <int Taps, bool UnitStride, Partial Partiality>
+  template <int Taps, bool UnitStride, Partial Partiality, Extra extra = Extra::kNone>
   static constexpr auto make_table() {
     constexpr int kCount = Taps == 1 ? kMaxVectors : 1;
     return []<int... V>(std::integer_sequence<int, V...>) {
-      return std::array<Row, kCount>{make_row<V + 1, Taps, UnitStride, Partiality>()...};
+      return std::array<Row, kCount>{make_row<V + 1, Taps, UnitStride, Partiality, extra>()...};
     }(std::make_integer_sequence<int, kCount>{});
   }
 
@@ -194,6 +208,10 @@ class ContractTiles {
     for (int v = 1; v <= kMaxVectors; ++v) rows[v] = max_rows<S>(v);
     return rows;
   }();
+
+  static int64_t most_rows(int vectors, int taps) {
+    return taps == 3 ? max_rows<S>(1, 3) : taps == 5 ? max_rows<S>(1, 5) : kMostRows[vectors];
+  }
 
   static constexpr std::array kUnitStride = {make_table<1, true, Partial::kNone>(),
                                              make_table<1, true, Partial::kLast>(),
@@ -205,12 +223,29 @@ class ContractTiles {
   static constexpr std::array kFiveTaps = {make_table<5, true, Partial::kNone>(),
                                            make_table<5, true, Partial::kLast>()};
 
+  static constexpr auto kSeveralUnitStride = make_table<1, true, Partial::kNone, Extra::kSeveral>();
+  static constexpr auto kSeveralStrided = make_table<1, false, Partial::kNone, Extra::kSeveral>();
+  static constexpr auto kSeveralThreeTaps = make_table<3, true, Partial::kNone, Extra::kSeveral>();
+  static constexpr auto kSeveralFiveTaps = make_table<5, true, Partial::kNone, Extra::kSeveral>();
+
   static constexpr std::array kStream = {
       make_row<kStreamVectors, 1, false, Partial::kNone, Extra::kStream>(),
       make_row<kStreamVectors, 1, false, Partial::kLast, Extra::kStream>()};
   static constexpr auto kBlocks = []<int... V>(std::integer_sequence<int, V...>) {
     return std::array{make_row<V + 1, 1, false, Partial::kNone, Extra::kBlocks>()...};
   }(std::make_integer_sequence<int, kBlockVectors>{});
+
+  static const Row& plain(const Contraction<T>& t, int vectors, Partial partial, int taps) {
+    const auto p = static_cast<size_t>(partial);
+    if (taps == 3) return kThreeTaps[p][0];
+    if (taps == 5) return kFiveTaps[p][0];
+    return t.a_stride == 1 ? kUnitStride[p][vectors - 1] : kStrided[p][vectors - 1];
+  }
+  static const Row& several(const Contraction<T>& t, int vectors, int taps) {
+    if (taps == 3) return kSeveralThreeTaps[0];
+    if (taps == 5) return kSeveralFiveTaps[0];
+    return t.a_stride == 1 ? kSeveralUnitStride[vectors - 1] : kSeveralStrided[vectors - 1];
+  }
 
   // One tile, or several of about equal size where there are more than `most` rows.
   static void run_rows(const Row& functions, int64_t most, const Contraction<T>& whole, int64_t rows) {
@@ -234,13 +269,12 @@ class ContractTiles {
 
   // All rows, of which max_rows make a tile at most.
   static void run(const Contraction<T>& whole, int64_t rows, int vectors, Partial partial, int taps = 1) {
-    const int64_t most = taps == 3 ? max_rows<S>(1, 3) : taps == 5 ? max_rows<S>(1, 5) : kMostRows[vectors];
-    const auto p = static_cast<size_t>(partial);
-    const Row& functions = taps == 3             ? kThreeTaps[p][0]
-                           : taps == 5           ? kFiveTaps[p][0]
-                           : whole.a_stride == 1 ? kUnitStride[p][vectors - 1]
-                                                 : kStrided[p][vectors - 1];
-    run_rows(functions, most, whole, rows);
+    run_rows(plain(whole, vectors, partial, taps), most_rows(vectors, taps), whole, rows);
+  }
+
+  // The same of whole vectors, whole.count times.
+  static void run_several(const Contraction<T>& whole, int64_t rows, int vectors, int taps) {
+    run_rows(several(whole, vectors, taps), most_rows(vectors, taps), whole, rows);
   }
 
   // run() of whole vectors, at most kBlockVectors of them, with smaller rounding errors.

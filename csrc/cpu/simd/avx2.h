@@ -4,6 +4,7 @@
 #include <immintrin.h>
 
 #include "cpu/simd/few_bytes.h"
+#include "cpu/simd/places_of_bits.h"
 #include "dtype.h"
 
 namespace lenet_ext::simd {
@@ -55,7 +56,7 @@ struct Avx2<float> {
     _mm_storeu_si128((__m128i*)p, _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
   }
   // By halves: on a Zen 3 a masked store takes some 15 cycles, these one to three.
-  static void store_partial(float* p, Vector v, int n) {
+  [[gnu::always_inline]] static void store_partial(float* p, Vector v, int n) {
     if (n == width) return store(p, v);
     __m128 part = _mm256_castps256_ps128(v);
     if ((n & 4) != 0) {
@@ -142,17 +143,36 @@ struct Avx2<float> {
     return _mm256_permutevar8x32_ps(v, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)));
   }
 
+  // The elements of v that are not zero, in order, to `values`, and base[i] + table[bytes[i]] of each, at
+  // least 0 and at most `last`, to `offsets`; returns how many. n elements are read, whole vectors written.
+  // bytes are taken modulo 16.
+  static int compress_nonzero(const float* v, const int32_t* base, const uint8_t* bytes, int n,
+                              const int32_t* table, int32_t last, float* values, int32_t* offsets) {
+    const Vector value = load_partial(v, n);
+    const __m256i entry = load_few(bytes, n);
+    const auto entries_from = [&](int i) {
+      const Vector half = _mm256_loadu_ps(reinterpret_cast<const float*>(table + i));
+      return _mm256_permutevar8x32_ps(half, entry);  // which looks at the last three bits
+    };
+    const Vector is_upper = _mm256_castsi256_ps(_mm256_slli_epi32(entry, 28));
+    const Vector found = _mm256_blendv_ps(entries_from(0), entries_from(8), is_upper);
+    const __m256i sum = _mm256_add_epi32(_mm256_maskload_epi32(base, first(n)), _mm256_castps_si256(found));
+    const __m256i offset =
+        _mm256_min_epi32(_mm256_max_epi32(sum, _mm256_setzero_si256()), _mm256_set1_epi32(last));
+    const int kept = _mm256_movemask_ps(_mm256_cmp_ps(value, zero(), _CMP_NEQ_UQ));
+    const __m256i order = _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(kPlacesOfBits[kept])));
+    store(values, _mm256_permutevar8x32_ps(value, order));
+    _mm256_storeu_si256((__m256i*)offsets, _mm256_permutevar8x32_epi32(offset, order));
+    return __builtin_popcount(kept);
+  }
+
   static void store_bytes(uint8_t* p, Vector v, int n) {
     const __m256i whole = _mm256_cvttps_epi32(v);
     const __m128i words = _mm_packus_epi32(_mm256_castsi256_si128(whole), _mm256_extracti128_si256(whole, 1));
     const __m128i bytes = _mm_packus_epi16(words, words);
     copy_few<width>(p, &bytes, n);
   }
-  static Vector load_bytes(const uint8_t* p, int n) {
-    uint64_t bytes = 0;
-    copy_few<width>(&bytes, p, n);
-    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(bytes))));
-  }
+  static Vector load_bytes(const uint8_t* p, int n) { return _mm256_cvtepi32_ps(load_few(p, n)); }
 
   static void transpose(Vector (&rows)[8]) {
     Vector t[8];
@@ -182,6 +202,11 @@ struct Avx2<float> {
   }
   static __m256i first(int n) {
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+  static __m256i load_few(const uint8_t* p, int n) {
+    uint64_t bytes = 0;
+    copy_few<width>(&bytes, p, n);
+    return _mm256_cvtepu8_epi32(_mm_cvtsi64_si128(static_cast<int64_t>(bytes)));
   }
   // The middle two of the four 64-bit pairs change places.
   static Vector order_pairs(Vector v) {

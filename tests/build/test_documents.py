@@ -41,6 +41,12 @@ NUMBERS = [
     ("docs/kernels.md", r"more than (\d+) positions", "csrc/shapes.h", r"kMost = (\d+)"),
     (
         "docs/kernels.md",
+        r"values take (\d+) KiB",
+        "csrc/cpu/conv2d/winograd_plan.h",
+        r"kAtOnceBytes = (\d+) \* 1024",
+    ),
+    (
+        "docs/kernels.md",
         r"window within (\d+) KiB",
         "csrc/cpu/conv2d/correlation.h",
         r"kWindowBytes = (\d+) \*",

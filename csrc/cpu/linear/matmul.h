@@ -46,10 +46,13 @@ void outer_product(const MatrixProduct<typename S::Scalar>& p) {
 // Each task computes a block of rows of a panel of columns, as wide as a register tile. The panel of b is
 // packed as [depth][panel width], a block of the depth at a time that stays in the first-level cache while
 // all rows pass over it. The sum runs over the depth in order, however the work is cut.
+//
+// Where b lies row by row, a few panels are packed at once: of each row, in a page of its own, a panel takes no more
+// than one or two cache lines.
 template <class S>
 void matmul(const MatrixProduct<typename S::Scalar>& p) {
   using T = typename S::Scalar;
-  constexpr int64_t kPanelBytes = 32 * 1024, kFewRows = 8, kRowBlock = 96;
+  constexpr int64_t kPanelBytes = 32 * 1024, kFewRows = 8, kRowBlock = 96, kPanelsAtOnce = 4;
   if (p.rows == 0 || p.columns == 0) return;
   if (p.depth == 1 && p.b_column_stride == 1) return outer_product<S>(p);
   const int64_t all_vectors = (p.columns + S::width - 1) / S::width;
@@ -57,7 +60,7 @@ void matmul(const MatrixProduct<typename S::Scalar>& p) {
   const int64_t panel_width = tile_vectors * S::width, panels = (p.columns + panel_width - 1) / panel_width;
   const bool packed = p.b_column_stride != 1 || p.rows > kFewRows;
   const int64_t most_steps = kPanelBytes / int64_t{sizeof(T)} / panel_width;
-  const int64_t block = std::min(p.depth, most_steps);
+  const int64_t block = std::min(p.depth, most_steps), panel_size = block * panel_width;
 
   std::vector<Step> steps;
   steps.reserve(block);
@@ -65,46 +68,53 @@ void matmul(const MatrixProduct<typename S::Scalar>& p) {
     const int64_t b_offset = k * (packed ? panel_width : p.b_depth_stride);
     steps.push_back({static_cast<int32_t>(k * p.a_depth_stride), static_cast<int32_t>(b_offset)});
   }
+  // `count` rows of b, or of its columns, from one element on.
+  const auto pack = [&](const T* b, int64_t lanes, int64_t count, T* to) {
+    if (p.b_column_stride != 1) return transpose<S>(b, p.b_column_stride, to, panel_width, lanes, count);
+    for (int64_t k = 0; k < count; ++k, b += p.b_depth_stride, to += panel_width) {
+      for (int64_t x = 0; x < lanes; x += panel_width) {
+        copy_row<S>(b + x, to + x * block, std::min(panel_width, lanes - x));
+      }
+    }
+  };
 
   const int64_t row_blocks = panels >= 8 ? 1 : (p.rows + kRowBlock - 1) / kRowBlock;
   const int64_t block_rows = (p.rows + row_blocks - 1) / row_blocks;
+  const int64_t at_once = packed && p.b_column_stride == 1 && row_blocks == 1 ? kPanelsAtOnce : 1;
   const double cost = static_cast<double>(p.depth) * tiled_cost<S>(block_rows, tile_vectors, tile_vectors);
   parallel_for(panels * row_blocks, static_cast<int64_t>(cost), [&](int64_t begin, int64_t end) {
-    Scratch<T> panel(packed ? block * panel_width : 0);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t column = i / row_blocks * panel_width, row = i % row_blocks * block_rows;
-      const int64_t lanes = std::min(panel_width, p.columns - column);
-      const int64_t rows = std::min(block_rows, p.rows - row), vectors = (lanes + S::width - 1) / S::width;
-      const auto last_lanes = static_cast<int>(lanes - (vectors - 1) * S::width);
-      Contraction<T> t{.a = p.a + row * p.a_row_stride,
-                       .a_stride = p.a_row_stride,
-                       .b = p.b,
-                       .b_vector_stride = S::width,
-                       .steps = steps.data(),
-                       .step_count = 0,
-                       .init = p.init + column,
-                       .init_is_per_row = false,
-                       .init_stride = 0,
-                       .c = p.c + row * p.columns + column,
-                       .c_stride = p.columns,
-                       .c_vector_stride = S::width,
-                       .last_lanes = last_lanes};
-      if (p.init == nullptr) t.init = t.c, t.init_stride = t.c_stride;
+    Scratch<T> memory(packed ? std::min(at_once, end - begin) * panel_size : 0);
+    for (int64_t first = begin; first < end; first += at_once) {
+      const int64_t last = std::min(first + at_once, end), left = first / row_blocks * panel_width;
       for (int64_t k = 0; k < p.depth || k == 0; k += block) {
-        t.step_count = std::min(block, p.depth - k);
-        const T* b = p.b + k * p.b_depth_stride + column * p.b_column_stride;
-        if (packed && p.b_column_stride == 1) {
-          for (int64_t j = 0; j < t.step_count; ++j) {
-            copy_row<S>(b + j * p.b_depth_stride, panel.data() + j * panel_width, lanes);
-          }
-        } else if (packed) {
-          transpose<S>(b, p.b_column_stride, panel.data(), panel_width, lanes, t.step_count);
+        const int64_t step_count = std::min(block, p.depth - k);
+        const T* const b = p.b + k * p.b_depth_stride + left * p.b_column_stride;
+        if (packed) {
+          pack(b, std::min((last - first) * panel_width, p.columns - left), step_count, memory.data());
         }
-        t.b = packed ? panel.data() : b;
-        ContractTiles<S>::run(t, rows, static_cast<int>(vectors),
-                              last_lanes < S::width ? Partial::kLast : Partial::kNone);
-        t.a += block * p.a_depth_stride;
-        t.init = t.c, t.init_stride = t.c_stride;
+        for (int64_t i = first; i < last; ++i) {
+          const int64_t column = i / row_blocks * panel_width, row = i % row_blocks * block_rows;
+          const int64_t lanes = std::min(panel_width, p.columns - column);
+          const int64_t rows = std::min(block_rows, p.rows - row),
+                        vectors = (lanes + S::width - 1) / S::width;
+          const auto last_lanes = static_cast<int>(lanes - (vectors - 1) * S::width);
+          Contraction<T> t{.a = p.a + row * p.a_row_stride + k * p.a_depth_stride,
+                           .a_stride = p.a_row_stride,
+                           .b = packed ? memory.data() + (i - first) * panel_size : b,
+                           .b_vector_stride = S::width,
+                           .steps = steps.data(),
+                           .step_count = step_count,
+                           .init = p.init + column,
+                           .init_is_per_row = false,
+                           .init_stride = 0,
+                           .c = p.c + row * p.columns + column,
+                           .c_stride = p.columns,
+                           .c_vector_stride = S::width,
+                           .last_lanes = last_lanes};
+          if (p.init == nullptr || k > 0) t.init = t.c, t.init_stride = t.c_stride;
+          ContractTiles<S>::run(t, rows, static_cast<int>(vectors),
+                                last_lanes < S::width ? Partial::kLast : Partial::kNone);
+        }
         if (block == 0) break;
       }
     }

@@ -143,9 +143,7 @@ struct Avx2<float> {
     return _mm256_permutevar8x32_ps(v, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)));
   }
 
-  // The elements of v that are not zero, in order, to `values`, and base[i] + table[bytes[i]] of each, at
-  // least 0 and at most `last`, to `offsets`; returns how many. n elements are read, whole vectors written.
-  // bytes are taken modulo 16.
+  // As in avx512.h.
   static int compress_nonzero(const float* v, const int32_t* base, const uint8_t* bytes, int n,
                               const int32_t* table, int32_t last, float* values, int32_t* offsets) {
     const Vector value = load_partial(v, n);
